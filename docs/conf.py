@@ -1,0 +1,92 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Configuration of Sphinx.
+
+See https://www.sphinx-doc.org/en/master/usage/configuration.html.
+"""
+
+import inspect
+import os
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util.inspect import signature, stringify_signature
+
+import torchgeo_m2cd
+
+project = 'torchgeo-m2cd'
+author = 'torchgeo-m2cd contributors'
+copyright = author
+version = release = torchgeo_m2cd.__version__
+
+extensions = [
+    'sphinx.ext.autodoc',
+    'sphinx.ext.intersphinx',
+    'sphinx.ext.mathjax',
+    'sphinx.ext.napoleon',
+    'sphinx.ext.viewcode',
+]
+exclude_patterns = ['_build']
+
+html_theme = 'pydata_sphinx_theme'
+html_title = project
+html_static_path = ['_static']
+html_theme_options = {
+    'footer_end': [],
+    'navbar_end': ['theme-switcher'],
+    'secondary_sidebar_items': {'**': ['page-toc'], 'architecture': []},
+    'show_prev_next': False,
+}
+html_sidebars: dict[str, list[str]] = {'architecture': []}
+html_show_sourcelink = False
+
+autoclass_content = 'both'
+autodoc_default_options = {
+    'member-order': 'bysource',
+    'members': True,
+    'show-inheritance': True,
+}
+# What a class inherits is documented where it comes from
+autodoc_inherit_docstrings = False
+autodoc_typehints = 'description'
+autodoc_typehints_description_target = 'documented'
+autodoc_typehints_format = 'short'
+napoleon_numpy_docstring = False
+
+# Links into the documentation of other libraries need the network, which a build must
+# not depend on: they are made on Read the Docs and where the variable below is set.
+if {'READTHEDOCS', 'DOCS_INTERSPHINX'} & os.environ.keys():
+    intersphinx_mapping = {
+        'kornia': ('https://kornia.readthedocs.io/en/stable', None),
+        'lightning': ('https://lightning.ai/docs/pytorch/stable', None),
+        'python': ('https://docs.python.org/3', None),
+        'smp': ('https://smp.readthedocs.io/en/stable', None),
+        'torch': ('https://docs.pytorch.org/docs/stable', None),
+        'torchgeo': ('https://torchgeo.readthedocs.io/en/stable', None),
+    }
+
+
+def show_init(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    args: str | None,
+    return_annotation: str | None,
+) -> tuple[str, None] | None:
+    """Show the arguments of __init__ where a base class hides them behind __new__.
+
+    Such a base class is SMP's SegmentationModel: its models would all be shown as
+    taking (*args, **kwargs).
+    """
+    if what != 'class' or args != '(*args, **kwargs)' or '__init__' not in vars(obj):
+        return None
+    init = signature(inspect.unwrap(obj.__init__), bound_method=True)
+    return stringify_signature(init, show_annotation=False), None
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions above."""
+    app.connect('autodoc-process-signature', show_init)

@@ -1,0 +1,30 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import re
+
+import pytest
+
+from torchgeo_m2cd.utils import check_choice
+
+
+def test_check_choice() -> None:
+    check_choice('split', 'val', ('train', 'val'))
+
+
+@pytest.mark.parametrize(
+    ('value', 'choices', 'message'),
+    [
+        (
+            'vall',
+            ['train', 'val'],
+            "unknown split 'vall', did you mean 'val'? (expected one of 'train', 'val')",
+        ),
+        ('x', ['train', 'val'], "unknown split 'x' (expected one of 'train', 'val')"),
+        ('n99x', [f'n{i}' for i in range(100)], "unknown split 'n99x', did you mean"),
+    ],
+)
+def test_unknown_choice(value: str, choices: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        check_choice('split', value, choices)
+    assert len(str(error.value)) < 100
