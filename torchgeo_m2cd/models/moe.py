@@ -1,0 +1,274 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Mixture-of-Experts layer."""
+
+import contextlib
+import math
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..utils import check_choice
+
+
+class MoEOutput(NamedTuple):
+    """What a :class:`MixtureOfExperts` gives."""
+
+    #: Mixed expert outputs, shape ``(..., N, C)``.
+    tokens: Tensor
+
+    #: Balance loss, a scalar: unweighted, summed over the leading dimensions.
+    balance_loss: Tensor
+
+    #: Share of each expert in each token, shape ``(..., N, E)``; sums to one over
+    #: the experts, and at most ``top_k`` of them are not zero.
+    gates: Tensor
+
+
+class CosineGate(nn.Module):
+    r"""Cosine gate.
+
+    .. math::
+
+       \text{logits} = \frac{P x}{\lVert P x \rVert} \cdot
+       \frac{S}{\lVert S \rVert_\text{columns}} \cdot e^{\min(\tau, \ln 100)}
+
+    with a linear projection :math:`P: C \to \min(C / 2, 256)`, one direction
+    per expert :math:`S`, and a learned temperature :math:`\tau`.
+    """
+
+    def __init__(self, dim: int, num_experts: int) -> None:
+        """Initialize a new CosineGate.
+
+        Args:
+            dim: Channels C of a token.
+            num_experts: Number of experts E.
+        """
+        super().__init__()
+        proj_dim = max(min(dim // 2, 256), 1)
+        self.proj = nn.Linear(dim, proj_dim)
+        self.experts = nn.Parameter(torch.randn(proj_dim, num_experts))
+        self.temperature = nn.Parameter(torch.tensor([math.log(2.0)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score the experts for each token.
+
+        Args:
+            x: Tokens, shape ``(..., C)``.
+
+        Returns:
+            Logits, shape ``(..., E)``.
+        """
+        x = F.normalize(self.proj(x), dim=-1)
+        scale = self.temperature.clamp(max=math.log(100.0)).exp()
+        return x @ F.normalize(self.experts, dim=0) * scale
+
+
+class ExpertLinear(nn.Module):
+    """One linear layer per expert, their weights stacked."""
+
+    def __init__(self, num_experts: int, in_features: int, out_features: int) -> None:
+        """Initialize a new ExpertLinear.
+
+        Args:
+            num_experts: Number of experts E.
+            in_features: Channels of the input.
+            out_features: Channels of the output.
+        """
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(num_experts, out_features))
+        # As torch.nn.Linear
+        bound = in_features**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor, expert: int) -> Tensor:
+        """Apply one expert.
+
+        Args:
+            x: Tokens, shape ``(..., in_features)``.
+            expert: Index of the expert.
+
+        Returns:
+            Tokens, shape ``(..., out_features)``.
+        """
+        return F.linear(x, self.weight[expert], self.bias[expert])
+
+
+class MixtureOfExperts(nn.Module):
+    r"""Sparsely gated mixture of multilayer perceptrons, per token.
+
+    Each expert is ``Linear(C, expansion * C)``, GELU, ``Linear(expansion * C, C)``.
+    A token :math:`x` gets :math:`\sum_e g_e(x) \, \text{expert}_e(x)`, where the gates
+    :math:`g` are the softmax over its ``top_k`` largest gate logits, and zero
+    elsewhere.
+
+    In training, the logits are noisy: :math:`\epsilon \sim N(0, 1)` is drawn per token
+    and expert, and added with the learned scale
+    :math:`\sigma = \text{softplus}(x W_\text{noise}) + 0.01`.
+
+    The balance loss keeps all experts in use:
+    :math:`cv^2(\text{importance}) + cv^2(\text{load})`, with
+    :math:`cv^2(v) = \text{var}(v) / (\text{mean}(v)^2 + 10^{-10})`,
+    :math:`\text{importance}_e = \sum_x g_e(x)`, and the load of an expert the expected
+    number of its tokens under fresh noise,
+    :math:`\sum_x \Phi((\text{logit}_e - \text{threshold}_e) / \sigma_e)`. The threshold
+    is the :math:`(k + 1)`-th largest noisy logit where the expert is among the top
+    :math:`k`, and the :math:`k`-th largest where it is not. Without noise (in
+    evaluation, or if ``top_k = num_experts``) the load is the number of tokens.
+
+    If you use this layer in your research, please cite the following papers:
+
+    * https://arxiv.org/abs/1701.06538 (noisy top-k gating and the balance loss)
+    * https://doi.org/10.1109/LGRS.2025.3590959 (its use in optical-SAR change)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_experts: int = 4,
+        top_k: int = 2,
+        expansion: float = 4.0,
+        gate: Literal['cosine', 'linear'] = 'cosine',
+        noisy: bool = True,
+    ) -> None:
+        """Initialize a new MixtureOfExperts layer.
+
+        Args:
+            dim: Channels C of a token.
+            num_experts: Number of experts E, at least 1.
+            top_k: Experts that each token goes to, from 1 to *num_experts*.
+            expansion: Hidden channels of an expert, as a multiple of *dim*.
+            gate: ``'cosine'`` (:class:`CosineGate`), or ``'linear'``: a bias-free
+                linear map from token to logits.
+            noisy: Whether to add noise to the logits in training.
+
+        Raises:
+            ValueError: If *gate* is unknown, or *num_experts*, *top_k* or *expansion*
+                is out of range.
+        """
+        super().__init__()
+        check_choice('gate', gate, ('cosine', 'linear'))
+        if num_experts < 1:
+            raise ValueError(f'num_experts must be at least 1, got {num_experts}')
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(
+                f'top_k must be from 1 to num_experts={num_experts}, got {top_k}'
+            )
+        if int(dim * expansion) < 1:
+            raise ValueError(
+                f'expansion must give at least 1 hidden channel, got {expansion}'
+            )
+        self.num_experts = num_experts
+        self.top_k = top_k
+        self.gate = (
+            CosineGate(dim, num_experts)
+            if gate == 'cosine'
+            else nn.Linear(dim, num_experts, bias=False)
+        )
+        self.noise = nn.Linear(dim, num_experts, bias=False) if noisy else None
+        if self.noise is not None:
+            nn.init.zeros_(self.noise.weight)
+        self.fc1 = ExpertLinear(num_experts, dim, int(dim * expansion))
+        self.fc2 = ExpertLinear(num_experts, int(dim * expansion), dim)
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> MoEOutput:
+        """Send each token through its experts.
+
+        Args:
+            x: Tokens, shape ``(..., N, C)``. Each index of the leading dimensions is
+                a set of its own for the balance loss.
+            noise: Standard normal draw, shape ``(..., N, E)``, instead of a fresh one.
+                Only used in training, and only by a noisy layer.
+
+        Returns:
+            The mixed tokens, the balance loss and the gates.
+        """
+        gates, balance_loss = self.route(x, noise)
+        tokens = x.reshape(-1, x.shape[-1])
+        weights = gates.reshape(-1, self.num_experts)
+        # The sizes that sparse dispatch gives depend on the data, which a traced
+        # graph can't hold
+        mix = self._mix_dense if torch.compiler.is_compiling() else self._mix_sparse
+        return MoEOutput(mix(tokens, weights).reshape(x.shape), balance_loss, gates)
+
+    def route(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Choose the experts of each token.
+
+        Not autocast: a token goes to the same experts in mixed as in full precision.
+
+        Args:
+            x: Tokens, shape ``(..., N, C)``.
+            noise: See :meth:`forward`.
+
+        Returns:
+            Gates, shape ``(..., N, E)``, and the balance loss, a scalar.
+        """
+        device = x.device.type
+        full_precision = (
+            torch.autocast(device, enabled=False)
+            if torch.is_autocast_enabled(device)
+            else contextlib.nullcontext()
+        )
+        with full_precision:
+            x = x.to(self.fc1.weight.dtype)
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            logits = self.gate(x).to(dtype)
+            sigma = None
+            if self.noise is not None and self.training:
+                sigma = F.softplus(self.noise(x).to(dtype)) + 0.01
+                noise = torch.randn_like(logits) if noise is None else noise
+                noisy_logits = logits + noise * sigma
+            else:
+                noisy_logits = logits
+
+            k = self.top_k
+            # The (k + 1)-th logit is the threshold that the chosen ones passed
+            values, indices = noisy_logits.topk(min(k + 1, self.num_experts), dim=-1)
+            gates = torch.zeros_like(logits).scatter(
+                -1, indices[..., :k], values[..., :k].softmax(dim=-1)
+            )
+            if sigma is not None and k < self.num_experts:
+                chosen = gates > 0
+                threshold = torch.where(chosen, values[..., k:], values[..., k - 1 : k])
+                load = torch.special.ndtr((logits - threshold) / sigma).sum(dim=-2)
+            else:
+                load = (gates > 0).to(gates.dtype).sum(dim=-2)
+            importance = gates.sum(dim=-2)
+            balance_loss = (_squared_cv(importance) + _squared_cv(load)).sum()
+        return gates, balance_loss
+
+    def _mix_sparse(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Apply each expert to its own tokens only.
+
+        An expert without tokens still takes part in the graph, so that every
+        parameter has a gradient in every step, as DDP expects.
+        """
+        indices, outputs = [], []
+        for expert in range(self.num_experts):
+            index = gates[:, expert].nonzero().squeeze(1)
+            y = self.fc2(F.gelu(self.fc1(x[index], expert)), expert)
+            outputs.append(y * gates[index, expert, None].to(y.dtype))
+            indices.append(index)
+        y = torch.cat(outputs)
+        return y.new_zeros(x.shape).index_add_(0, torch.cat(indices), y)
+
+    def _mix_dense(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Apply each expert to all tokens."""
+        out = [
+            self.fc2(F.gelu(self.fc1(x, expert)), expert)
+            * gates[:, expert, None].to(x.dtype)
+            for expert in range(self.num_experts)
+        ]
+        return torch.stack(out).sum(dim=0)
+
+
+def _squared_cv(x: Tensor) -> Tensor:
+    """Squared coefficient of variation over the last dimension."""
+    if x.shape[-1] == 1:
+        return x.new_zeros(x.shape[:-1])
+    return x.var(dim=-1) / (x.mean(dim=-1) ** 2 + 1e-10)
