@@ -1,0 +1,292 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+# Small models in each layout that TorchGeo's models take
+MODELS = [
+    {'model': 'm2cd', 'backbone': 'mit_b0'},
+    {'model': 'unet', 'backbone': 'resnet18'},
+    {'model': 'fcn'},
+    {'model': 'fcsiamdiff', 'backbone': 'resnet18'},
+    {'model': 'fcsiamconc', 'backbone': 'resnet18'},
+]
+
+
+def make_batch(classes: int = 2, size: int = 32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.randint(0, classes, (2, 1, size, size), generator=generator)
+    mask[:, :, : size // 4] = 255
+    return {
+        'image': torch.randn(2, 2, 3, size, size, generator=generator),
+        'mask': mask,
+    }
+
+
+def make_task(**kwargs: Any) -> ChangeDetectionTask:
+    return ChangeDetectionTask(**({'backbone': 'mit_b0'} | kwargs))
+
+
+def make_datamodule() -> SyntheticFloodDataModule:
+    return SyntheticFloodDataModule(batch_size=2, length=4, eval_length=2, size=64)
+
+
+def record_log(task: ChangeDetectionTask) -> dict[str, float]:
+    """Make a task log to a dictionary, without a trainer."""
+    logged: dict[str, float] = {}
+
+    def log(name: str, value: Tensor, **kwargs: Any) -> None:
+        logged[name] = float(value.detach())
+
+    task.__dict__['log'] = log
+    return logged
+
+
+def make_trainer(folder: Path, **kwargs: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        'accelerator': 'cpu',
+        'max_epochs': 1,
+        'default_root_dir': folder,
+        'log_every_n_steps': 1,
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+    }
+    return Trainer(**(defaults | kwargs))
+
+
+class TestChangeDetectionTask:
+    @pytest.mark.parametrize('kwargs', MODELS, ids=lambda kwargs: kwargs['model'])
+    def test_trainer(self, tmp_path: Path, kwargs: dict[str, Any]) -> None:
+        task = make_task(in_channels=4, **kwargs)
+        datamodule = make_datamodule()
+        checkpoint = ModelCheckpoint(tmp_path, monitor='val_AverageJaccardIndex')
+        trainer = make_trainer(tmp_path, callbacks=[checkpoint], logger=False)
+        trainer.fit(task, datamodule=datamodule)
+        logged = set(trainer.callback_metrics)
+        assert {'train_loss', 'val_loss', 'val_AverageJaccardIndex'} <= logged
+        names = {'train_supervised_loss', 'train_balance_loss', 'train_guide_loss'}
+        assert names & logged == (names if kwargs['model'] == 'm2cd' else set())
+
+        path = checkpoint.best_model_path
+        results = trainer.test(datamodule=datamodule, ckpt_path=path, weights_only=True)
+        assert math.isfinite(results[0]['test_loss'])
+        predictions = trainer.predict(task, datamodule=datamodule)
+        assert predictions is not None
+        (prediction,) = predictions
+        assert isinstance(prediction, Tensor)
+        assert prediction.shape == (2, 1, 64, 64)
+        assert prediction.min() >= 0
+        assert prediction.max() <= 1
+
+    def test_loss_falls(self) -> None:
+        torch.manual_seed(0)
+        task = make_task(lr=1e-3)
+        record_log(task)
+        optimizer = torch.optim.AdamW(task.parameters(), lr=1e-3)
+        batch = make_batch()
+        # Blocks that are dark in the second image have changed
+        batch['image'] = F.interpolate(batch['image'].flatten(1, 2), size=4)
+        batch['image'] = F.interpolate(batch['image'], size=64).unflatten(1, (2, 3))
+        batch['mask'] = (batch['image'][:, 1, :1] < 0).long()
+        losses = []
+        for step in range(30):
+            loss = task.training_step(batch, step)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.8 * losses[0]
+
+    def test_sum_of_losses(self) -> None:
+        task = make_task(balance_weight=2.0, guide_weight=3.0).eval()
+        batch = make_batch()
+        torch.manual_seed(1)
+        output = task.model.forward_train(batch['image'])
+        logged = record_log(task)
+        torch.manual_seed(1)
+        loss = task.training_step(batch, 0)
+        assert logged['train_balance_loss'] == pytest.approx(
+            2 * output.balance_loss.item()
+        )
+        assert logged['train_guide_loss'] == pytest.approx(3 * output.guide_loss.item())
+        parts = ['supervised', 'balance', 'guide']
+        total = sum(logged[f'train_{part}_loss'] for part in parts)
+        assert logged['train_loss'] == pytest.approx(total)
+        assert loss.item() == pytest.approx(total)
+
+    def test_ablation(self) -> None:
+        task = make_task(o2sp=False, model_args={'moe_stages': []})
+        logged = record_log(task)
+        task.training_step(make_batch(), 0)
+        assert logged['train_guide_loss'] == 0
+        assert logged['train_balance_loss'] == 0
+        assert logged['train_loss'] == logged['train_supervised_loss']
+
+    @pytest.mark.parametrize('loss', ['bce', 'jaccard', 'focal', 'dice'])
+    def test_binary_losses(self, loss: Any) -> None:
+        task = make_task(loss=loss, model_args={'moe_stages': []}).eval()
+        logged = record_log(task)
+        batch = make_batch()
+        task.validation_step(batch, 0)
+        # The same on an image that has no pixels to ignore
+        logits = task.model(batch['image'])[:, :, 8:].flatten(1)[None]
+        target = batch['mask'][:, :, 8:].flatten(1)[None]
+        expected = {
+            'bce': lambda: F.binary_cross_entropy_with_logits(logits, target.float()),
+            'jaccard': lambda: smp.losses.JaccardLoss('binary')(logits, target),
+            'focal': lambda: smp.losses.FocalLoss('binary', normalized=True)(
+                logits, target
+            ),
+            'dice': lambda: smp.losses.DiceLoss('binary')(logits, target),
+        }[loss]()
+        assert logged['val_loss'] == pytest.approx(expected.item(), rel=1e-4)
+
+    @pytest.mark.parametrize('loss', ['ce', 'jaccard', 'focal', 'dice'])
+    def test_multiclass(self, loss: Any) -> None:
+        task = make_task(task='multiclass', num_classes=3, loss=loss).eval()
+        logged = record_log(task)
+        batch = make_batch(3)
+        task.validation_step(batch, 0)
+        if loss == 'ce':
+            logits = task.model(batch['image'])
+            expected = F.cross_entropy(logits[:, :, 8:], batch['mask'][:, 0, 8:])
+            assert logged['val_loss'] == pytest.approx(expected.item(), rel=1e-4)
+        before = logged['val_loss']
+        batch['image'][:, :, :, :1] += 1  # changes features, but not the ignored mask
+        prediction = task.predict_step(batch, 0)
+        assert prediction.shape == (2, 3, 32, 32)
+        torch.testing.assert_close(prediction.sum(1), torch.ones(2, 32, 32))
+        assert math.isfinite(before)
+
+    def test_multilabel(self) -> None:
+        task = make_task(task='multilabel', num_labels=2).eval()
+        logged = record_log(task)
+        batch = make_batch()
+        batch['mask'] = batch['mask'].repeat(1, 2, 1, 1)
+        task.validation_step(batch, 0)
+        logits = task.model(batch['image'])[:, :, 8:]
+        target = batch['mask'][:, :, 8:].float()
+        expected = F.binary_cross_entropy_with_logits(logits, target)
+        assert logged['val_loss'] == pytest.approx(expected.item(), rel=1e-4)
+
+    def test_ignored_pixels_do_not_count_in_metrics(self) -> None:
+        task = make_task().eval()
+        logged = record_log(task)
+        batch = make_batch()
+        task.validation_step(batch, 0)
+        task.on_validation_epoch_end()
+        prediction = (task.model(batch['image']) > 0)[:, :, 8:]
+        target = batch['mask'][:, :, 8:] == 1
+        iou = (prediction & target).sum() / (prediction | target).sum()
+        assert logged['val_AverageJaccardIndex'] == pytest.approx(iou.item())
+
+    def test_nothing_but_ignored_pixels(self) -> None:
+        task = make_task()
+        logged = record_log(task)
+        batch = make_batch()
+        batch['mask'][:] = 255
+        loss = task.training_step(batch, 0)
+        loss.backward()
+        assert logged['train_supervised_loss'] == 0
+        assert all(p.grad is not None for p in task.model.parameters())
+
+    def test_no_ignore_index(self) -> None:
+        task = make_task(ignore_index=None)
+        logged = record_log(task)
+        batch = make_batch()
+        batch['mask'].clamp_(max=1)
+        task.validation_step(batch, 0)
+        expected = F.binary_cross_entropy_with_logits(
+            task.model(batch['image']), batch['mask'].float()
+        )
+        # In training mode the gate is noisy
+        assert logged['val_loss'] == pytest.approx(expected.item(), abs=0.1)
+
+    @pytest.mark.parametrize('model', ['m2cd', 'unet'])
+    def test_freeze(self, model: Any) -> None:
+        backbone = {'m2cd': 'mit_b0', 'unet': 'resnet18'}[model]
+        task = make_task(
+            model=model, backbone=backbone, freeze_backbone=True, freeze_decoder=True
+        )
+        trained = {
+            n.split('.')[1] for n, p in task.named_parameters() if p.requires_grad
+        }
+        expected = {'segmentation_head'} | ({'encoder'} if model == 'm2cd' else set())
+        assert trained == expected
+        if model == 'm2cd':
+            assert all(p.requires_grad for p in task.model.encoder.moe.parameters())
+            backbone = task.model.encoder.backbone
+            assert not any(p.requires_grad for p in backbone.parameters())
+
+    @pytest.mark.parametrize('precision', ['bf16-mixed', 'bf16-true'])
+    def test_precision(self, tmp_path: Path, precision: Any) -> None:
+        trainer = make_trainer(
+            tmp_path, precision=precision, accumulate_grad_batches=2, logger=False
+        )
+        trainer.fit(make_task(in_channels=4), datamodule=make_datamodule())
+        assert trainer.global_step == 1
+        assert trainer.callback_metrics['train_loss'].isfinite()
+
+    def test_distributed(self, tmp_path: Path) -> None:
+        # Without find_unused_parameters: every expert needs a gradient in every step
+        trainer = make_trainer(
+            tmp_path,
+            strategy='ddp_spawn',
+            devices=2,
+            logger=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(make_task(in_channels=4), datamodule=make_datamodule())
+        assert trainer.callback_metrics['train_loss'].isfinite()
+
+    @pytest.mark.parametrize(
+        ('kwargs', 'match'),
+        [
+            ({'model': 'm2dc'}, "unknown model 'm2dc', did you mean 'm2cd'?"),
+            ({'task': 'binarry'}, "unknown task 'binarry', did you mean 'binary'?"),
+            ({'loss': 'dise'}, "unknown loss 'dise', did you mean 'dice'?"),
+            ({'backbone': 'mit_b9'}, "unknown encoder 'mit_b9', did you mean 'mit_b"),
+            (
+                {'model_args': {'num_expert': 2}},
+                "unknown key of model_args 'num_expert', did you mean 'num_experts'?",
+            ),
+            (
+                {'model': 'unet', 'model_args': {'top_k': 2}},
+                "model_args are those of 'm2cd', but model is 'unet'",
+            ),
+            ({'task': 'multiclass', 'loss': 'ce'}, 'needs num_classes'),
+            ({'task': 'multilabel'}, 'needs num_labels'),
+            (
+                {'task': 'multiclass', 'num_classes': 3},
+                "loss='bce' does not fit task='multiclass'",
+            ),
+            ({'loss': 'ce'}, "loss='ce' does not fit task='binary'"),
+        ],
+    )
+    def test_bad_arguments(self, kwargs: dict[str, Any], match: str) -> None:
+        with pytest.raises(ValueError, match=match.replace('?', r'\?')):
+            make_task(**kwargs)
+
+    def test_checkpoint_of_another_architecture(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
+        trainer.strategy.connect(make_task(model='unet', backbone='resnet18'))
+        path = tmp_path / 'unet.ckpt'
+        trainer.save_checkpoint(path)
+        match = "model is 'm2cd', in the checkpoint 'unet'; .*parameters differ"
+        with pytest.raises(ValueError, match=match):
+            trainer.test(
+                make_task(in_channels=4), ckpt_path=path, datamodule=make_datamodule()
+            )

@@ -1,0 +1,87 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Figures of validation samples."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.datasets import RGBBandsMissingError, unbind_samples
+from torchgeo.datasets.utils import Sample
+
+
+class FigureLogger(Callback):
+    """Log figures of the first validation samples with their predictions.
+
+    Needs a logger with figures, like TensorBoard, and a TorchGeo data module whose
+    dataset can plot; without them it does nothing.
+    """
+
+    def __init__(self, num_samples: int = 4) -> None:
+        """Initialize a new FigureLogger.
+
+        Args:
+            num_samples: Number of figures per validation, at most one batch.
+        """
+        super().__init__()
+        self.num_samples = num_samples
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Sample,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Log the figures after the first batch.
+
+        Args:
+            trainer: The trainer.
+            pl_module: A task whose ``predict_step`` gives probabilities.
+            outputs: Output of the validation step, not used.
+            batch: The batch, normalised.
+            batch_idx: Index of the batch.
+            dataloader_idx: Index of the data loader.
+        """
+        datamodule = getattr(trainer, 'datamodule', None)
+        experiment: Any = getattr(trainer.logger, 'experiment', None)
+        if (
+            batch_idx > 0
+            or trainer.sanity_checking
+            or not hasattr(experiment, 'add_figure')
+            or not isinstance(datamodule, BaseDataModule)
+        ):
+            return
+
+        batch = {key: value[: self.num_samples] for key, value in batch.items()}
+        probabilities: Tensor = pl_module.predict_step(batch, batch_idx)
+        batch['prediction'] = (
+            probabilities.argmax(dim=1, keepdim=True)
+            if probabilities.shape[1] > 1
+            else (probabilities >= 0.5).long()
+        )
+        batch['image'] = batch['image'] * _per_channel(
+            datamodule.std, batch['image']
+        ) + _per_channel(datamodule.mean, batch['image'])
+        samples = unbind_samples({key: value.cpu() for key, value in batch.items()})
+        for i, sample in enumerate(samples):
+            try:
+                figure = datamodule.plot(sample)
+            except RGBBandsMissingError:
+                return
+            if figure is not None:
+                experiment.add_figure(
+                    f'val/{i}', figure, global_step=trainer.global_step
+                )
+                plt.close(figure)
+
+
+def _per_channel(values: Tensor, image: Tensor) -> Tensor:
+    """Shape statistics per channel, or per image and channel, to be broadcast."""
+    return torch.as_tensor(values).to(image)[..., None, None]

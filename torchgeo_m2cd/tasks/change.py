@@ -1,0 +1,281 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Change detection task."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torchgeo.datasets.utils import Sample
+from torchgeo.tasks import ChangeDetection
+from torchvision.models._api import WeightsEnum
+
+from ..models import M2CD
+from ..utils import check_choice
+
+#: Names of the models.
+Model = Literal[
+    'm2cd',
+    'unet',
+    'deeplabv3+',
+    'fcn',
+    'upernet',
+    'segformer',
+    'dpt',
+    'fcsiamdiff',
+    'fcsiamconc',
+    'changevit',
+    'btc',
+]
+
+#: Models that take image pairs, ``(B, 2, C, H, W)``; the others take both images
+#: stacked along the channels, ``(B, 2 * C, H, W)``.
+PAIR_MODELS = ('m2cd', 'fcsiamdiff', 'fcsiamconc', 'changevit')
+
+
+class ChangeDetectionTask(ChangeDetection):
+    r"""Change detection between an optical and a SAR image.
+
+    TorchGeo's :class:`~torchgeo.tasks.ChangeDetection`, and beside its models
+    :class:`~torchgeo_m2cd.models.M2CD`. All models are trained, validated and tested
+    in the same way on the same samples.
+
+    The training loss is
+
+    .. math::
+
+       \mathcal{L} = \mathcal{L}_\text{supervised}
+       + \lambda_\text{balance} \mathcal{L}_\text{balance}
+       + \lambda_\text{guide} \mathcal{L}_\text{guide}
+
+    where the last two are those of M²CD. Each term is logged by its name. Validation
+    and test losses are the supervised loss alone, and can be compared between models.
+
+    Pixels that are marked *ignore_index* count neither in the losses nor in the
+    metrics, whatever the loss.
+    """
+
+    def __init__(
+        self,
+        model: Model = 'm2cd',
+        backbone: str = 'mit_b1',
+        weights: WeightsEnum | str | bool | None = None,
+        in_channels: int = 3,
+        task: Literal['binary', 'multiclass', 'multilabel'] = 'binary',
+        num_classes: int | None = None,
+        num_labels: int | None = None,
+        labels: list[str] | None = None,
+        num_filters: int = 3,
+        pos_weight: Tensor | None = None,
+        loss: Literal['ce', 'bce', 'jaccard', 'focal', 'dice'] = 'bce',
+        class_weights: Tensor | Sequence[float] | None = None,
+        ignore_index: int | None = 255,
+        lr: float = 1e-3,
+        patience: int = 10,
+        freeze_backbone: bool = False,
+        freeze_decoder: bool = False,
+        model_args: dict[str, Any] | None = None,
+        o2sp: bool = True,
+        balance_weight: float = 0.01,
+        guide_weight: float = 1e-4,
+    ) -> None:
+        """Initialize a new ChangeDetectionTask.
+
+        Args:
+            model: Name of the model: ``'m2cd'``, or one of TorchGeo's.
+            backbone: Name of the encoder.
+            weights: Initial weights of the encoder: a weight enum or its string
+                representation, True for ImageNet weights, False or None for random
+                weights, or the path to a checkpoint.
+            in_channels: Number of channels per image.
+            task: One of ``'binary'``, ``'multiclass'`` and ``'multilabel'``.
+            num_classes: Number of classes (only for ``task='multiclass'``).
+            num_labels: Number of labels (only for ``task='multilabel'``).
+            labels: List of class names.
+            num_filters: Number of filters. Only applicable when ``model='fcn'``.
+            pos_weight: Weight of positive pixels, used with the ``'bce'`` loss.
+            loss: Supervised loss.
+            class_weights: Weight of each class, used with the ``'ce'`` loss.
+            ignore_index: Value of mask pixels that don't count, or None.
+            lr: Learning rate.
+            patience: Epochs without a better validation loss, after which the
+                learning rate falls.
+            freeze_backbone: Freeze the encoder. The experts of M²CD are trained all
+                the same: they are not part of any pretrained encoder.
+            freeze_decoder: Freeze the decoder.
+            model_args: Further arguments of :class:`~torchgeo_m2cd.models.M2CD`, for
+                example ``{'moe_stages': []}``, which switches its experts off.
+            o2sp: Whether to run the optical-to-SAR path of M²CD in training.
+            balance_weight: Weight of the balance loss of M²CD.
+            guide_weight: Weight of the guide loss of M²CD.
+
+        Raises:
+            ValueError: If an argument is unknown, or doesn't fit another one.
+        """
+        check_choice('model', model, get_args(Model))
+        check_choice('task', task, ('binary', 'multiclass', 'multilabel'))
+        check_choice('loss', loss, ('ce', 'bce', 'jaccard', 'focal', 'dice'))
+        for key in model_args or {}:
+            check_choice(
+                'key of model_args', key, list(inspect.signature(M2CD).parameters)
+            )
+        if model_args and model != 'm2cd':
+            raise ValueError(f"model_args are those of 'm2cd', but model is {model!r}")
+        number = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}.get(task)
+        if number and (num_classes if task == 'multiclass' else num_labels) is None:
+            raise ValueError(f'task={task!r} needs {number}')
+        if loss == ('bce' if task == 'multiclass' else 'ce'):
+            raise ValueError(f'loss={loss!r} does not fit task={task!r}')
+        self.weights = weights
+        super().__init__()
+
+    def configure_models(self) -> None:
+        """Initialize the model."""
+        if self.hparams['model'] != 'm2cd':
+            super().configure_models()
+            return
+
+        self.model = M2CD(
+            encoder_name=self.hparams['backbone'],
+            encoder_weights='imagenet' if self.weights is True else None,
+            in_channels=self.hparams['in_channels'],
+            classes=self.hparams['num_classes'] or self.hparams['num_labels'] or 1,
+            **(self.hparams['model_args'] or {}),
+        )
+        if self.hparams['freeze_backbone']:
+            self.model.encoder.backbone.requires_grad_(False)
+        if self.hparams['freeze_decoder']:
+            self.model.decoder.requires_grad_(False)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint fits the model.
+
+        Args:
+            checkpoint: The checkpoint.
+
+        Raises:
+            ValueError: If it is of another architecture.
+        """
+        own = {key: value.shape for key, value in self.state_dict().items()}
+        other = {key: value.shape for key, value in checkpoint['state_dict'].items()}
+        if own == other:
+            return
+        saved = checkpoint.get('hyper_parameters', {})
+        arguments = (
+            'model',
+            'backbone',
+            'in_channels',
+            'num_classes',
+            'num_labels',
+            'model_args',
+        )
+        differences = [
+            f'{name} is {self.hparams[name]!r}, in the checkpoint {saved.get(name)!r}'
+            for name in arguments
+            if self.hparams[name] != saved.get(name)
+        ]
+        keys = sorted(
+            k for k in own.keys() | other.keys() if own.get(k) != other.get(k)
+        )
+        raise ValueError(
+            'the checkpoint is of another architecture: '
+            + '; '.join([*differences, f'{len(keys)} parameters differ: {keys[0]}, …'])
+        )
+
+    def _logits(self, image: Tensor) -> Tensor:
+        """Run the model on image pairs of shape (B, 2, C, H, W)."""
+        if self.hparams['model'] not in PAIR_MODELS:
+            image = rearrange(image, 'b t c h w -> b (t c) h w')
+        logits: Tensor = self(image)
+        return logits
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits into probabilities, in single precision."""
+        logits = logits.float()
+        if self.hparams['task'] == 'multiclass':
+            return logits.softmax(dim=1)
+        return logits.sigmoid()
+
+    def _supervised_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Apply the criterion to the pixels that count.
+
+        Args:
+            logits: Logits, shape (B, classes, H, W).
+            mask: Mask, shape (B, 1, H, W), or (B, num_labels, H, W).
+        """
+        # Not all criteria know of an ignore value, but all of them take any set of
+        # pixels: (1, classes, number of pixels)
+        logits = rearrange(logits, 'b c h w -> 1 c (b h w)')
+        mask = rearrange(mask, 'b c h w -> 1 c (b h w)')
+        if self.hparams['ignore_index'] is not None:
+            valid = (mask != self.hparams['ignore_index']).all(dim=1).squeeze(0)
+            logits, mask = logits[..., valid], mask[..., valid]
+            if mask.numel() == 0:
+                return logits.sum()
+        if self.hparams['task'] == 'multiclass':
+            mask = mask.squeeze(1)
+        if self.hparams['loss'] == 'bce':
+            mask = mask.to(logits.dtype)
+        loss: Tensor = self.criterion(logits, mask)
+        return loss
+
+    def _shared_step(self, batch: Sample, batch_idx: int, stage: str) -> Tensor:
+        """Compute the loss and the metrics of a stage.
+
+        Args:
+            batch: Output of the data loader.
+            batch_idx: Index of the batch.
+            stage: ``'train'``, ``'val'`` or ``'test'``.
+
+        Returns:
+            The loss.
+        """
+        image, mask = batch['image'], batch['mask']
+        losses: dict[str, Tensor] = {}
+        if stage == 'train' and self.hparams['model'] == 'm2cd':
+            output = self.model.forward_train(image, o2sp=self.hparams['o2sp'])
+            logits = output.logits
+            losses['balance'] = self.hparams['balance_weight'] * output.balance_loss
+            losses['guide'] = self.hparams['guide_weight'] * output.guide_loss
+        else:
+            logits = self._logits(image)
+
+        loss = self._supervised_loss(logits, mask)
+        if losses:
+            losses['supervised'] = loss
+            loss = torch.stack(list(losses.values())).sum()
+        self.log(f'{stage}_loss', loss, batch_size=len(image), prog_bar=stage != 'test')
+        for name, value in losses.items():
+            self.log(f'{stage}_{name}_loss', value, batch_size=len(image))
+
+        if self.hparams['task'] == 'multiclass':
+            mask = mask.squeeze(1)
+        metrics = getattr(self, f'{stage}_metrics')
+        metrics.update(self._probabilities(logits.detach()), mask)
+        return loss
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics, intersection over union in the progress bar."""
+        for name, value in self.val_metrics.compute().items():
+            self.log(name, value, prog_bar=name == 'val_AverageJaccardIndex')
+        self.val_metrics.reset()
+
+    def predict_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the probabilities of the classes.
+
+        Args:
+            batch: Output of the data loader.
+            batch_idx: Index of the batch.
+            dataloader_idx: Index of the data loader.
+
+        Returns:
+            Probability of change, shape ``(B, 1, H, W)``, or of each class or label,
+            shape ``(B, classes, H, W)``.
+        """
+        return self._probabilities(self._logits(batch['image']))
