@@ -1,0 +1,155 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import pathlib
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchgeo.datasets.utils import Sample
+
+from torchgeo_m2cd.datamodules import OpticalSARDataModule
+from torchgeo_m2cd.datasets import OpticalSARDataset
+
+SIZE = 8
+MEAN = torch.tensor([[1.0, 2.0], [-10.0, -10.0]])
+STD = torch.tensor([[2.0, 4.0], [5.0, 5.0]])
+
+
+class Fake(OpticalSARDataset):
+    bands = ('B03', 'B04')
+    rgb_bands = ('B04', 'B03', 'B03')
+    sar_bands = ('VV',)
+
+    def __init__(self, split: str, offset: int = 0) -> None:
+        self.split = split
+        self.offset = offset
+
+    def __getitem__(self, index: int) -> Sample:
+        image = torch.arange(2 * 2 * SIZE * SIZE).reshape(2, 2, SIZE, SIZE)
+        mask = torch.zeros(1, SIZE, SIZE, dtype=torch.long)
+        mask[..., :4] = 255
+        return {'image': image.float() + index + self.offset, 'mask': mask}
+
+    def __len__(self) -> int:
+        return 5
+
+
+class Recorder(LightningModule):
+    """Task that does nothing but keep the batches that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.batches: dict[str, list[Sample]] = {}
+
+    def training_step(self, batch: Sample) -> Tensor:
+        self.batches.setdefault('train', []).append(batch)
+        loss: Tensor = self.layer(batch['image'].mean().reshape(1, 1)).sum()
+        return loss
+
+    def validation_step(self, batch: Sample) -> None:
+        self.batches.setdefault('val', []).append(batch)
+
+    def test_step(self, batch: Sample) -> None:
+        self.batches.setdefault('test', []).append(batch)
+
+    def predict_step(self, batch: Sample) -> None:
+        self.batches.setdefault('predict', []).append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters())
+
+
+def make(**kwargs: Any) -> OpticalSARDataModule:
+    return OpticalSARDataModule(Fake, mean=MEAN, std=STD, batch_size=2, **kwargs)
+
+
+class TestOpticalSARDataModule:
+    @pytest.fixture
+    def trainer(self, tmp_path: pathlib.Path) -> Trainer:
+        return Trainer(
+            accelerator='cpu',
+            max_epochs=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            default_root_dir=tmp_path,
+        )
+
+    @pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many workers')
+    def test_fit(self, trainer: Trainer) -> None:
+        torch.manual_seed(0)
+        task = Recorder()
+        datamodule = make(patch_size=(4, 6))
+        trainer.fit(task, datamodule)
+        train, val = task.batches['train'], task.batches['val']
+        assert [len(batch['image']) for batch in train] == [2, 2]
+        assert all(batch['image'].shape[1:] == (2, 2, 4, 6) for batch in train)
+        assert all(batch['mask'].shape[1:] == (1, 4, 6) for batch in train)
+        assert all(batch['mask'].dtype == torch.long for batch in train)
+        assert [len(batch['image']) for batch in val] == [2, 2, 1]
+        expected = (Fake('val')[0]['image'] - MEAN[..., None, None]) / STD[
+            ..., None, None
+        ]
+        torch.testing.assert_close(val[0]['image'][0], expected)
+        assert torch.equal(val[0]['mask'][0], Fake('val')[0]['mask'])
+
+    @pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many workers')
+    def test_whole_chips(self, trainer: Trainer) -> None:
+        task = Recorder()
+        trainer.fit(task, make())
+        assert task.batches['train'][0]['image'].shape == (2, 2, 2, SIZE, SIZE)
+
+    @pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many workers')
+    @pytest.mark.parametrize('stage', ['validate', 'test', 'predict'])
+    def test_evaluate(self, trainer: Trainer, stage: str) -> None:
+        task, datamodule = Recorder(), make(offset=3, patch_size=4)
+        getattr(trainer, stage)(task, datamodule)
+        (batches,) = task.batches.values()
+        assert sum(len(batch['image']) for batch in batches) == 5
+        torch.testing.assert_close(
+            batches[2]['image'][0] * STD[..., None, None] + MEAN[..., None, None],
+            Fake('test', offset=3)[4]['image'],
+        )
+
+    def test_setup(self) -> None:
+        datamodule = make(test_split='elsewhere')
+        datamodule.setup('fit')
+        assert isinstance(datamodule.train_dataset, Fake)
+        assert isinstance(datamodule.val_dataset, Fake)
+        assert datamodule.train_dataset.split == 'train'
+        assert datamodule.val_dataset.split == 'val'
+        assert datamodule.test_dataset is None
+        datamodule.setup('test')
+        datamodule.setup('predict')
+        assert isinstance(datamodule.test_dataset, Fake)
+        assert isinstance(datamodule.predict_dataset, Fake)
+        assert datamodule.test_dataset.split == 'elsewhere'
+        assert datamodule.predict_dataset.split == 'elsewhere'
+
+    def test_statistics(self) -> None:
+        datamodule = make()
+        assert torch.equal(datamodule.mean, MEAN)
+        assert torch.equal(datamodule.std, STD)
+        with pytest.raises(ValueError, match=r'expected \(2, C\)'):
+            OpticalSARDataModule(Fake, mean=MEAN[0], std=STD)
+
+    @pytest.mark.parametrize('size', [0, (4, -1)])
+    def test_patch_size(self, size: int | tuple[int, int]) -> None:
+        with pytest.raises(ValueError, match=r'patch_size is .*: expected at least 1'):
+            make(patch_size=size)
+
+    def test_plot(self) -> None:
+        datamodule = make()
+        assert datamodule.plot(Fake('val')[0]) is None
+        datamodule.setup('validate')
+        assert isinstance(datamodule.plot(Fake('val')[0]), Figure)
+        plt.close()

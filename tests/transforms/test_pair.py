@@ -1,0 +1,157 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import kornia.augmentation as K
+import pytest
+import torch
+from torch import Tensor
+
+from torchgeo_m2cd.transforms import (
+    PairAugmentation,
+    RandomQuarterTurn,
+    StrictRandomCrop,
+    pair_normalize,
+)
+
+B, C, H, W = 64, 3, 8, 8
+
+
+def make_batch(height: int = H, width: int = W) -> dict[str, Tensor]:
+    """Batch of which every pixel, frame, and channel has a value of its own."""
+    size = B * 2 * C * height * width
+    image = torch.arange(size).reshape(B, 2, C, height, width).float()
+    # The mask is a function of the first channel, whatever is done to both
+    mask = torch.tensor([0, 1, 255])[(image[:, 0, :1] % 3).long()]
+    return {'image': image, 'mask': mask}
+
+
+def orientations(x: Tensor) -> list[Tensor]:
+    """All eight orientations of the last two dimensions."""
+    return [
+        torch.rot90(y, turns, (-2, -1)) for y in (x, x.flip(-1)) for turns in range(4)
+    ]
+
+
+class TestPairAugmentation:
+    def test_same_geometry(self) -> None:
+        torch.manual_seed(0)
+        batch = make_batch()
+        augmentation = PairAugmentation(
+            K.RandomHorizontalFlip(), K.RandomVerticalFlip(), RandomQuarterTurn()
+        )
+        output = augmentation(batch)
+        assert output['mask'].dtype == torch.int64
+        found = []
+        for index in range(B):
+            image, mask = output['image'][index], output['mask'][index]
+            candidates = orientations(batch['image'][index])
+            equal = [torch.equal(image, candidate) for candidate in candidates]
+            assert sum(equal) == 1
+            found.append(equal.index(True))
+            expected = orientations(batch['mask'][index])[found[-1]]
+            assert torch.equal(mask, expected)
+        # Every sample is turned by itself, and nothing is left out
+        assert set(found) == set(range(8))
+
+    def test_interpolated(self) -> None:
+        torch.manual_seed(0)
+        batch = make_batch()
+        output = PairAugmentation(K.RandomRotation(30.0, p=1.0))(batch)
+        assert output['image'].shape == (B, 2, C, H, W)
+        assert set(output['mask'].unique().tolist()) == {0, 1, 255}
+        assert output['mask'].dtype == torch.int64
+        # The frames went through the same rotation: they differ by a constant inside
+        difference = output['image'][:, 1] - output['image'][:, 0]
+        inside = difference[..., 3:5, 3:5]
+        torch.testing.assert_close(
+            inside, torch.full_like(inside, C * H * W), atol=1e-2, rtol=0
+        )
+
+    def test_normalize(self) -> None:
+        batch = make_batch()
+        mean = torch.tensor([[1.0, 2, 3], [40, 50, 60]])
+        std = torch.tensor([[1.0, 2, 4], [5, 8, 10]])
+        output = PairAugmentation(pair_normalize(mean, std))(batch)
+        for frame in range(2):
+            for channel in range(C):
+                expected = (
+                    batch['image'][:, frame, channel] - mean[frame, channel]
+                ) / std[frame, channel]
+                torch.testing.assert_close(output['image'][:, frame, channel], expected)
+        assert torch.equal(output['mask'], batch['mask'])
+
+    def test_without_mask(self) -> None:
+        batch = {'image': make_batch()['image']}
+        output = PairAugmentation(K.RandomHorizontalFlip(p=1.0))(batch)
+        assert list(output) == ['image']
+        assert torch.equal(output['image'], batch['image'].flip(-1))
+
+    def test_other_keys(self) -> None:
+        batch = make_batch() | {'prediction': torch.arange(B)}
+        before = {key: value.clone() for key, value in batch.items()}
+        output = PairAugmentation(K.RandomHorizontalFlip(p=1.0))(batch)
+        assert torch.equal(output['prediction'], torch.arange(B))
+        assert all(torch.equal(batch[key], before[key]) for key in batch)
+
+    @pytest.mark.parametrize('shape', [(2, C, H, W), (B, C, H, W), (B, 3, C, H, W)])
+    def test_shape(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match=r'expected \(B, 2, C, H, W\)'):
+            PairAugmentation()({'image': torch.rand(shape)})
+
+
+class TestStrictRandomCrop:
+    @pytest.mark.parametrize('size', [(3, 5), (8, 8)])
+    def test_crop(self, size: tuple[int, int]) -> None:
+        torch.manual_seed(0)
+        batch = make_batch()
+        output = PairAugmentation(StrictRandomCrop(size))(batch)
+        for index in range(B):
+            first = int(output['image'][index, 0, 0, 0, 0]) % (H * W)
+            top, left = first // W, first % W
+            for key in ('image', 'mask'):
+                expected = batch[key][
+                    index, ..., top : top + size[0], left : left + size[1]
+                ]
+                assert torch.equal(output[key][index], expected)
+
+    @pytest.mark.parametrize('size', [(9, 8), (8, 9)])
+    def test_too_large(self, size: tuple[int, int]) -> None:
+        with pytest.raises(ValueError, match='is larger than images of 8 x 8 pixels'):
+            PairAugmentation(StrictRandomCrop(size))(make_batch())
+
+
+class TestRandomQuarterTurn:
+    @pytest.mark.parametrize('p', [0.0, 1.0])
+    def test_probability(self, p: float) -> None:
+        batch = make_batch()
+        output = PairAugmentation(RandomQuarterTurn(p))(batch)
+        expected = torch.rot90(batch['image'], int(p), (-2, -1))
+        assert torch.equal(output['image'], expected)
+
+    def test_not_square(self) -> None:
+        batch = make_batch(6, 8)
+        output = PairAugmentation(RandomQuarterTurn(1.0))(batch)
+        assert torch.equal(output['image'], batch['image'])
+        assert torch.equal(output['mask'], batch['mask'])
+
+    def test_square_crop(self) -> None:
+        batch = make_batch(6, 8)
+        output = PairAugmentation(StrictRandomCrop((4, 4)), RandomQuarterTurn(1.0))(
+            batch
+        )
+        row = output['image'][0, 0, 0, 0]
+        assert row.diff().tolist() == [8, 8, 8]  # a column of the input
+
+
+class TestPairNormalize:
+    @pytest.mark.parametrize(
+        ('mean', 'std'), [((3,), (3,)), ((2, 3), (2, 1)), ((3, 2), (3, 2))]
+    )
+    def test_shape(self, mean: tuple[int, ...], std: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match=r'expected \(2, C\) for both'):
+            pair_normalize(torch.zeros(mean), torch.ones(std))
+
+    @pytest.mark.parametrize('value', [0.0, -1.0, float('nan')])
+    def test_std(self, value: float) -> None:
+        with pytest.raises(ValueError, match='expected positive values'):
+            pair_normalize(torch.zeros(2, 1), torch.tensor([[1.0], [value]]))

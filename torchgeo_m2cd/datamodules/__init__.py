@@ -1,0 +1,18 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Data modules for optical-SAR change detection."""
+
+from .base import OpticalSARDataModule
+from .cau_flood import CAUFloodDataModule
+from .ombria import OMBRIADataModule
+from .scene import SceneDataModule
+from .synthetic import SyntheticFloodDataModule
+
+__all__ = (
+    'CAUFloodDataModule',
+    'OMBRIADataModule',
+    'OpticalSARDataModule',
+    'SceneDataModule',
+    'SyntheticFloodDataModule',
+)

@@ -1,0 +1,95 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Base class for all optical-SAR data modules."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import kornia.augmentation as K
+from torch import Tensor
+from torchgeo.datamodules import NonGeoDataModule
+
+from ..datasets import OpticalSARDataset
+from ..transforms import (
+    PairAugmentation,
+    RandomQuarterTurn,
+    StrictRandomCrop,
+    pair_normalize,
+)
+
+
+class OpticalSARDataModule(NonGeoDataModule):
+    """Base class for all optical-SAR data modules.
+
+    Every batch is normalized with one mean and standard deviation per modality and band.
+    In training, it is also cropped, flipped, and turned by multiples of 90 degrees
+    at random. Predictions are made for the test split.
+    """
+
+    def __init__(
+        self,
+        dataset_class: type[OpticalSARDataset],
+        mean: Tensor,
+        std: Tensor,
+        batch_size: int = 8,
+        patch_size: int | tuple[int, int] | None = None,
+        num_workers: int = 0,
+        test_split: str = 'test',
+        **kwargs: Any,
+    ) -> None:
+        """Initialize a new OpticalSARDataModule instance.
+
+        Args:
+            dataset_class: Class used to instantiate a new dataset.
+            mean: Mean of shape (2, C) in the units of the dataset, optical first.
+            std: Standard deviation of shape (2, C).
+            batch_size: Size of each mini-batch.
+            patch_size: Size of the random crops in training, either ``size`` or
+                ``(height, width)``, at most that of the chips. Whole chips are used if
+                None.
+            num_workers: Number of workers for parallel data loading.
+            test_split: Split used for testing and prediction.
+            **kwargs: Additional keyword arguments passed to *dataset_class*.
+
+        Raises:
+            ValueError: If the shapes of *mean* and *std* are not (2, C), a standard
+                deviation is not positive, or *patch_size* is not.
+        """
+        super().__init__(dataset_class, batch_size, num_workers, **kwargs)
+
+        self.mean = mean
+        self.std = std
+        self.patch_size = (
+            (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        )
+        self.test_split = test_split
+
+        crop = []
+        if self.patch_size is not None:
+            if min(self.patch_size) < 1:
+                raise ValueError(f'patch_size is {patch_size}: expected at least 1')
+            crop = [StrictRandomCrop(self.patch_size)]
+        self.aug = PairAugmentation(pair_normalize(mean, std))
+        # Crop first: the rest then has less to do
+        self.train_aug = PairAugmentation(
+            *crop,
+            pair_normalize(mean, std),
+            K.RandomHorizontalFlip(p=0.5),
+            K.RandomVerticalFlip(p=0.5),
+            RandomQuarterTurn(p=0.5),
+        )
+
+    def setup(self, stage: str) -> None:
+        """Set up datasets.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        make_dataset = cast(Callable[..., OpticalSARDataset], self.dataset_class)
+        if stage in ['fit', 'validate']:
+            super().setup(stage)
+        if stage in ['test']:
+            self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
+        if stage in ['predict']:
+            self.predict_dataset = make_dataset(split=self.test_split, **self.kwargs)

@@ -1,0 +1,106 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Synthetic flood data module."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ..datasets import SyntheticFlood
+from .base import OpticalSARDataModule
+from .scene import pair_statistics
+
+
+class SyntheticFloodDataModule(OpticalSARDataModule):
+    """LightningDataModule implementation for the Synthetic Flood dataset.
+
+    The splits are disjoint: no landscape is in two of them.
+    """
+
+    # Over the first 500 chips of 256 x 256 pixels of the training split with seed 0 and
+    # 4 looks, all pixels counted alike
+    means: ClassVar[dict[str, float]] = {
+        'B02': 634.12,
+        'B03': 866.40,
+        'B04': 818.45,
+        'B08': 2974.99,
+        'VV': -12.448,
+        'VH': -18.583,
+    }
+    stds: ClassVar[dict[str, float]] = {
+        'B02': 274.39,
+        'B03': 304.58,
+        'B04': 512.64,
+        'B08': 993.88,
+        'VV': 4.755,
+        'VH': 4.321,
+    }
+
+    def __init__(
+        self,
+        batch_size: int = 8,
+        patch_size: int | tuple[int, int] | None = None,
+        num_workers: int = 0,
+        length: int = 1000,
+        eval_length: int = 200,
+        bands: Sequence[str] = SyntheticFlood.all_bands,
+        sar_bands: Sequence[str] = ('VV',),
+        **kwargs: Any,
+    ) -> None:
+        """Initialize a new SyntheticFloodDataModule instance.
+
+        Args:
+            batch_size: Size of each mini-batch.
+            patch_size: Size of the random crops in training, either ``size`` or
+                ``(height, width)``. Whole chips are used if None.
+            num_workers: Number of workers for parallel data loading.
+            length: Number of training samples.
+            eval_length: Number of samples of the validation and of the test split.
+            bands: Optical bands to use.
+            sar_bands: SAR bands to use.
+            **kwargs: Additional keyword arguments passed to
+                :class:`~torchgeo_m2cd.datasets.SyntheticFlood`.
+
+        Raises:
+            ValueError: If an argument of the dataset is wrong.
+        """
+        # Check the arguments now, not when training starts
+        SyntheticFlood(
+            length=min(length, eval_length), bands=bands, sar_bands=sar_bands, **kwargs
+        )
+        mean, std = (
+            pair_statistics(
+                [[values[b] for b in bands], [values[b] for b in sar_bands]]
+            )
+            for values in (self.means, self.stds)
+        )
+        super().__init__(
+            SyntheticFlood,
+            mean,
+            std,
+            batch_size,
+            patch_size,
+            num_workers,
+            bands=bands,
+            sar_bands=sar_bands,
+            **kwargs,
+        )
+        self.length = length
+        self.eval_length = eval_length
+
+    def setup(self, stage: str) -> None:
+        """Set up datasets.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        if stage in ['fit']:
+            self.train_dataset = SyntheticFlood('train', self.length, **self.kwargs)
+        if stage in ['fit', 'validate']:
+            self.val_dataset = SyntheticFlood('val', self.eval_length, **self.kwargs)
+        if stage in ['test']:
+            self.test_dataset = SyntheticFlood('test', self.eval_length, **self.kwargs)
+        if stage in ['predict']:
+            self.predict_dataset = SyntheticFlood(
+                'test', self.eval_length, **self.kwargs
+            )

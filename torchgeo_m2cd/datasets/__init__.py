@@ -1,0 +1,19 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Datasets for optical-SAR change detection."""
+
+from .base import OpticalSARDataset, stack_pair
+from .cau_flood import CAUFlood
+from .ombria import OMBRIA
+from .scene import SceneDataset
+from .synthetic import SyntheticFlood
+
+__all__ = (
+    'OMBRIA',
+    'CAUFlood',
+    'OpticalSARDataset',
+    'SceneDataset',
+    'SyntheticFlood',
+    'stack_pair',
+)

@@ -1,0 +1,341 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""OMBRIA dataset."""
+
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, NoReturn
+
+from torchgeo.datasets import DatasetNotFoundError
+from torchgeo.datasets.utils import Path, Sample, download_url
+
+from ..utils import check_choice
+from .base import OpticalSARDataset
+from .utils import Files, match_files, read_sample
+
+
+class _Folders(NamedTuple):
+    """Folders of one part of the dataset, relative to the root."""
+
+    optical: str
+    sar: str
+    mask: str
+
+
+class OMBRIA(OpticalSARDataset):
+    """OMBRIA dataset.
+
+    `OMBRIA <https://github.com/geodrak/OMBRIA>`__ is a dataset for flood mapping with
+    Sentinel-2 images before and Sentinel-1 images after 23 floods all over the world
+    from 2017 to 2021. The masks were derived from maps by the Copernicus Emergency
+    Management Service.
+
+    Dataset format:
+
+    * optical: 3-channel PNG, 256 x 256 pixels, 8 bit, a false-colour composite in
+      which vegetation is green and water is black
+    * SAR: 1-channel PNG, 8 bit, with the contrast of an image in dB
+    * masks: 1-channel PNG where no flood = 0, flood = 255
+
+    About 7 % of the chips reach beyond the border of a scene. There, the optical image is
+    black and the SAR image is black, grey, or white. The masks do not tell this apart from
+    "no flood", and are kept as they are, so that scores are comparable.
+
+    Dataset classes:
+
+    0. unchanged
+    1. flood
+
+    Dataset splits:
+
+    * ``train``: 551 of the 624 chips in the training folders
+    * ``val``: the other 73
+    * ``test``: 70 chips
+    * ``albania``, ``france``, ``guyana``, ``timor``: 22, 88, 30, and 10 chips of four
+      later floods
+    * ``events``: all 150 chips of these four, for tests out of the distribution
+
+    The dataset has no validation split. Its chips are numbered row by row through
+    scenes: of 648 chips *n* and *n + 1* in training and test data, 431 have facing edges
+    of which the grey values correlate by more than 0.85, as do 0.1 % of random pairs;
+    and chips 107 to 132 and 258 to 275 show the same ground, shifted by half a chip.
+    A random choice would thus put neighbours of training chips in the validation split.
+    Instead, it consists of whole runs of chip numbers (:attr:`val_numbers`), none of
+    which has an edge or ground in common with chips outside. The test chips of the
+    authors, however, lie in between those for training, 55 of 70 right beside one:
+    expect scores on ``test`` to be higher than on ``val`` and on the events.
+
+    If you use this dataset in your research, please cite the following paper:
+
+    * https://doi.org/10.1109/JSTARS.2022.3155559
+    """
+
+    commit = '38a490355f76da8ce27ed051138f03f3492a6e46'
+    url = f'https://github.com/geodrak/OMBRIA/archive/{commit}.zip'
+    zipfile = 'OMBRIA.zip'
+
+    classes = ('unchanged', 'flood')
+    bands = ('R', 'G', 'B')
+    rgb_bands = ('R', 'G', 'B')
+    sar_bands = ('SAR',)
+
+    events = ('albania', 'france', 'guyana', 'timor')
+    splits = ('train', 'val', 'test', 'events', *events)
+
+    #: Number of chips per part of the dataset. GitHub makes archives on demand and does
+    #: not promise the same bytes forever, so these stand in for a checksum.
+    counts: ClassVar[dict[str, int]] = {
+        'train': 624,
+        'test': 70,
+        'albania': 22,
+        'france': 88,
+        'guyana': 30,
+        'timor': 10,
+    }
+
+    #: First and last number of the runs of chips that make up the validation split:
+    #: 73 chips with a flood fraction of 0.30 (0.33 in the others), dry and green scenes.
+    val_numbers = ((22, 31), (37, 73), (563, 602), (721, 734), (755, 771))
+
+    def __init__(
+        self,
+        root: Path = 'data',
+        split: str = 'train',
+        transforms: Callable[[Sample], Sample] | None = None,
+        download: bool = False,
+        checksum: bool = False,
+    ) -> None:
+        """Initialize a new OMBRIA dataset instance.
+
+        Args:
+            root: Root directory where the dataset can be found, that is, the directory
+                with the folders ``OmbriaS1``, ``OmbriaS2``, and ``2021``. Only the
+                folders of *split* are needed.
+            split: One of 'train', 'val', 'test', 'events', or the name of one event:
+                'albania', 'france', 'guyana', 'timor'.
+            transforms: A function/transform that takes an input sample and returns
+                a transformed version.
+            download: If True, download the dataset and store it in the root directory.
+            checksum: If True, check that the folders hold as many files as the original
+                dataset. This is always done after a download, for which there
+                is no checksum. An incomplete copy made on purpose can be used otherwise.
+
+        Raises:
+            DatasetNotFoundError: If the dataset is not found and *download* is False.
+            FileNotFoundError: If parts of the dataset are missing.
+            RuntimeError: If the archive is corrupted, or the number of files is wrong.
+            ValueError: If *split* is unknown.
+        """
+        check_choice('split', split, self.splits)
+        self.root = root
+        self.split = split
+        self.transforms = transforms
+        self.download = download
+        self.checksum = checksum
+
+        self._verify()
+        self.files = self._load_files()
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return an index within the dataset.
+
+        Args:
+            index: Index to return.
+
+        Returns:
+            Sample with ``image``, values in [0, 255], of shape (2, 3, 256, 256) and
+            ``mask`` of shape (1, 256, 256).
+
+        Raises:
+            RuntimeError: If a file cannot be read.
+            ValueError: If a file is not as expected.
+        """
+        sample = read_sample(
+            self.files[index],
+            optical_count=len(self.bands),
+            sar_count=len(self.sar_bands),
+        )
+        if self.transforms is not None:
+            sample = self.transforms(sample)
+        return sample
+
+    def __len__(self) -> int:
+        """Return the number of data points in the dataset.
+
+        Returns:
+            Length of the dataset.
+        """
+        return len(self.files)
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """Parts of the dataset that the split is made of."""
+        if self.split == 'events':
+            return self.events
+        return ('train',) if self.split == 'val' else (self.split,)
+
+    def _folders(self, part: str) -> _Folders:
+        """Return the folders of one part of the dataset, relative to the root."""
+        if part in self.events:
+            event = f'2021/{part.upper()}'
+            return _Folders(
+                f'{event}/Sentinel2/BEFORE',
+                f'{event}/Sentinel1/AFTER',
+                f'{event}/Sentinel1/MASK',
+            )
+        return _Folders(
+            f'OmbriaS2/{part}/BEFORE', f'OmbriaS1/{part}/AFTER', f'OmbriaS1/{part}/MASK'
+        )
+
+    def _list(self, part: str, root: Path) -> list[dict[int, str]]:
+        """List the files in each folder of one part by chip number, sorted."""
+        listing = []
+        for folder in self._folders(part):
+            paths = {
+                int(match[1]): os.fspath(path)
+                for path in pathlib.Path(root, folder).glob('*.png')
+                if (match := re.fullmatch(r'[a-zA-Z]\w*_(\d+)\.png', path.name))
+            }
+            listing.append(dict(sorted(paths.items())))
+        return listing
+
+    def _load_files(self) -> list[Files]:
+        """List the files of the split.
+
+        Returns:
+            Paths of the optical image, the SAR image, and the mask of each sample,
+            in the order of the events and the chip numbers.
+
+        Raises:
+            FileNotFoundError: If a file lacks a partner, or if no file is left.
+        """
+        files = []
+        for part in self._parts:
+            optical, sar, mask = self._list(part, self.root)
+            matched = match_files(optical, sar, mask)
+            for number, sample in zip(optical, matched, strict=True):
+                is_val = any(low <= number <= high for low, high in self.val_numbers)
+                if part != 'train' or is_val == (self.split == 'val'):
+                    files.append(sample)
+        if not files:
+            raise FileNotFoundError(
+                f'none of the chips in {self.root!r} belongs to split {self.split!r}: '
+                f'validation chips have numbers within {self.val_numbers}'
+            )
+        return files
+
+    def _verify(self) -> None:
+        """Verify the integrity of the dataset."""
+        missing = self._missing()
+        if missing:
+            path = os.path.join(self.root, self.zipfile)
+            if os.path.isfile(path):
+                self._extract()
+            elif self.download:
+                download_url(self.url, self.root, filename=self.zipfile)
+                self._extract()
+            else:
+                self._raise_missing(missing)
+        if self.checksum:
+            self._check_counts(self.root, self._parts)
+
+    def _missing(self) -> list[str]:
+        """Return the folders of the split without any image."""
+        return [
+            folder
+            for part in self._parts
+            for folder, paths in zip(
+                self._folders(part), self._list(part, self.root), strict=True
+            )
+            if not paths
+        ]
+
+    def _raise_missing(self, missing: list[str]) -> NoReturn:
+        """Raise an error that says which folders are missing.
+
+        Args:
+            missing: Folders without any image, relative to the root.
+
+        Raises:
+            DatasetNotFoundError: If all folders are missing.
+            FileNotFoundError: If some folders are missing.
+        """
+        if len(missing) == 3 * len(self._parts):
+            raise DatasetNotFoundError(self)
+        message = (
+            f'split {self.split!r} in {self.root!r} is incomplete, there is no PNG file '
+            f'in {", ".join(missing)}: add them, or use `download=True`'
+        )
+        if self.split == 'events':
+            message += ', or use single events by their names as split'
+        raise FileNotFoundError(message)
+
+    def _check_counts(self, root: Path, parts: tuple[str, ...]) -> None:
+        """Check the number of files in each folder.
+
+        Args:
+            root: Directory to look in.
+            parts: Parts of the dataset to check.
+
+        Raises:
+            RuntimeError: If a number is wrong.
+        """
+        wrong = [
+            f'{folder} has {len(paths)} instead of {self.counts[part]}'
+            for part in parts
+            for folder, paths in zip(
+                self._folders(part), self._list(part, root), strict=True
+            )
+            if len(paths) != self.counts[part]
+        ]
+        if wrong:
+            raise RuntimeError(
+                f'wrong number of PNG files in {root!r}: {", ".join(wrong)}'
+            )
+
+    def _extract(self) -> None:
+        """Extract the archive and check what it holds.
+
+        Only the images that this class reads are extracted, first into a temporary
+        directory and then moved folder by folder, so that no file of the archive can
+        end up elsewhere and no folder is ever half-written. Folders that are there
+        already are kept.
+
+        Raises:
+            RuntimeError: If the archive is corrupted or not complete.
+        """
+        path = os.path.join(self.root, self.zipfile)
+        folders = [folder for part in self.counts for folder in self._folders(part)]
+        with tempfile.TemporaryDirectory(prefix='.ombria-', dir=self.root) as temp:
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    for member in archive.infolist():
+                        # GitHub puts everything into one folder
+                        _, _, name = member.filename.partition('/')
+                        folder, _, filename = name.rpartition('/')
+                        if folder in folders and re.fullmatch(
+                            r'[a-zA-Z]\w*\.png', filename
+                        ):
+                            target = pathlib.Path(temp, folder, filename)
+                            target.parent.mkdir(parents=True, exist_ok=True)
+                            with archive.open(member) as src, open(target, 'wb') as dst:
+                                shutil.copyfileobj(src, dst)
+                self._check_counts(temp, tuple(self.counts))
+            except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
+                raise RuntimeError(
+                    f'{path} is not a complete archive of OMBRIA, delete it and '
+                    f'download it again: {error}'
+                ) from error
+            for folder in folders:
+                target = pathlib.Path(self.root, folder)
+                if target.is_dir() and not any(target.iterdir()):
+                    target.rmdir()
+                if not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(pathlib.Path(temp, folder), target)

@@ -1,0 +1,13 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Transforms for optical-SAR pairs."""
+
+from .pair import PairAugmentation, RandomQuarterTurn, StrictRandomCrop, pair_normalize
+
+__all__ = (
+    'PairAugmentation',
+    'RandomQuarterTurn',
+    'StrictRandomCrop',
+    'pair_normalize',
+)

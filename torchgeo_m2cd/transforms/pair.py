@@ -1,0 +1,144 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Augmentation of image pairs."""
+
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+from einops import rearrange
+from kornia.augmentation.base import _AugmentationBase
+from torch import Tensor, nn
+from torchgeo.datasets.utils import Sample
+
+
+class PairAugmentation(nn.Module):
+    """Apply Kornia augmentations to batches of image pairs and their masks.
+
+    Kornia treats an image of shape (B, 2, C, H, W) as a video and cannot normalize its
+    frames differently. Here, the pair is one image with 2C channels, so that a geometric
+    transform is the same for both images and for the mask, and that mean and standard
+    deviation can have one value per modality and band.
+
+    The mask is resampled with nearest neighbours, so it keeps its values, including
+    those to ignore, and its data type. It is optional. Other keys are left alone.
+    """
+
+    def __init__(self, *augmentations: _AugmentationBase) -> None:
+        """Initialize a new PairAugmentation instance.
+
+        Args:
+            *augmentations: Kornia augmentations for images with 2C channels.
+        """
+        super().__init__()
+        self.augmentations = K.AugmentationSequential(*augmentations, data_keys=None)
+
+    def forward(self, batch: Sample) -> Sample:
+        """Augment a batch.
+
+        Args:
+            batch: Batch with ``image`` of shape (B, 2, C, H, W) and, optionally, ``mask``
+                of shape (B, 1, H, W).
+
+        Returns:
+            Batch with augmented ``image`` and ``mask``; the size may be another one.
+
+        Raises:
+            ValueError: If the image does not have the shape above.
+        """
+        image: Tensor = batch['image']
+        if image.ndim != 5 or image.shape[1] != 2:
+            raise ValueError(
+                f'image has shape {tuple(image.shape)}: expected (B, 2, C, H, W)'
+            )
+        inputs: dict[str, Any] = {'image': rearrange(image, 'b t c h w -> b (t c) h w')}
+        if 'mask' in batch:
+            # Warping needs a floating point type; 255 is exact in all of them
+            inputs['mask'] = batch['mask'].to(image.dtype)
+        outputs = self.augmentations(inputs)
+        outputs['image'] = rearrange(outputs['image'], 'b (t c) h w -> b t c h w', t=2)
+        if 'mask' in batch:
+            outputs['mask'] = outputs['mask'].to(batch['mask'].dtype)
+        return {**batch, **outputs}
+
+
+class StrictRandomCrop(K.RandomCrop):  # type: ignore[misc]
+    """Random crop which does not enlarge images that are too small.
+
+    Kornia's own would, and so change the size of pixels on the ground without a word.
+    """
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw the position of the crop in every image.
+
+        Args:
+            batch_shape: Shape (B, C, H, W) of the images.
+
+        Returns:
+            Parameters of the crop.
+
+        Raises:
+            ValueError: If the crop is larger than the images.
+        """
+        height, width = self.flags['size']
+        if height > batch_shape[-2] or width > batch_shape[-1]:
+            raise ValueError(
+                f'crop of {height} x {width} pixels is larger than images of '
+                f'{batch_shape[-2]} x {batch_shape[-1]} pixels: expected a smaller one'
+            )
+        parameters: dict[str, Tensor] = super().generate_parameters(batch_shape)
+        return parameters
+
+
+class RandomQuarterTurn(K.RandomRotation90):  # type: ignore[misc]
+    """Random turn by 90 degrees, exact to the pixel, of square images.
+
+    Images that are not square stay as they are: a turn would leave parts without data.
+    Together with both random flips, all eight orientations are equally likely.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        """Initialize a new RandomQuarterTurn instance.
+
+        Args:
+            p: Probability to turn an image.
+        """
+        super().__init__(times=(1, 1), resample='nearest', p=p)
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw the number of turns of every image.
+
+        Args:
+            batch_shape: Shape (B, C, H, W) of the images.
+
+        Returns:
+            Parameters of the turn.
+        """
+        parameters: dict[str, Tensor] = super().generate_parameters(batch_shape)
+        if batch_shape[-2] != batch_shape[-1]:
+            parameters['times'] = torch.zeros_like(parameters['times'])
+        return parameters
+
+
+def pair_normalize(mean: Tensor, std: Tensor) -> K.Normalize:
+    """Return the normalization of image pairs, for :class:`PairAugmentation`.
+
+    Args:
+        mean: Mean of shape (2, C), optical first, in the units of the images.
+        std: Standard deviation of shape (2, C).
+
+    Returns:
+        Kornia normalization of images with 2C channels.
+
+    Raises:
+        ValueError: If the shapes are not (2, C), or a standard deviation is not positive.
+    """
+    if mean.ndim != 2 or len(mean) != 2 or mean.shape != std.shape:
+        raise ValueError(
+            f'mean has shape {tuple(mean.shape)} and std has shape {tuple(std.shape)}: '
+            'expected (2, C) for both'
+        )
+    if not torch.all(std > 0):
+        raise ValueError(f'std is {std.tolist()}: expected positive values')
+    return K.Normalize(mean=mean.flatten().float(), std=std.flatten().float())
