@@ -1,17 +1,23 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
-from torchgeo_m2cd.models import guide_loss, simulate_sar
+from torchgeo_m2cd.models import guide_loss, simulate_sar, simulate_speckled_sar
+
+
+Array = npt.NDArray[np.float64]
 
 
 class TestSimulateSAR:
     def test_moments(self) -> None:
         torch.manual_seed(0)
-        x = torch.full((1_000_000,), -3.0)
+        x = torch.full((1, 1, 1000, 1000), -3.0)
         g = simulate_sar(x, max_variance=1) / x
         # Gamma(1, 1) is the exponential distribution
         assert (g >= 0).all()
@@ -20,7 +26,7 @@ class TestSimulateSAR:
 
     def test_variances(self) -> None:
         torch.manual_seed(0)
-        x = torch.ones(200_000)
+        x = torch.ones(1, 1, 400, 500)
         draws = [simulate_sar(x) for _ in range(60)]
         variances = torch.tensor([float(g.var()) for g in draws])
         means = torch.tensor([float(g.mean()) for g in draws])
@@ -37,17 +43,95 @@ class TestSimulateSAR:
         assert torch.corrcoef(g)[0, 1].abs() < 0.05
         assert simulate_sar(x.bfloat16()).dtype == torch.bfloat16
 
+    def test_other_number_of_bands(self) -> None:
+        optical = torch.randn(2, 4, 32, 32)
+        torch.manual_seed(0)
+        simulated = simulate_sar(optical, channels=2, max_variance=1)
+        torch.manual_seed(0)
+        mean = optical.mean(1, keepdim=True).expand(-1, 2, -1, -1)
+        torch.testing.assert_close(simulated, simulate_sar(mean, max_variance=1))
+        assert (simulated[:, 0] != simulated[:, 1]).any()
 
-def test_guide_loss() -> None:
+
+class TestSimulateSpeckledSAR:
+    def test_speckle_of_a_flat_image(self) -> None:
+        torch.manual_seed(0)
+        mean, std = torch.tensor([100.0, 50.0]), torch.tensor([10.0, 5.0])
+        optical = torch.zeros(1, 2, 400, 400)
+        simulated = simulate_speckled_sar(optical, mean, std, channels=1, max_looks=1)
+        assert simulated.shape == (1, 1, 400, 400)
+        # The decibel of an exponential distribution: mean and standard deviation are
+        # 10 / ln 10 times -0.5772 and pi / sqrt 6 (Gumbel)
+        expected = 10 * np.log10(np.random.default_rng(0).exponential(size=160_000))
+        expected = (expected + 0.5772 * 10 / np.log(10)) / (
+            np.pi / np.sqrt(6) * 10 / np.log(10)
+        )
+        levels = [0.05, 0.25, 0.5, 0.75, 0.95]
+        np.testing.assert_allclose(
+            np.quantile(simulated.numpy(), levels),
+            np.quantile(expected, levels),
+            atol=0.03,
+        )
+
+    def test_order_of_brightness_survives(self) -> None:
+        torch.manual_seed(0)
+        mean, std = torch.tensor([1000.0]), torch.tensor([400.0])
+        optical = torch.cat(
+            [torch.full((4, 1, 64, 32), -2.0), torch.full((4, 1, 64, 32), 2.0)], dim=3
+        )
+        dark, bright = simulate_speckled_sar(optical, mean, std).split(32, dim=3)
+        assert (dark.mean(dim=(1, 2, 3)) + 1 < bright.mean(dim=(1, 2, 3))).all()
+
+    def test_standardised_like_sar(self) -> None:
+        optical = 3 * torch.randn(2, 3, 64, 64) - 5  # some of it below zero
+        simulated = simulate_speckled_sar(optical, torch.ones(3), torch.ones(3))
+        assert simulated.isfinite().all()
+        assert simulated.shape == optical.shape
+        zeros = torch.zeros(2, 3)
+        torch.testing.assert_close(simulated.mean((2, 3)), zeros, atol=1e-3, rtol=0)
+        torch.testing.assert_close(simulated.std((2, 3)), zeros + 1, atol=1e-3, rtol=0)
+
+    def test_no_light(self) -> None:
+        simulated = simulate_speckled_sar(
+            torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.ones(1)
+        )
+        assert (simulated == 0).all()
+
+
+@pytest.mark.parametrize('detach', [False, True])
+@pytest.mark.parametrize('distance', ['l1', 'l2', 'cosine'])
+def test_guide_loss(distance: Any, detach: bool) -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(3, 2, c, 5, 5)) for c in (4, 8)]
+
+    def plain(a: Array, b: Array) -> float:
+        match distance:
+            case 'l1':
+                return float(np.abs(a - b).mean())
+            case 'l2':
+                return float(((a - b) ** 2).mean())
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        return float(1 - ((a * b).sum(axis=1) / norms).mean())
+
+    weights = [0.5, 3.0]
     expected = sum(
-        np.abs(a[0] - a[2]).mean() + np.abs(a[1] - a[2]).mean() for a in arrays
+        weight * (plain(a[0], a[2]) + plain(a[1], a[2]))
+        for weight, a in zip(weights, arrays, strict=True)
     )
     features = [torch.from_numpy(a).requires_grad_() for a in arrays]
-    loss = guide_loss(features)
+    loss = guide_loss(features, distance, detach, weights)
     assert loss.item() == pytest.approx(expected)
     loss.backward()
     for feature in features:
         assert feature.grad is not None
-        assert (feature.grad.abs().sum(dim=(1, 2, 3, 4)) > 0).all()
+        size = feature.grad.abs().sum(dim=(1, 2, 3, 4))
+        assert (size[:2] > 0).all()
+        assert (size[2] == 0) == detach
+
+
+def test_guide_loss_bad_arguments() -> None:
+    features = [torch.zeros(3, 1, 1, 1, 1)]
+    with pytest.raises(ValueError, match="unknown distance 'l3'"):
+        guide_loss(features, 'l3')  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r'expected 1 stage_weights.*got \[1, 2\]'):
+        guide_loss(features, stage_weights=[1, 2])

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.models import simulate_sar
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 # Small models in each layout that TorchGeo's models take
@@ -114,7 +115,9 @@ class TestChangeDetectionTask:
         task = make_task(balance_weight=2.0, guide_weight=3.0).eval()
         batch = make_batch()
         torch.manual_seed(1)
-        output = task.model.forward_train(batch['image'])
+        output = task.model.forward_train(
+            batch['image'], simulate_sar(batch['image'][:, 0])
+        )
         logged = record_log(task)
         torch.manual_seed(1)
         loss = task.training_step(batch, 0)
@@ -128,7 +131,7 @@ class TestChangeDetectionTask:
         assert loss.item() == pytest.approx(total)
 
     def test_ablation(self) -> None:
-        task = make_task(o2sp=False, model_args={'moe_stages': []})
+        task = make_task(o2sp='none', model_args={'moe_stages': []})
         logged = record_log(task)
         task.training_step(make_batch(), 0)
         assert logged['train_guide_loss'] == 0

@@ -460,10 +460,10 @@ class SyntheticFlood(OpticalSARDataset):
         # Terrain: cosine-squared law of the local incidence angle, 0 in the shadow.
         # Water is level.
         _, east = np.gradient(land.height, self.resolution)
-        away = east if rng.random() < 0.5 else -east
-        away = np.where(flooded | (cover == WATER), 0, away)
-        facing = np.maximum(1 - np.float32(self.tan_incidence) * -away, 0)
-        power *= facing * facing / (1 + away * away)
+        toward = east if rng.random() < 0.5 else -east  # Slope towards the radar
+        toward = np.where(flooded | (cover == WATER), 0, toward)
+        facing = np.maximum(1 + np.float32(self.tan_incidence) * toward, 0)
+        power *= facing * facing / (1 + toward * toward)
         return power + np.float32(10 ** (self.noise_floor / 10))
 
     def _speckle(self, rng: Generator, power: Array) -> Array:

@@ -3,11 +3,12 @@
 
 """Models and their parts."""
 
-from .decoder import MLPDecoder
+from .decoder import MLPDecoder, fuse, make_decoder
 from .encoder import MoEEncoder, MoEEncoderOutput
 from .m2cd import M2CD, M2CDOutput
 from .moe import CosineGate, MixtureOfExperts, MoEOutput
-from .o2sp import guide_loss, simulate_sar
+from .o2sp import guide_loss, simulate_sar, simulate_speckled_sar
+from .weights import load_encoder_weights, load_original
 
 __all__ = (
     'M2CD',
@@ -18,6 +19,11 @@ __all__ = (
     'MoEEncoder',
     'MoEEncoderOutput',
     'MoEOutput',
+    'fuse',
     'guide_loss',
+    'load_encoder_weights',
+    'load_original',
+    'make_decoder',
     'simulate_sar',
+    'simulate_speckled_sar',
 )

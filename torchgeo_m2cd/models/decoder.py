@@ -1,15 +1,57 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Decoders."""
+"""Decoders and fusion of the features of two images."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.base.modules import Conv2dReLU
+from segmentation_models_pytorch.base import SegmentationHead
+from segmentation_models_pytorch.base.modules import Activation, Conv2dReLU
+from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
+
+from ..utils import check_choice
+
+#: Names of the ways to fuse the features of two images.
+Fusion = Literal['concat', 'diff', 'abs_diff', 'sum']
+
+#: Names of the decoders.
+Decoder = Literal['mlp', 'unet', 'upernet', 'segformer', 'fpn']
+
+_FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    'concat': lambda f1, f2: torch.cat((f1, f2), dim=1),
+    'diff': lambda f1, f2: f2 - f1,
+    'abs_diff': lambda f1, f2: (f2 - f1).abs(),
+    'sum': torch.add,
+}
+
+
+def fuse(f1: Tensor, f2: Tensor, how: Fusion) -> Tensor:
+    """Fuse the features of the first and the second image.
+
+    Args:
+        f1: Features of the first image, shape ``(B, C, H, W)``.
+        f2: Features of the second image, same shape.
+        how: ``'concat'``: :math:`[f_1, f_2]` (the original), ``'diff'``:
+            :math:`f_2 - f_1`, ``'abs_diff'``: :math:`|f_2 - f_1|`, ``'sum'``:
+            :math:`f_1 + f_2`.
+
+    Returns:
+        Fused features, shape ``(B, 2 * C, H, W)`` for ``'concat'``, else
+        ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: If *how* is unknown.
+    """
+    check_choice('fusion', how, get_args(Fusion))
+    return _FUSIONS[how](f1, f2)
 
 
 class MLPDecoder(nn.Module):
@@ -73,3 +115,57 @@ class MLPDecoder(nn.Module):
         for module in norm_and_activation:
             x = module(x)
         return x
+
+
+def make_decoder(
+    name: Decoder,
+    encoder_channels: Sequence[int],
+    classes: int,
+    activation: str | Callable[[Tensor], Tensor] | None = None,
+    decoder_args: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, nn.Module]:
+    """Make a decoder and the segmentation head that goes with it.
+
+    Args:
+        name: ``'mlp'`` (:class:`MLPDecoder`, the original's), or ``'unet'``,
+            ``'upernet'``, ``'segformer'`` or ``'fpn'`` of segmentation_models_pytorch.
+        encoder_channels: Channels of the features of stride 1, 2, 4, 8, 16, 32.
+        classes: Number of classes.
+        activation: Activation of the output, as in segmentation_models_pytorch.
+        decoder_args: Further arguments of the decoder.
+
+    Returns:
+        The decoder, from a list of features to one feature map, and the head, from
+        there to logits of the size of the input.
+
+    Raises:
+        ValueError: If *name* is unknown.
+    """
+    check_choice('decoder', name, get_args(Decoder))
+    channels = list(encoder_channels)
+    args = dict(decoder_args or {})
+    decoder: nn.Module
+    match name:
+        case 'mlp':
+            decoder = MLPDecoder(channels, **args)
+            # SMP's head resizes with aligned corners, the original's doesn't
+            head = nn.Sequential(
+                nn.Conv2d(args.get('channels', 256), classes, kernel_size=1),
+                nn.Upsample(scale_factor=2, mode='bilinear', align_corners=False),
+                Activation(activation),
+            )
+            return decoder, head
+        case 'unet':
+            width = args.setdefault('decoder_channels', (256, 128, 64, 32, 16))[-1]
+            decoder = UnetDecoder(channels, **args)
+            return decoder, SegmentationHead(width, classes, 3, activation)
+        case 'upernet':
+            width = args.setdefault('decoder_channels', 256)
+            decoder = UPerNetDecoder(channels, **args)
+        case 'segformer':
+            width = args.setdefault('segmentation_channels', 256)
+            decoder = SegformerDecoder(channels, **args)
+        case 'fpn':
+            decoder = FPNDecoder(channels, **args)
+            width = decoder.out_channels
+    return decoder, SegmentationHead(width, classes, 1, activation, upsampling=4)

@@ -3,13 +3,12 @@
 
 """Encoder with a Mixture of Experts after each stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import segmentation_models_pytorch as smp
 import torch
 from einops import rearrange
-from segmentation_models_pytorch.encoders import get_encoder
+from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
 from ..utils import check_choice
@@ -38,88 +37,156 @@ class MoEEncoder(nn.Module):
     is. One set of weights serves all paths (optical, SAR, simulated SAR), which run
     through it together. The output of a :class:`MixtureOfExperts` *replaces* the
     output of its stage: it goes to the decoder and feeds the next stage.
+
+    If the images have different bands, each has a stem of its own: the first module
+    of the encoder with parameters, which is its first convolution or patch embedding.
     """
 
     def __init__(
         self,
         name: str,
-        weights: str | None = None,
-        in_channels: int = 3,
+        weights: str | bool | None = None,
+        in_channels: int | Sequence[int] = 3,
         moe_stages: Sequence[int] = (1, 2, 3, 4),
-        **moe_kwargs: Any,
+        encoder_args: Mapping[str, Any] | None = None,
+        **moe_args: Any,
     ) -> None:
         """Initialize a new MoEEncoder.
 
         Args:
             name: Name of an encoder of segmentation_models_pytorch.
             weights: Name of its pretrained weights, or None for random ones.
-            in_channels: Number of channels of an image.
+            in_channels: Number of channels of an image, or of the first and of
+                the second image.
             moe_stages: Stages that a mixture of experts follows; stage *i* is the one
                 of stride :math:`2^{i + 1}`. None of them gives the plain encoder.
-            **moe_kwargs: Arguments of :class:`MixtureOfExperts`.
+            encoder_args: Further arguments of the encoder (only for ``'tu-'``).
+            **moe_args: Arguments of :class:`MixtureOfExperts`.
 
         Raises:
             ValueError: If the encoder is unknown, or has no known stages, or
                 *moe_stages* names one that it doesn't have.
         """
         super().__init__()
-        if not name.startswith('tu-'):
-            check_choice('encoder', name, smp.encoders.encoders)
-        self.backbone = get_encoder(name, in_channels=in_channels, weights=weights)
+        timm = name.startswith('tu-')
+        if not timm:
+            check_choice('encoder', name, encoders)
+        if encoder_args and not timm:
+            raise ValueError(
+                f"encoder_args are those of timm ('tu-'), but encoder is {name!r}"
+            )
+        channels = (
+            [in_channels]
+            if isinstance(in_channels, int)
+            else [int(c) for c in in_channels]
+        )
+        if len(channels) > 2 or min(channels, default=0) < 1:
+            raise ValueError(
+                f'in_channels must be one or two positive numbers, got {in_channels}'
+            )
+        # SMP takes any value but None for True in timm's encoders
+        weights = weights or None
+        self.backbone, *others = (
+            get_encoder(name, in_channels=c, weights=weights, **(encoder_args or {}))
+            for c in channels
+        )
         self.stages = get_stages(self.backbone, name)
-        self.out_channels: list[int] = list(self.backbone.out_channels)
-        self.output_stride: int = self.backbone.output_stride
+        self.first_stage = next(i for i, stage in enumerate(self.stages) if stage)
+        first = self.stages[self.first_stage]
+        #: Number of modules of the stem: up to the first that has parameters.
+        self.stem_length = 1 + next(i for i, m in enumerate(first) if [*m.parameters()])
+        self.second_stem: nn.Module | None = None
+        if others:
+            stem = get_stages(others[0], name)[self.first_stage][: self.stem_length]
+            self.second_stem = nn.Sequential(*stem)
 
-        available = [i for i, stage in enumerate(self.stages) if i and stage]
-        unknown = sorted(set(moe_stages) - set(available))
+        out_channels = list(self.backbone.out_channels)
+        self.out_channels: list[int] = [
+            c if stage else 0
+            for c, stage in zip(out_channels, self.stages, strict=True)
+        ]
+        self.output_stride: int = self.backbone.output_stride
+        self.channels_last: bool = getattr(self.backbone, '_is_channel_last', False)
+
+        unknown = sorted(set(moe_stages) - {1, 2, 3, 4})
         if unknown:
             raise ValueError(
-                f'moe_stages {unknown} do not exist in encoder {name!r}, '
-                f'expected some of {available}'
+                f'moe_stages {unknown} do not exist, expected some of [1, 2, 3, 4]'
             )
         self.moe = nn.ModuleDict(
             {
-                str(i): MixtureOfExperts(self.out_channels[i + 1], **moe_kwargs)
+                str(i): MixtureOfExperts(self.out_channels[i + 1], **moe_args)
                 for i in sorted(set(moe_stages))
             }
         )
 
-        # SMP's Mix Transformers mix 1e-5 and 1e-6, the original has one value
-        for module in self.backbone.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = 1e-6
+        if name.startswith('mit_'):
+            # The original has one value everywhere, SMP 1e-5 in some places
+            for module in self.backbone.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eps = 1e-6
 
-    def forward(self, *images: Tensor) -> MoEEncoderOutput:
+    def forward(
+        self, *images: Tensor, second: Sequence[bool] | None = None
+    ) -> MoEEncoderOutput:
         """Encode one or more images per sample.
 
         Args:
-            images: One tensor per path, each of shape ``(B, in_channels, H, W)``.
+            images: One tensor per path, each of shape ``(B, channels, H, W)``.
+            second: For each path, whether it takes the stem of the second image.
+                By default all but the first do.
 
         Returns:
             Features, balance loss and gates.
         """
         paths = len(images)
-        x = torch.cat(images)
-        features = [x]
+        batch, _, height, width = images[0].shape
+        x = images[0]
+        features: list[Tensor] = []
         gates: dict[int, Tensor] = {}
-        balance_loss = x.new_zeros(())
+        balance_loss = x.new_zeros(
+            (), dtype=torch.promote_types(x.dtype, torch.float32)
+        )
+        layout = 'h w c' if self.channels_last else 'c h w'
         for i, stage in enumerate(self.stages):
             if not stage:
                 # As SMP does where an encoder has no feature of a stride
-                b, _, h, w = features[-1].shape
-                features.append(x.new_empty(b, 0, h // 2, w // 2))
+                empty = x.new_empty(paths, batch, 0, height // 2**i, width // 2**i)
+                features.append(empty)
                 continue
-            for module in stage:
-                x = module(x)
-            if str(i) in self.moe:
-                b, _, h, w = x.shape
-                tokens = rearrange(x, '(p b) c h w -> p (b h w) c', p=paths)
-                output = self.moe[str(i)](tokens)
+            if i == self.first_stage:
+                x = self._stem(images, second)
+                stage = stage[self.stem_length :]
+            x = _chain(stage, x)
+            if str(i - 1) in self.moe:
+                sizes = dict(zip(layout.split(), x.shape[1:], strict=True))
+                tokens = rearrange(x, f'(p b) {layout} -> p (b h w) c', p=paths)
+                output = self.moe[str(i - 1)](tokens)
                 x = rearrange(
-                    output.tokens, 'p (b h w) c -> (p b) c h w', b=b // paths, h=h, w=w
+                    output.tokens, f'p (b h w) c -> (p b) {layout}', b=batch, **sizes
                 )
                 balance_loss = balance_loss + output.balance_loss
-                gates[i] = output.gates
-            features.append(x)
-        features = [rearrange(f, '(p b) c h w -> p b c h w', p=paths) for f in features]
+                gates[i - 1] = output.gates
+            features.append(rearrange(x, f'(p b) {layout} -> p b c h w', p=paths))
         return MoEEncoderOutput(features, balance_loss, gates)
+
+    def _stem(self, images: Sequence[Tensor], second: Sequence[bool] | None) -> Tensor:
+        """Run the stem, or each image through its own."""
+        stem = self.stages[self.first_stage][: self.stem_length]
+        if self.second_stem is None:
+            return _chain(stem, torch.cat(list(images)))
+        if second is None:
+            second = [i > 0 for i in range(len(images))]
+        return torch.cat(
+            [
+                self.second_stem(image) if is_second else _chain(stem, image)
+                for image, is_second in zip(images, second, strict=True)
+            ]
+        )
+
+
+def _chain(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Apply modules one after the other."""
+    for module in modules:
+        x = module(x)
+    return x

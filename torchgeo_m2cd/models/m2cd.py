@@ -3,18 +3,18 @@
 
 """M2CD."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
-from segmentation_models_pytorch.base.modules import Activation
-from torch import Tensor, nn
+from torch import Tensor
 
-from .decoder import MLPDecoder
+from ..utils import check_choice
+from .decoder import Decoder, Fusion, fuse, make_decoder
 from .encoder import MoEEncoder
-from .o2sp import guide_loss, simulate_sar
+from .o2sp import guide_loss
 
 
 class M2CDOutput(NamedTuple):
@@ -30,7 +30,7 @@ class M2CDOutput(NamedTuple):
     guide_loss: Tensor
 
     #: Gates of each MoE layer, by stage, shape ``(P, B * H * W, num_experts)``, with
-    #: the paths in the order optical, SAR, simulated SAR.
+    #: the paths in the order first image, second image, simulated SAR.
     gates: dict[int, Tensor]
 
 
@@ -39,7 +39,7 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
 
     A hierarchical encoder with a :class:`MixtureOfExperts` after each stage serves
     the pre-event optical and the post-event SAR image alike. Per stage, the features
-    of both are concatenated, and a decoder turns them into change logits.
+    of both are fused, and a decoder turns them into change logits.
 
     In training, a third path, the optical-to-SAR path (O2SP), may run through the
     same encoder: the optical image with speckle, a bridge whose features those of both
@@ -54,26 +54,35 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
     def __init__(
         self,
         encoder_name: str = 'mit_b1',
-        encoder_weights: str | None = None,
-        in_channels: int = 3,
+        encoder_weights: str | bool | None = None,
+        in_channels: int | Sequence[int] = 3,
         classes: int = 1,
+        optical_index: Literal[0, 1] = 0,
         moe_stages: Sequence[int] = (1, 2, 3, 4),
         num_experts: int = 4,
         top_k: int = 2,
         expansion: float = 4.0,
         gate: Literal['cosine', 'linear'] = 'cosine',
         noisy_gate: bool = True,
-        decoder_channels: int = 256,
+        fusion: Fusion = 'concat',
+        decoder: Decoder = 'mlp',
         activation: str | Callable[[Tensor], Tensor] | None = None,
+        encoder_args: Mapping[str, Any] | None = None,
+        decoder_args: Mapping[str, Any] | None = None,
     ) -> None:
         """Initialize a new M2CD model.
 
         Args:
-            encoder_name: Name of an encoder of segmentation_models_pytorch.
+            encoder_name: Name of an encoder of segmentation_models_pytorch, also
+                of timm, as ``'tu-...'``.
             encoder_weights: ``'imagenet'``, or another name of pretrained weights of
-                the encoder, or None for random ones.
-            in_channels: Channels of each of the two images.
+                the encoder (True for those of ``'tu-'``), or None for random ones.
+            in_channels: Bands of both images, which then share all weights. Or a pair,
+                the bands of the first and of the second image: each then has a stem
+                of its own, and shares all else.
             classes: Number of classes, that is of channels of the logits.
+            optical_index: Which image is the optical one. The simulated SAR image
+                takes the stem of the other.
             moe_stages: Stages of the encoder, of 1, 2, 3, 4 (strides 4, 8, 16, 32),
                 that a mixture of experts follows. An empty list switches it off.
             num_experts: Number of experts of each mixture, at least 1.
@@ -81,35 +90,49 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
             expansion: Hidden channels of an expert, as a multiple of its input's.
             gate: Gate of the experts, ``'cosine'`` or ``'linear'``.
             noisy_gate: Whether to add noise to the gate in training.
-            decoder_channels: Channels inside the decoder.
+            fusion: How to fuse the features of both images, see :func:`fuse`:
+                ``'concat'``, ``'diff'``, ``'abs_diff'`` or ``'sum'``.
+            decoder: ``'mlp'`` (the original's, :class:`MLPDecoder`), or ``'unet'``,
+                ``'upernet'``, ``'segformer'`` or ``'fpn'`` of
+                segmentation_models_pytorch.
             activation: Activation of the output, as in segmentation_models_pytorch:
                 ``'sigmoid'``, ``'softmax2d'``, ``'tanh'``, ``'identity'``, a
                 callable or None.
+            encoder_args: Further arguments of the encoder (only for ``'tu-'``).
+            decoder_args: Further arguments of the decoder.
 
         Raises:
             ValueError: If an argument is unknown or out of range.
         """
         super().__init__()
-        self.in_channels = in_channels
+        check_choice('fusion', fusion, get_args(Fusion))
+        self.fusion = fusion
+        self.optical_index = optical_index
         self.encoder = MoEEncoder(
             encoder_name,
             weights=encoder_weights,
             in_channels=in_channels,
             moe_stages=moe_stages,
+            encoder_args=encoder_args,
             num_experts=num_experts,
             top_k=top_k,
             expansion=expansion,
             gate=gate,
             noisy=noisy_gate,
         )
-        self.decoder = MLPDecoder(
-            [2 * c for c in self.encoder.out_channels], channels=decoder_channels
+        #: Bands of the first and of the second image.
+        self.in_channels: tuple[int, int] = (
+            (in_channels, in_channels)
+            if isinstance(in_channels, int)
+            else (in_channels[0], in_channels[-1])
         )
-        # SMP's head resizes with aligned corners, the original's doesn't
-        self.segmentation_head = nn.Sequential(
-            nn.Conv2d(decoder_channels, classes, kernel_size=1),
-            nn.Upsample(scale_factor=2, mode='bilinear', align_corners=False),
-            Activation(activation),
+        factor = 2 if fusion == 'concat' else 1
+        self.decoder, self.segmentation_head = make_decoder(
+            decoder,
+            [factor * c for c in self.encoder.out_channels],
+            classes,
+            activation,
+            decoder_args,
         )
         self.classification_head = None
         self.name = f'm2cd-{encoder_name}'
@@ -119,65 +142,74 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         """Detect changes.
 
         Args:
-            image: Standardised images, shape ``(B, 2, C, H, W)`` with optical first,
-                SAR second, and C at least *in_channels*, of which the first are read.
-                H and W must be divisible by the encoder's output stride.
+            image: Standardised images, shape ``(B, 2, C, H, W)``. C is at least the
+                larger of their band counts; of each, the first bands are read. H and
+                W must be divisible by the encoder's output stride.
 
         Returns:
             Change logits, shape ``(B, classes, H, W)``.
 
         Raises:
+            RuntimeError: If H or W is not divisible by the output stride.
             ValueError: If the image has another shape.
         """
-        optical, sar = self._split(image)
-        return self._decode(self.encoder(optical, sar).features)
+        output = self.encoder(*self._split(image))
+        return self._decode(output.features)
 
     def forward_train(
-        self, image: Tensor, o2sp: bool = True, simulated_sar: Tensor | None = None
+        self,
+        image: Tensor,
+        simulated_sar: Tensor | None = None,
+        guide: Callable[[Sequence[Tensor]], Tensor] = guide_loss,
     ) -> M2CDOutput:
         """Detect changes, and compute the auxiliary losses of training.
 
         Args:
             image: See :meth:`forward`.
-            o2sp: Whether to run the optical-to-SAR path.
-            simulated_sar: Its image, shape ``(B, in_channels, H, W)``, instead of a
-                fresh draw of :func:`simulate_sar`.
+            simulated_sar: Image of the optical-to-SAR path, of the shape of the SAR
+                image, for example from :func:`simulate_sar`. The path does not run
+                without it.
+            guide: Guide loss of the features of the three paths, one tensor
+                ``(3, B, C, H, W)`` per stage.
 
         Returns:
             Logits, auxiliary losses and gates.
 
         Raises:
+            RuntimeError: If H or W is not divisible by the output stride.
             ValueError: If the image has another shape.
         """
         images = self._split(image)
-        if o2sp:
-            optical = images[0]
-            if simulated_sar is None:
-                simulated_sar = simulate_sar(optical)
+        second = [False, True]
+        if simulated_sar is not None:
             images = (*images, simulated_sar)
-        output = self.encoder(*images)
+            second.append(self.optical_index == 0)
+        output = self.encoder(*images, second=second)
         logits = self._decode(output.features)
-        guide = guide_loss(output.features[2:]) if o2sp else logits.new_zeros(())
-        return M2CDOutput(logits, output.balance_loss, guide, output.gates)
+        loss = logits.new_zeros(())
+        if simulated_sar is not None:
+            loss = guide(output.features[2:])
+        return M2CDOutput(logits, output.balance_loss, loss, output.gates)
 
     def _split(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Check the input, and split it into optical and SAR."""
+        """Check the input, and split it into the two images."""
         if not torch.compiler.is_compiling():
             if image.ndim != 5 or image.shape[1] != 2:
                 raise ValueError(
                     'expected image of shape (B, 2, C, H, W), optical and SAR, '
                     f'got {tuple(image.shape)}'
                 )
-            if image.shape[2] < self.in_channels:
+            if image.shape[2] < max(self.in_channels):
                 raise ValueError(
-                    f'the model reads in_channels={self.in_channels} channels per '
-                    f'image, the images have {image.shape[2]}'
+                    f'the model has in_channels={max(self.in_channels)}, the images '
+                    f'have {image.shape[2]}'
                 )
             self.check_input_shape(image)
-        return image[:, :, : self.in_channels].unbind(dim=1)
+        first, second = self.in_channels
+        return image[:, 0, :first], image[:, 1, :second]
 
     def _decode(self, features: Sequence[Tensor]) -> Tensor:
-        """Fuse the features of optical and SAR per stage, and decode them."""
-        fused = [torch.cat((f[0], f[1]), dim=1) for f in features]
+        """Fuse the features of both images per stage, and decode them."""
+        fused = [fuse(f[0], f[1], self.fusion) for f in features]
         logits: Tensor = self.segmentation_head(self.decoder(fused))
         return logits

@@ -14,7 +14,14 @@ from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import ChangeDetection
 from torchvision.models._api import WeightsEnum
 
-from ..models import M2CD
+from ..models import (
+    M2CD,
+    guide_loss,
+    load_encoder_weights,
+    simulate_sar,
+    simulate_speckled_sar,
+)
+from ..models.o2sp import Distance
 from ..utils import check_choice
 
 #: Names of the models.
@@ -63,8 +70,8 @@ class ChangeDetectionTask(ChangeDetection):
         self,
         model: Model = 'm2cd',
         backbone: str = 'mit_b1',
-        weights: WeightsEnum | str | bool | None = None,
-        in_channels: int = 3,
+        weights: WeightsEnum | str | bool | Sequence[WeightsEnum | str] | None = None,
+        in_channels: int | Sequence[int] = 3,
         task: Literal['binary', 'multiclass', 'multilabel'] = 'binary',
         num_classes: int | None = None,
         num_labels: int | None = None,
@@ -79,9 +86,12 @@ class ChangeDetectionTask(ChangeDetection):
         freeze_backbone: bool = False,
         freeze_decoder: bool = False,
         model_args: dict[str, Any] | None = None,
-        o2sp: bool = True,
+        o2sp: Literal['original', 'physical', 'none'] = 'original',
         balance_weight: float = 0.01,
         guide_weight: float = 1e-4,
+        guide_distance: Distance = 'l1',
+        guide_detach: bool = False,
+        guide_stage_weights: Sequence[float] | None = None,
     ) -> None:
         """Initialize a new ChangeDetectionTask.
 
@@ -90,8 +100,10 @@ class ChangeDetectionTask(ChangeDetection):
             backbone: Name of the encoder.
             weights: Initial weights of the encoder: a weight enum or its string
                 representation, True for ImageNet weights, False or None for random
-                weights, or the path to a checkpoint.
-            in_channels: Number of channels per image.
+                weights, or the path to a checkpoint. M²CD also takes a pair: the stem
+                of the second image is then that of the second weights.
+            in_channels: Bands per image. A pair gives the bands of each: M²CD then has
+                a stem for each, and the other models read the larger number.
             task: One of ``'binary'``, ``'multiclass'`` and ``'multilabel'``.
             num_classes: Number of classes (only for ``task='multiclass'``).
             num_labels: Number of labels (only for ``task='multilabel'``).
@@ -109,9 +121,17 @@ class ChangeDetectionTask(ChangeDetection):
             freeze_decoder: Freeze the decoder.
             model_args: Further arguments of :class:`~torchgeo_m2cd.models.M2CD`, for
                 example ``{'moe_stages': []}``, which switches its experts off.
-            o2sp: Whether to run the optical-to-SAR path of M²CD in training.
+            o2sp: How to simulate SAR for the optical-to-SAR path of M²CD in training:
+                ``'original'`` (:func:`~torchgeo_m2cd.models.simulate_sar`),
+                ``'physical'`` (:func:`~torchgeo_m2cd.models.simulate_speckled_sar`,
+                with the statistics of the data module), or ``'none'`` for no such
+                path.
             balance_weight: Weight of the balance loss of M²CD.
             guide_weight: Weight of the guide loss of M²CD.
+            guide_distance: Distance of the guide loss, see
+                :func:`~torchgeo_m2cd.models.guide_loss`.
+            guide_detach: Whether the simulated SAR gets no gradient from it.
+            guide_stage_weights: Its weight per stage (defaults to 1).
 
         Raises:
             ValueError: If an argument is unknown, or doesn't fit another one.
@@ -119,6 +139,8 @@ class ChangeDetectionTask(ChangeDetection):
         check_choice('model', model, get_args(Model))
         check_choice('task', task, ('binary', 'multiclass', 'multilabel'))
         check_choice('loss', loss, ('ce', 'bce', 'jaccard', 'focal', 'dice'))
+        check_choice('o2sp', o2sp, ('original', 'physical', 'none'))
+        check_choice('guide_distance', guide_distance, get_args(Distance))
         for key in model_args or {}:
             check_choice(
                 'key of model_args', key, list(inspect.signature(M2CD).parameters)
@@ -135,17 +157,26 @@ class ChangeDetectionTask(ChangeDetection):
 
     def configure_models(self) -> None:
         """Initialize the model."""
+        in_channels = self.hparams['in_channels']
         if self.hparams['model'] != 'm2cd':
+            # Samples have as many channels as the image with more bands
+            if not isinstance(in_channels, int):
+                self.hparams['in_channels'] = max(in_channels)
             super().configure_models()
             return
 
         self.model = M2CD(
             encoder_name=self.hparams['backbone'],
             encoder_weights='imagenet' if self.weights is True else None,
-            in_channels=self.hparams['in_channels'],
+            in_channels=in_channels,
             classes=self.hparams['num_classes'] or self.hparams['num_labels'] or 1,
             **(self.hparams['model_args'] or {}),
         )
+        if self.weights and self.weights is not True:
+            weights = self.weights
+            if isinstance(weights, str | WeightsEnum):
+                weights = [weights]
+            load_encoder_weights(self.model.encoder, *weights)
         if self.hparams['freeze_backbone']:
             self.model.encoder.backbone.requires_grad_(False)
         if self.hparams['freeze_decoder']:
@@ -184,6 +215,34 @@ class ChangeDetectionTask(ChangeDetection):
         raise ValueError(
             'the checkpoint is of another architecture: '
             + '; '.join([*differences, f'{len(keys)} parameters differ: {keys[0]}, …'])
+        )
+
+    def _simulate_sar(self, image: Tensor) -> Tensor | None:
+        """Make the image of the optical-to-SAR path."""
+        index = self.model.optical_index
+        bands, sar_bands = (self.model.in_channels[i] for i in (index, 1 - index))
+        optical = image[:, index, :bands]
+        match self.hparams['o2sp']:
+            case 'original':
+                return simulate_sar(optical, sar_bands)
+            case 'physical':
+                # Of shape (2, C), or (C,) or () for both images
+                mean, std = (
+                    torch.as_tensor(statistics).expand(2, image.shape[2])[index, :bands]
+                    for statistics in (
+                        self.trainer.datamodule.mean,  # type: ignore[attr-defined]
+                        self.trainer.datamodule.std,  # type: ignore[attr-defined]
+                    )
+                )
+                return simulate_speckled_sar(optical, mean, std, sar_bands)
+        return None
+
+    def _guide_loss(self, features: Sequence[Tensor]) -> Tensor:
+        return guide_loss(
+            features,
+            self.hparams['guide_distance'],
+            self.hparams['guide_detach'],
+            self.hparams['guide_stage_weights'],
         )
 
     def _logits(self, image: Tensor) -> Tensor:
@@ -237,7 +296,9 @@ class ChangeDetectionTask(ChangeDetection):
         image, mask = batch['image'], batch['mask']
         losses: dict[str, Tensor] = {}
         if stage == 'train' and self.hparams['model'] == 'm2cd':
-            output = self.model.forward_train(image, o2sp=self.hparams['o2sp'])
+            output = self.model.forward_train(
+                image, self._simulate_sar(image), self._guide_loss
+            )
             logits = output.logits
             losses['balance'] = self.hparams['balance_weight'] * output.balance_loss
             losses['guide'] = self.hparams['guide_weight'] * output.guide_loss

@@ -1,0 +1,364 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+import torch
+from pyproj import Transformer
+from rasterio.transform import Affine, from_origin
+from rasterio.warp import calculate_default_transform, reproject
+from torchgeo.datasets import DatasetNotFoundError
+
+from torchgeo_m2cd.datasets import SceneDataset
+
+WEST, NORTH = 500_000.0, 5_300_000.0
+GRID = from_origin(WEST, NORTH, 10, 10)
+
+
+def write(
+    path: Path,
+    data: npt.ArrayLike,
+    transform: Affine = GRID,
+    crs: str | None = 'EPSG:32633',
+    nodata: float | None = None,
+) -> Path:
+    array = np.atleast_3d(np.asarray(data).T).T  # (H, W) becomes (1, H, W)
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        dtype=array.dtype,
+        count=len(array),
+        height=array.shape[1],
+        width=array.shape[2],
+        crs=crs,
+        transform=transform,
+        nodata=nodata,
+    ) as dst:
+        dst.write(array)
+    return path
+
+
+def optical(height: int = 100, width: int = 120) -> npt.NDArray[np.uint16]:
+    values = np.arange(1, 3 * height * width + 1) % 9999 + 1
+    return values.reshape(3, height, width).astype(np.uint16)
+
+
+def read_all(dataset: SceneDataset) -> dict[str, torch.Tensor]:
+    x, y, _ = dataset.bounds
+    return dataset[x.start : x.stop, y.start : y.stop]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Optical scene, and a SAR scene 300 m further south-east, of 20 m pixels."""
+    sar = np.linspace(-25, 0, 50 * 60, dtype=np.float32).reshape(50, 60)
+    return (
+        write(tmp_path / 'optical.tif', optical(), nodata=0),
+        write(tmp_path / 'sar.tif', sar, from_origin(WEST + 300, NORTH - 300, 20, 20)),
+    )
+
+
+class TestSceneDataset:
+    def test_sample(self, pair: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*pair)
+        assert dataset.shape == (70, 90)
+        assert dataset.transform == from_origin(WEST + 300, NORTH - 300, 10, 10)
+        assert dataset.crs.to_epsg() == 32633
+        assert dataset.res == (10, 10)
+        assert dataset.band_counts == (3, 1)
+
+        sample = read_all(dataset)
+        assert set(sample) == {'image', 'valid', 'window', 'bounds', 'transform'}
+        assert sample['image'].shape == (2, 3, 70, 90)
+        assert sample['image'].dtype == torch.float32
+        assert sample['valid'].shape == (1, 70, 90)
+        assert sample['valid'].dtype == torch.bool
+        assert sample['valid'].all()
+        assert sample['window'].tolist() == [0, 0]
+        expected = torch.from_numpy(optical()[:, 30:, 30:].astype(np.float32))
+        assert torch.equal(sample['image'][0], expected)
+        assert torch.equal(sample['image'][1, 0], sample['image'][1, 2])
+
+    def test_patches_agree(self, pair: tuple[Path, Path]) -> None:
+        """Any patch is a part of the whole, to the last bit."""
+        dataset = SceneDataset(*pair)
+        whole = read_all(dataset)
+        for row, column in ((0, 0), (1, 3), (33, 46), (38, 58)):
+            x, y = WEST + 300 + 10 * column, NORTH - 300 - 10 * row
+            patch = dataset[x : x + 320, y - 320 : y]
+            assert patch['window'].tolist() == [row, column]
+            part = np.s_[..., row : row + 32, column : column + 32]
+            assert torch.equal(patch['image'], whole['image'][part])
+
+    def test_reaches_beyond(self, pair: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*pair)
+        x, y = WEST + 300, NORTH - 300
+        patch = dataset[x - 50 : x + 270, y - 250 : y + 70]
+        assert patch['window'].tolist() == [-7, -5]
+        assert not patch['valid'][0, :7].any()
+        assert not patch['valid'][0, :, :5].any()
+        assert patch['valid'][0, 7:, 5:].all()
+        # There are optical, but no SAR data
+        assert (patch['image'][..., :7, :] == 0).all()
+        with pytest.raises(IndexError):
+            dataset[0:320, 0:320]
+
+    @pytest.mark.parametrize('resolution', [5.0, 12.5, 20.0, 30.0])
+    @pytest.mark.parametrize('shift', [0.0, 3.3])
+    def test_bilinear(self, resolution: float, shift: float, tmp_path: Path) -> None:
+        """Bilinear interpolation reproduces a plane wherever pixels have neighbours."""
+        grid = from_origin(
+            WEST - 200 + shift, NORTH + 200 - shift, resolution, resolution
+        )
+        count = int(2000 // resolution)
+        rows, columns = np.mgrid[:count, :count] + 0.5
+        x = grid.c + columns * resolution - WEST
+        y = grid.f - rows * resolution - NORTH
+        plane = (x / 100 - y / 200).astype(np.float32)
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', optical()),
+            write(tmp_path / 'sar.tif', plane, grid),
+        )
+        assert dataset.shape == (100, 120)
+        sample = read_all(dataset)
+        rows, columns = np.mgrid[:100, :120] + 0.5
+        expected = torch.from_numpy(columns * 10 / 100 + rows * 10 / 200)
+        torch.testing.assert_close(
+            sample['image'][1, 0].double(), expected, atol=2e-3, rtol=0
+        )
+
+    @pytest.mark.parametrize('crs', ['EPSG:32632', 'EPSG:3035', 'EPSG:4326'])
+    def test_known_place(self, crs: str, tmp_path: Path) -> None:
+        """A target at a known place is found again to half a pixel."""
+        lon, lat = 15.008, 47.8515
+        x, y = Transformer.from_crs(4326, crs, always_xy=True).transform(lon, lat)
+        step = 20.0 if crs != 'EPSG:4326' else 20 / 111_320
+        rows, columns = np.mgrid[:101, :101] - 50
+        blob = np.exp(-(rows**2 + columns**2) / 8).astype(np.float32)
+        grid = from_origin(x - 50.5 * step, y + 50.5 * step, step, step)
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', optical(200, 200)),
+            write(tmp_path / 'sar.tif', blob, grid, crs=crs),
+        )
+        sample = read_all(dataset)
+        image = sample['image'][1, 0] * sample['valid'][0]
+        weights = (image / image.sum()).double()
+        rows = torch.arange(image.shape[0]) + 0.5
+        columns = torch.arange(image.shape[1]) + 0.5
+        found = (
+            dataset.transform.c + 10 * (weights.sum(0) * columns).sum().item(),
+            dataset.transform.f - 10 * (weights.sum(1) * rows).sum().item(),
+        )
+        expected = Transformer.from_crs(4326, 32633, always_xy=True).transform(lon, lat)
+        assert math.dist(found, expected) < 5
+
+    def test_geographic(self, tmp_path: Path) -> None:
+        """Pixel sizes that no binary number is equal to."""
+        step = 1 / 11_132
+        grid = from_origin(15.1, 47.3, step, step)
+        sar = from_origin(15.1 + 7 * step, 47.3 - 11 * step, step, step)
+        values = np.random.default_rng(0).normal(size=(1, 100, 120)).astype(np.float32)
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', optical(), grid, 'EPSG:4326'),
+            write(tmp_path / 'sar.tif', values, sar, 'EPSG:4326'),
+        )
+        assert dataset.shape == (89, 113)
+        sample = read_all(dataset)
+        assert torch.equal(
+            sample['image'][0].int(), torch.from_numpy(optical()[:, 11:, 7:]).int()
+        )
+        # Not resampled: it is on the same grid
+        assert torch.equal(
+            sample['image'][1, :1], torch.from_numpy(values[:, :89, :113])
+        )
+
+    def test_not_quite_the_grid(self, tmp_path: Path) -> None:
+        """As many pixels as the optical scene, but each a little larger."""
+        ramp = np.tile(np.arange(120, dtype=np.float32), (100, 1))
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', optical()),
+            write(tmp_path / 'sar.tif', ramp, from_origin(WEST, NORTH, 10.08, 10)),
+        )
+        image = read_all(dataset)['image'][1, 0]
+        assert image[50, 100].item() == pytest.approx(100.5 / 1.008 - 0.5, abs=1e-2)
+
+    def test_turned(self, tmp_path: Path) -> None:
+        """An optical scene that is not north-up gets a grid that is."""
+        turned = GRID @ Affine.rotation(20)
+        sar = np.zeros((300, 300), np.float32)
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', np.full((1, 100, 100), 7.0), turned),
+            write(
+                tmp_path / 'sar.tif', sar, from_origin(WEST - 500, NORTH + 500, 10, 10)
+            ),
+        )
+        assert dataset.transform.b == dataset.transform.d == 0
+        sample = read_all(dataset)
+        assert 0.5 < sample['valid'].float().mean() < 0.7
+        assert (sample['image'][0, 0] == 7 * sample['valid'][0]).all()
+
+    def test_nodata(self, tmp_path: Path) -> None:
+        image = optical()
+        image[:, :10] = 0
+        image[1, 20, 20] = 0
+        sar = np.full((100, 120), -9999, np.float32)
+        sar[:, 5:] = -10
+        sar[50, 50] = np.nan
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', image, nodata=0),
+            write(tmp_path / 'sar.tif', sar, nodata=-9999),
+        )
+        sample = read_all(dataset)
+        expected = torch.ones(100, 120, dtype=torch.bool)
+        expected[:10] = expected[:, :5] = False
+        expected[20, 20] = expected[50, 50] = False
+        assert torch.equal(sample['valid'][0], expected)
+        assert (sample['image'][:, :, ~expected] == 0).all()
+        assert (sample['image'][1, 0, expected] == -10).all()
+
+    @pytest.mark.parametrize('nodata', [None, math.nan, -9999.0])
+    def test_warped_nodata(self, nodata: float | None, tmp_path: Path) -> None:
+        """No-data values do not bleed into their neighbours."""
+        sar = np.full((60, 60), -10, np.float32)
+        sar[20:25, 20:25] = math.nan if nodata is None else nodata
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', optical()),
+            write(
+                tmp_path / 'sar.tif',
+                sar,
+                from_origin(WEST, NORTH, 20, 20),
+                nodata=nodata,
+            ),
+        )
+        sample = read_all(dataset)
+        assert (sample['image'][1, 0, sample['valid'][0]] == -10).all()
+        assert sample['valid'].sum() == 100 * 120 - 10 * 10
+
+    def test_bands(self, pair: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*pair, optical_bands=[3, 1], sar_bands=[1])
+        assert dataset.band_counts == (2, 1)
+        expected = optical()[[2, 0], 30:, 30:].astype(np.float32)
+        image = read_all(dataset)['image']
+        assert torch.equal(image[0], torch.from_numpy(expected))
+        with pytest.raises(ValueError, match=r"optical\.tif' has 3 bands: .* \[4\]"):
+            SceneDataset(*pair, optical_bands=[4])
+
+    def test_mosaic(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        """Tiles in a folder are as good as one file."""
+        folder = tmp_path / 'tiles'
+        folder.mkdir()
+        image = optical()
+        for i, start in enumerate((0, 60)):
+            tile = image[..., start : start + 60]
+            write(
+                folder / f'{i}.tif', tile, from_origin(WEST + 10 * start, NORTH, 10, 10)
+            )
+        (folder / 'readme.txt').write_text('Not a raster')
+        expected = read_all(SceneDataset(*pair))
+        for tiles in (folder, [folder / '0.tif', folder / '1.tif']):
+            dataset = SceneDataset(tiles, pair[1])
+            assert dataset.shape == (70, 90)
+            assert torch.equal(read_all(dataset)['image'], expected['image'])
+
+    def test_mask(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        mask = np.zeros((60, 120), np.uint8)
+        mask[40:50] = 1
+        mask[50:] = 255
+        path = write(tmp_path / 'mask.tif', mask, nodata=255)
+        dataset = SceneDataset(*pair, mask=path)
+        sample = read_all(dataset)
+        assert sample['mask'].shape == (1, 70, 90)
+        assert sample['mask'].dtype == torch.int64
+        expected = torch.full((70, 90), 255)
+        expected[:20] = 0
+        expected[10:20] = 1
+        assert torch.equal(sample['mask'][0], expected)
+        # South of the mask
+        x, y = WEST + 300, NORTH - 800
+        patch = dataset[x : x + 100, y - 100 : y]
+        assert (patch['mask'] == 255).all()
+        # No label where there are no images
+        patch = dataset[x - 100 : x, y + 400 : y + 500]
+        assert (patch['mask'] == 255).all()
+
+    def test_warped_mask(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        mask = np.zeros((100, 120), np.uint8)
+        mask[30:60] = 1
+        grid, width, height = calculate_default_transform(
+            'EPSG:32633', 'EPSG:3035', 120, 100, WEST, NORTH - 1000, WEST + 1200, NORTH
+        )
+        warped = np.full((height, width), 255, np.uint8)
+        reproject(
+            mask, warped, src_transform=GRID, src_crs='EPSG:32633', dst_transform=grid,
+            dst_crs='EPSG:3035', dst_nodata=255,
+        )  # fmt: skip
+        path = write(tmp_path / 'mask.tif', warped, grid, 'EPSG:3035', nodata=255)
+        labels = read_all(SceneDataset(*pair, mask=path))['mask'][0]
+        assert set(labels.unique().tolist()) <= {0, 1, 255}
+        assert (labels[:30] == 1).float().mean() > 0.97
+        assert (labels[30:] == 0).float().mean() > 0.93
+
+    def test_transforms(self, pair: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*pair, transforms=lambda sample: {**sample, 'new': 1})
+        sample = read_all(dataset)
+        assert sample['new'] == 1
+        assert 'window' in sample
+
+    def test_missing(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        with pytest.raises(
+            FileNotFoundError, match=r"optical file '.*no\.tif' does not"
+        ):
+            SceneDataset(tmp_path / 'no.tif', pair[1])
+        with pytest.raises(FileNotFoundError, match=r"SAR file '.*no\.tif' does not"):
+            SceneDataset(pair[0], [pair[1], tmp_path / 'no.tif'])
+        empty = tmp_path / 'empty'
+        empty.mkdir()
+        with pytest.raises(DatasetNotFoundError):
+            SceneDataset(empty, pair[1])
+
+    def test_no_crs(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        path = write(tmp_path / 'no_crs.tif', np.zeros((9, 9), np.float32), crs=None)
+        with pytest.raises(ValueError, match=r"SAR file '.*no_crs\.tif' has no CRS"):
+            SceneDataset(pair[0], path)
+
+    def test_no_overlap(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        # It touches the optical scene in the west
+        path = write(
+            tmp_path / 'far.tif',
+            np.zeros((5, 5), np.float32),
+            from_origin(WEST - 100, NORTH, 20, 20),
+        )
+        match = (
+            r"do not overlap: optical '.*optical\.tif' has the extent "
+            r'\(500000.0, 5299000.0, 501200.0, 5300000.0\) and '
+            r"SAR '.*far\.tif' has the extent "
+            r'\(499900.0, 5299900.0, 500000.0, 5300000.0\) .* EPSG:32633'
+        )
+        with pytest.raises(ValueError, match=match):
+            SceneDataset(pair[0], path)
+
+    def test_another_part_of_the_world(
+        self, pair: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        zeros = np.zeros((5, 5), np.float32)
+        grid = from_origin(-70, -15, 1e-4, 1e-4)
+        path = write(tmp_path / 'peru.tif', zeros, grid, 'EPSG:4326')
+        with pytest.raises(ValueError, match='do not overlap'):
+            SceneDataset(pair[0], path)
+        # No place on Earth
+        grid = from_origin(1e12, 1e12, 10, 10)
+        path = write(tmp_path / 'nowhere.tif', zeros, grid, 'EPSG:3035')
+        with pytest.raises(ValueError, match=r"nowhere\.tif' of EPSG:3035 cannot be"):
+            SceneDataset(pair[0], path)
+        # A plan of a building
+        path = write(
+            tmp_path / 'plan.tif', zeros, crs='LOCAL_CS["plan",UNIT["metre",1]]'
+        )
+        with pytest.raises(ValueError, match=r"plan\.tif' of .* cannot be warped"):
+            SceneDataset(pair[0], path)

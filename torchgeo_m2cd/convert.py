@@ -1,0 +1,41 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Convert a checkpoint of the original implementation to ours."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .models.weights import ORIGINAL_ENCODERS, load_original
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command-line interface.
+
+    Args:
+        argv: Arguments, those of the process if None.
+    """
+    parser = argparse.ArgumentParser(
+        prog='python -m torchgeo_m2cd.convert',
+        description='Convert a checkpoint of the original implementation of M2CD to a '
+        'folder for M2CD.from_pretrained.',
+    )
+    parser.add_argument('checkpoint', type=Path, help='file of the original')
+    parser.add_argument('encoder', choices=ORIGINAL_ENCODERS, help='its encoder')
+    parser.add_argument('folder', type=Path, help='folder to write, must not exist')
+    args = parser.parse_args(argv)
+    if args.folder.exists():
+        parser.error(f'{args.folder} exists')
+    try:
+        model = load_original(args.checkpoint, args.encoder)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    part = args.folder.with_name(f'{args.folder.name}.part')
+    model.save_pretrained(part)
+    part.rename(args.folder)
+    print(f'wrote {args.folder}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,125 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""From nothing to a change map: train, test, and map a scene, all of it synthetic.
+
+Runs the ``torchgeo`` commands that it prints.
+"""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.tasks import BaseTask
+from torchmetrics.functional.classification import binary_jaccard_index
+
+from .configs import config_path
+from .datasets import SceneDataset, SyntheticFlood
+
+
+def run(*args: str) -> LightningCLI:
+    """Run a ``torchgeo`` command.
+
+    Args:
+        args: The arguments of the command.
+
+    Returns:
+        The command line interface, which has the trainer.
+    """
+    print(f'\n$ torchgeo {shlex.join(args)}', flush=True)
+    # As torchgeo.main.main, which returns nothing
+    return LightningCLI(
+        model_class=BaseTask,
+        datamodule_class=BaseDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={'overwrite': True},
+        args=list(args),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command-line interface.
+
+    Args:
+        argv: Arguments, those of the process if None.
+    """
+    parser = argparse.ArgumentParser(
+        prog='python -m torchgeo_m2cd.demo',
+        description='Train on synthetic floods, test, and map a synthetic scene.',
+    )
+    parser.add_argument(
+        '--output', type=Path, default=Path('output/demo'), help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--size', type=int, default=512, help='of the scene, default: %(default)s'
+    )
+    args, overrides = parser.parse_known_args(argv)
+    output: Path = args.output
+
+    config = str(config_path('synthetic'))
+    fit = run(
+        *('fit', '--config', config),
+        *('--trainer.default_root_dir', str(output)),
+        *overrides,
+    )
+    callback = fit.trainer.checkpoint_callback
+    assert isinstance(callback, ModelCheckpoint)
+    checkpoint = callback.best_model_path
+    test = run(
+        *('test', '--config', config, '--ckpt_path', checkpoint),
+        *('--trainer.default_root_dir', str(output)),
+        *overrides,
+    )
+    iou = float(test.trainer.callback_metrics['test_AverageJaccardIndex'])
+
+    dataset = SyntheticFlood(split='test', length=1)
+    scene = dataset.write_scene(output / 'scene', size=args.size, overwrite=True)
+    change, change_mask = output / 'change.tif', output / 'change_mask.tif'
+    run(
+        *('predict', '--config', str(config_path('scene')), '--ckpt_path', checkpoint),
+        *('--data.optical', str(scene['optical']), '--data.sar', str(scene['sar'])),
+        *('--trainer.callbacks.output', str(change)),
+        *('--trainer.callbacks.mask', str(change_mask)),
+        *('--trainer.callbacks.overwrite', 'true'),
+    )
+
+    # All of the scene, with its true mask, and with what was predicted as its mask
+    paths = (scene['optical'], scene['sar'])
+    truth, predicted = (
+        pair[pair.bounds]
+        for pair in (
+            SceneDataset(*paths, mask=scene['mask']),
+            SceneDataset(*paths, mask=change_mask),
+        )
+    )
+    prediction = predicted['mask']
+    scene_iou = float(
+        binary_jaccard_index(
+            prediction.clamp(max=1), truth['mask'], ignore_index=dataset.ignore_index
+        )
+    )
+    figure = dataset.plot(
+        {'image': truth['image'], 'mask': truth['mask'], 'prediction': prediction},
+        suptitle=f'Synthetic flood, never seen in training: IoU {scene_iou:.2f}',
+    )
+    figure.savefig(output / 'demo.png', dpi=150)
+
+    print(f"""
+IoU of the flood: {iou:.2f} on unseen chips, {scene_iou:.2f} on the mapped scene
+Scene:            {scene['optical']}, {scene['sar']}
+Change map:       {change} (probability), {change_mask} (0/1)
+Figure:           {output / 'demo.png'}
+Checkpoint:       {checkpoint}
+Curves:           tensorboard --logdir {output}""")
+
+
+if __name__ == '__main__':
+    torch.set_float32_matmul_precision('high')
+    main()

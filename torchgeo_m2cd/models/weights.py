@@ -1,0 +1,221 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Weights from elsewhere: remote sensing encoders, and the original's checkpoints."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from segmentation_models_pytorch.encoders import TimmUniversalEncoder
+from torch import Tensor, nn
+from torchgeo.models import get_weight
+from torchgeo.tasks.utils import extract_backbone
+from torchvision.models._api import WeightsEnum
+
+from ..utils import check_choice
+from .encoder import MoEEncoder
+from .m2cd import M2CD
+
+StateDict = Mapping[str, Tensor]
+
+#: Encoders whose original checkpoints can be loaded.
+ORIGINAL_ENCODERS = tuple(f'mit_b{i}' for i in range(6))
+
+# From the original's names of the parameters of a Mix Transformer to those of SMP, in
+# order; {stage} counts from 1
+_BACKBONE = (
+    (r'^0\.projection\.', 'patch_embed{stage}.proj.'),
+    (r'^0\.', 'patch_embed{stage}.'),
+    (r'^1\.', 'block{stage}.'),
+    (r'^2\.', 'norm{stage}.'),
+    (r'\.attn\.attn\.out_proj\.', '.attn.proj.'),
+    (r'\.attn\.attn\.in_proj_', '.attn.qkv.'),
+    (r'\.ffn\.layers\.0\.', '.mlp.fc1.'),
+    (r'\.ffn\.layers\.1\.', '.mlp.dwconv.dwconv.'),
+    (r'\.ffn\.layers\.4\.', '.mlp.fc2.'),
+)
+_EXPERTS = (
+    (r'^w_gate\.cosine_projector\.', 'gate.proj.'),
+    (r'^w_gate\.sim_matrix$', 'gate.experts'),
+    (r'^w_gate\.temperature$', 'gate.temperature'),
+    (r'^w_gate$', 'gate.weight'),
+    (r'^w_noise$', 'noise.weight'),
+)
+_HEAD = (
+    (r'^conv_seg\.', 'segmentation_head.0.'),
+    (r'^convs\.(\d+)\.conv\.', r'decoder.project.\1.0.'),
+    (r'^convs\.(\d+)\.bn\.', r'decoder.project.\1.1.'),
+    (r'^fusion_conv\.conv\.', 'decoder.fuse.0.'),
+    (r'^fusion_conv\.bn\.', 'decoder.fuse.1.'),
+)
+
+
+def load_original(
+    state_dict_or_path: StateDict | str | os.PathLike[str], encoder_name: str
+) -> M2CD:
+    """Make a model from a checkpoint of the original implementation.
+
+    The result computes the same function. Two classes become two channels of logits.
+
+    Args:
+        state_dict_or_path: State dict, or path of a checkpoint, which is read with
+            ``weights_only=True``. A state dict may be wrapped as mmengine does.
+        encoder_name: Its Mix Transformer, one of ``'mit_b0'`` to ``'mit_b5'``.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the encoder is another one, or a parameter is missing, surplus
+            or of another shape.
+    """
+    check_choice('encoder', encoder_name, ORIGINAL_ENCODERS)
+    source: Any = state_dict_or_path
+    if isinstance(source, str | os.PathLike):
+        source = torch.load(source, map_location='cpu', weights_only=True)
+    while isinstance(source.get('state_dict'), Mapping):
+        source = source['state_dict']
+
+    classes = len(source.get('decode_head.conv_seg.bias', (0, 0)))
+    linear_gate = 'backbone.ccs.0.w_gate' in source
+    experts = {
+        match[1]
+        for match in (re.match(r'backbone\.ccs\.0\.experts\.(\d+)', k) for k in source)
+        if match
+    }
+    model = M2CD(
+        encoder_name,
+        classes=classes,
+        gate='linear' if linear_gate else 'cosine',
+        num_experts=max(len(experts), 2),
+    )
+    _load_strictly(model, _convert(source), 'the checkpoint of the original')
+    model.eval()
+    return model
+
+
+def load_encoder_weights(
+    encoder: MoEEncoder,
+    weights: WeightsEnum | str,
+    second: WeightsEnum | str | None = None,
+) -> None:
+    """Start an encoder from the pretrained weights of a sensor, or of two.
+
+    Made for TorchGeo's ResNets, which are pretrained on Sentinel-1 and Sentinel-2.
+    The experts keep their random weights.
+
+    Args:
+        encoder: Encoder whose backbone is of the same architecture.
+        weights: Weight enum of TorchGeo, its name, or the path of a checkpoint of
+            TorchGeo's.
+        second: The same, of which the stem of the second image is taken, if that
+            image has one of its own.
+
+    Raises:
+        ValueError: If there are no such weights, if *second* is given but there is no
+            second stem, or if a parameter is missing, surplus or of another shape.
+    """
+    state_dict, name = _resolve(weights)
+    prefix = 'model.' if isinstance(encoder.backbone, TimmUniversalEncoder) else ''
+    heads = [k for k in state_dict if k.split('.')[0] in ('fc', 'head', 'classifier')]
+    state_dict = {prefix + k: v for k, v in state_dict.items() if k not in heads}
+    _load_strictly(encoder.backbone, state_dict, name)
+    if second is None:
+        return
+
+    if encoder.second_stem is None:
+        raise ValueError(
+            f'weights {second} are for the second image, which has no stem of its own: '
+            'in_channels must be a pair'
+        )
+    state_dict, name = _resolve(second)
+    names = {module: key for key, module in encoder.backbone.named_modules()}
+    stem = encoder.stages[encoder.first_stage][: encoder.stem_length]
+    starts = [names[module].removeprefix(prefix) + '.' for module in stem]
+    _load_strictly(
+        encoder.second_stem,
+        {
+            f'{i}.{key.removeprefix(start)}': value
+            for i, start in enumerate(starts)
+            for key, value in state_dict.items()
+            if key.startswith(start)
+        },
+        name,
+    )
+
+
+def _resolve(weights: WeightsEnum | str) -> tuple[dict[str, Tensor], str]:
+    """Find pretrained weights, and how to call them in messages."""
+    if isinstance(weights, str) and os.path.exists(weights):
+        _, state_dict = extract_backbone(weights)
+        return state_dict, weights
+    enum = get_weight(weights) if isinstance(weights, str) else weights
+    state_dict = enum.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    return dict(state_dict), str(enum)
+
+
+def _load_strictly(module: nn.Module, state_dict: StateDict, source: str) -> None:
+    """Load a state dict that must fit, and else say in few words what doesn't."""
+    own = module.state_dict()
+    problems = [f'{key} is missing' for key in own.keys() - state_dict.keys()]
+    problems += [f'{key} is surplus' for key in state_dict.keys() - own.keys()]
+    problems += [
+        f'{key} has shape {tuple(state_dict[key].shape)}, expected {tuple(own[key].shape)}'
+        for key in own.keys() & state_dict.keys()
+        if own[key].shape != state_dict[key].shape
+    ]
+    if problems:
+        shown = sorted(problems)[:5]
+        more = f' and {len(problems) - 5} more' if len(problems) > 5 else ''
+        raise ValueError(f'{source} does not fit: {", ".join(shown)}{more}')
+    # Not the override of some encoders, which changes the state dict
+    nn.Module.load_state_dict(module, state_dict)
+
+
+def _rename(key: str, rules: tuple[tuple[str, str], ...], stage: int = 0) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement.replace('{stage}', str(stage)), key)
+    return key
+
+
+def _convert(source: StateDict) -> dict[str, Tensor]:
+    """Give the original's parameters our names and shapes."""
+    converted: dict[str, Tensor] = {}
+    experts: dict[str, dict[int, Tensor]] = {}
+    for key, value in source.items():
+        part, _, rest = key.partition('.')
+        if match := re.match(r'layers\.(\d+)\.(.+)', rest):
+            name = _rename(match[2], _BACKBONE, stage=int(match[1]) + 1)
+            name = f'encoder.backbone.{name}'
+            if '.qkv.' in name:
+                channels = len(value) // 3
+                converted[name.replace('.qkv.', '.q.')] = value[:channels]
+                converted[name.replace('.qkv.', '.kv.')] = value[channels:]
+                continue
+            if re.search(r'\.mlp\.fc\d\.weight$', name):
+                value = value.flatten(1)  # a 1x1 convolution there
+        elif match := re.match(r'ccs\.(\d+)\.(.+)', rest):
+            name = f'encoder.moe.{int(match[1]) + 1}.{_rename(match[2], _EXPERTS)}'
+            if match[2] in ('mean', 'std'):
+                continue  # constants of the standard normal distribution
+            if match[2] == 'w_noise' or match[2] == 'w_gate':
+                value = value.T
+            if expert := re.match(
+                r'experts\.(\d+)\.pointwise_conv(\d)\.(\w+)', match[2]
+            ):
+                stem = f'encoder.moe.{int(match[1]) + 1}'
+                stacked = experts.setdefault(f'{stem}.fc{expert[2]}.{expert[3]}', {})
+                stacked[int(expert[1])] = value
+                continue
+        elif part == 'decode_head':
+            name = _rename(rest, _HEAD)
+        else:
+            name = key
+        converted[name] = value
+    for name, values in experts.items():
+        converted[name] = torch.stack([values[e] for e in sorted(values)])
+    return converted
