@@ -1,0 +1,92 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Size and arithmetic of M²CD by encoder, with and without experts.
+
+python benchmarks/encoders.py docs/user/encoders.csv
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from torchgeo_m2cd.models import M2CD
+
+#: Encoders, and what the paper calls them where it uses them.
+ENCODERS = {
+    'mit_b0': 'MiT-b0',
+    'mit_b1': 'MiT-b1 (headline)',
+    'mit_b2': '',
+    'mit_b3': '',
+    'mit_b4': '',
+    'mit_b5': '',
+    'resnet18': '',
+    'tu-resnet18d': 'ResNet-18 (deep stem)',
+    'resnet34': '',
+    'resnet50': '',
+    'tu-mobilenetv3_small_100': 'MobileNetV3 small',
+    'tu-mobilenetv3_large_100': 'MobileNetV3 large',
+    'tu-convnext_tiny': 'ConvNeXt-T',
+    'tu-convnext_small': 'ConvNeXt-S',
+    'tu-convnext_base': 'ConvNeXt-B',
+}
+
+
+@torch.inference_mode()
+def measure(encoder: str, moe_stages: tuple[int, ...]) -> dict[str, str]:
+    """Count parameters and multiply-accumulates of a model.
+
+    Args:
+        encoder: Name of the encoder.
+        moe_stages: Stages with experts.
+
+    Returns:
+        Millions of parameters, of those that one token meets, and GMAC for one pair of
+        images of 256 x 256 pixels, in evaluation mode.
+    """
+    model = M2CD(encoder, moe_stages=moe_stages).eval()
+    total = sum(p.numel() for p in model.parameters())
+    idle = sum(
+        p.numel() * (moe.num_experts - moe.top_k) // moe.num_experts
+        for moe in model.encoder.moe.values()
+        for layer in (moe.fc1, moe.fc2)
+        for p in layer.parameters()
+    )
+    # Sparse dispatch: each token is counted for its own experts only
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 2, 3, 256, 256))
+    return {
+        'parameters (M)': f'{total / 1e6:.1f}',
+        'active (M)': f'{(total - idle) / 1e6:.1f}',
+        'GMAC': f'{counter.get_total_flops() / 2e9:.2f}',
+    }
+
+
+def main() -> None:
+    """Command-line interface."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('output', type=Path, help='CSV file to write')
+    args = parser.parse_args()
+    rows = []
+    for encoder, paper in ENCODERS.items():
+        row = {'encoder': encoder, 'in the paper': paper}
+        for name, stages in {'none': (), 'MoE': (1, 2, 3, 4)}.items():
+            values = measure(encoder, stages)
+            if name == 'none':
+                del values['active (M)']  # all of them
+            row |= {f'{name}: {key}': value for key, value in values.items()}
+        rows.append(row)
+        print(*row.values(), sep='\t', flush=True)
+    with args.output.open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == '__main__':
+    main()
