@@ -27,7 +27,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
-demo: $(PACKAGE) ## Train on synthetic floods for a minute, map one, and draw it
+demo: $(PACKAGE) ## Train on synthetic floods for some minutes, map one, and draw it
 	$(BIN)/python -m torchgeo_m2cd.demo
 
 .PHONY: test
@@ -42,9 +42,10 @@ lint: $(TESTS) ## Check style and formatting
 types: $(TESTS) ## Check types
 	$(BIN)/python -m mypy --strict
 
+# One thread per process: with more than there are cores, they wait for each other
 .PHONY: unit
 unit: $(TESTS) ## Run the tests, which must reach every line and branch
-	$(BIN)/python -m pytest --cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --numprocesses auto
 
 .PHONY: docs
 docs: $(TESTS) ## Build the documentation; a warning is an error

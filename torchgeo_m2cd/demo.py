@@ -80,11 +80,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     iou = float(test.trainer.callback_metrics['test_AverageJaccardIndex'])
 
     dataset = SyntheticFlood(split='test', length=1)
-    scene = dataset.write_scene(output / 'scene', size=args.size, overwrite=True)
+    # SAR as fine as in training: resampling would take away some of its speckle
+    scene = dataset.write_scene(
+        output / 'scene', size=args.size, index=2, sar_resolution=10, overwrite=True
+    )
     change, change_mask = output / 'change.tif', output / 'change_mask.tif'
     run(
         *('predict', '--config', str(config_path('scene')), '--ckpt_path', checkpoint),
         *('--data.optical', str(scene['optical']), '--data.sar', str(scene['sar'])),
+        *('--trainer.default_root_dir', str(output / 'scene')),
         *('--trainer.callbacks.output', str(change)),
         *('--trainer.callbacks.mask', str(change_mask)),
         *('--trainer.callbacks.overwrite', 'true'),

@@ -95,6 +95,17 @@ class TestFigureLogger:
         assert tags == []
         assert self.samples == []
 
+    def test_nothing_to_draw(
+        self,
+        tmp_path: Path,
+        datamodule: SyntheticFloodDataModule,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        # As data modules of TorchGeo whose dataset has no plot
+        monkeypatch.setattr(datamodule, 'plot', lambda sample: None)
+        assert self.validate(tmp_path, datamodule=datamodule) == []
+        assert len(self.samples) == 2
+
     def test_no_rgb_bands(self, tmp_path: Path) -> None:
         datamodule = SyntheticFloodDataModule(
             batch_size=2, length=2, eval_length=2, size=64, bands=['B08']

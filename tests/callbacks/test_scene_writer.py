@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from torchgeo_m2cd.callbacks import SceneWriter
 from torchgeo_m2cd.datamodules import SceneDataModule
-from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
 
 MEAN = [[600.0, 900.0, 800.0, 3000.0], [-12.0]]
 STD = [[300.0, 300.0, 500.0, 1000.0], [5.0]]
@@ -88,6 +88,7 @@ class TestSceneWriter:
 
         # The whole scene at once
         dataset = datamodule.predict_dataset
+        assert isinstance(dataset, SceneDataset)
         x, y, _ = dataset.bounds
         sample = dataset[x.start : x.stop, y.start : y.stop]
         batch = {key: value.unsqueeze(0) for key, value in sample.items()}
@@ -157,7 +158,7 @@ class TestSceneWriter:
 
     @pytest.mark.parametrize('name', ['change.tif', 'mask.tif'])
     def test_overwrite(self, name: str, paths: dict[str, Path], tmp_path: Path) -> None:
-        files = [tmp_path / 'change.tif', tmp_path / 'mask.tif']
+        files = (tmp_path / 'change.tif', tmp_path / 'mask.tif')
         (tmp_path / name).write_text('precious')
         task = Mock(wraps=PixelTask(), spec=PixelTask)
         trainer = Mock(world_size=1)

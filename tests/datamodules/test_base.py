@@ -147,6 +147,23 @@ class TestOpticalSARDataModule:
         with pytest.raises(ValueError, match=r'patch_size is .*: expected at least 1'):
             make(patch_size=size)
 
+    def test_standardize_image(self) -> None:
+        torch.manual_seed(0)
+        datamodule = make(standardize='image', jitter=0.5, patch_size=4)
+        assert datamodule.train_aug is not None
+        batch = {'image': torch.rand(3, 2, 2, SIZE, SIZE)}
+        image = datamodule.aug(dict(batch))['image']
+        std, mean = torch.std_mean(image, dim=(2, 3, 4))
+        torch.testing.assert_close(mean, torch.zeros(3, 2), atol=1e-4, rtol=0)
+        torch.testing.assert_close(std, torch.ones(3, 2), atol=1e-4, rtol=0)
+        train = datamodule.train_aug(dict(batch))['image']
+        assert train.shape == (3, 2, 2, 4, 4)
+        # Gain and offset differ between bands
+        assert train.mean(dim=(3, 4)).std() > 0.2
+        match = "unknown standardize 'img', did you mean 'image'"
+        with pytest.raises(ValueError, match=match):
+            make(standardize='img')
+
     def test_plot(self) -> None:
         datamodule = make()
         assert datamodule.plot(Fake('val')[0]) is None

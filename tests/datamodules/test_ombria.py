@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,16 +72,22 @@ class TestOMBRIADataModule:
     def test_prepare_data(
         self, root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        splits: list[str] = []
-
-        class Fake:
-            def __init__(self, root: pathlib.Path, split: str, download: bool) -> None:
-                splits.append(split)
-
-        datamodule = OMBRIADataModule(root=root, test_split='timor', download=True)
-        monkeypatch.setattr('torchgeo_m2cd.datamodules.ombria.OMBRIA', Fake)
-        datamodule.prepare_data()
-        assert splits == ['train', 'timor']
+        calls: list[dict[str, Any]] = []
+        datamodules = [
+            OMBRIADataModule(root, test_split='timor', download=d, checksum=True)
+            for d in (False, True)
+        ]
+        monkeypatch.setattr(
+            'torchgeo_m2cd.datamodules.ombria.OMBRIA',
+            lambda **kwargs: calls.append(kwargs),
+        )
+        for datamodule in datamodules:
+            datamodule.prepare_data()
+        # Only what is needed, and nothing unless asked for
+        assert calls == [
+            {'root': root, 'split': split, 'download': True, 'checksum': True}
+            for split in ('train', 'timor')
+        ]
 
     def test_not_found(self, tmp_path: pathlib.Path) -> None:
         datamodule = OMBRIADataModule(root=tmp_path)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import rasterio
 import torch
+from torchgeo.samplers import GriddedPatchSampler
 
 from torchgeo_m2cd.datamodules import SceneDataModule
-from torchgeo_m2cd.datamodules.scene import pair_statistics
+from torchgeo_m2cd.datamodules.base import pair_statistics
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
 
 MEAN = [[600.0, 900.0, 800.0, 3000.0], [-12.0]]
@@ -71,12 +72,17 @@ class TestSceneDataModule:
     ) -> None:
         datamodule = make(paths, patch_size=patch_size, stride=stride)
         datamodule.setup('predict')
-        height, width = datamodule.predict_dataset.shape
+        dataset, sampler = datamodule.predict_dataset, datamodule.predict_sampler
+        assert isinstance(dataset, SceneDataset)
+        assert isinstance(sampler, GriddedPatchSampler)
+        height, width = dataset.shape
         assert (height, width) == (140, 140)
         count = torch.zeros(height, width)
         size = datamodule.patch_size
-        x0, y0 = datamodule.predict_dataset.transform[2:6:3]
-        for x, y in datamodule.predict_sampler:
+        assert isinstance(size, tuple)
+        x0, y0 = dataset.transform[2:6:3]
+        for window in sampler:
+            x, y = window[:2]
             column, row = (x.start - x0) / 10, (y0 - y.stop) / 10
             assert (column, row) == (round(column), round(row))  # On the grid
             rows = slice(max(int(row), 0), int(row) + size[0])

@@ -17,11 +17,13 @@ class TestSyntheticFloodDataModule:
         datamodule.setup('fit')
         assert len(datamodule.train_dataloader()) == 3
         assert len(datamodule.val_dataloader()) == 2
+        assert datamodule.train_aug is not None
         batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
         assert batch['image'].shape == (2, 2, 4, 32, 32)
         assert batch['mask'].shape == (2, 1, 32, 32)
         batch = next(iter(datamodule.val_dataloader()))
         assert batch['image'].shape == (2, 2, 4, 64, 64)
+        assert datamodule.val_dataset is not None
         datamodule.plot(datamodule.val_dataset[0])
         plt.close()
 
@@ -31,9 +33,11 @@ class TestSyntheticFloodDataModule:
         datamodule.setup('predict')
         expected = SyntheticFlood('test', size=32)[0]['image']
         for dataset in (datamodule.test_dataset, datamodule.predict_dataset):
+            assert isinstance(dataset, SyntheticFlood)
             assert len(dataset) == 2
             assert torch.equal(dataset[0]['image'], expected)
         datamodule.setup('validate')
+        assert isinstance(datamodule.val_dataset, SyntheticFlood)
         assert datamodule.val_dataset.split == 'val'
         assert datamodule.train_dataset is None
 

@@ -2,12 +2,14 @@
 # Licensed under the MIT License.
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from torch import Tensor
 from torchgeo.datasets import RGBBandsMissingError
@@ -48,7 +50,7 @@ class TestStackPair:
 
 
 class Fake(OpticalSARDataset):
-    bands = ('B02', 'B03', 'B04', 'B08')
+    bands: tuple[str, ...] = ('B02', 'B03', 'B04', 'B08')
     rgb_bands = ('B04', 'B03', 'B02')
     sar_bands = ('VV', 'VH')
 
@@ -64,10 +66,13 @@ class Fake(OpticalSARDataset):
         return 1
 
 
-def shown(ax: plt.Axes) -> np.ndarray:
+def shown(ax: Axes) -> npt.NDArray[Any]:
     """Colours on screen of the image in a panel, (H, W, 3)."""
     image = ax.get_images()[0]
-    return image.to_rgba(image.get_array())[..., :3]
+    array = image.get_array()
+    assert array is not None
+    colours = np.asarray(image.to_rgba(array))
+    return colours[..., :3]
 
 
 class TestOpticalSARDataset:

@@ -92,7 +92,9 @@ class TestCAUFlood:
         assert len(CAUFlood(tmp_path, 'test')) == 2
 
     def test_transforms(self, authors: pathlib.Path) -> None:
-        dataset = CAUFlood(authors, transforms=lambda sample: {'keys': len(sample)})
+        dataset = CAUFlood(
+            authors, transforms=lambda sample: {'keys': torch.tensor(len(sample))}
+        )
         assert dataset[0] == {'keys': 2}
 
     def test_plot(self, authors: pathlib.Path) -> None:

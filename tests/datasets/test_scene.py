@@ -305,9 +305,10 @@ class TestSceneDataset:
         assert (labels[30:] == 0).float().mean() > 0.93
 
     def test_transforms(self, pair: tuple[Path, Path]) -> None:
-        dataset = SceneDataset(*pair, transforms=lambda sample: {**sample, 'new': 1})
+        new = torch.zeros(1)
+        dataset = SceneDataset(*pair, transforms=lambda sample: {**sample, 'new': new})
         sample = read_all(dataset)
-        assert sample['new'] == 1
+        assert sample['new'] is new
         assert 'window' in sample
 
     def test_missing(self, pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from torchgeo_m2cd.transforms import (
     PairAugmentation,
+    RandomGainOffset,
     RandomQuarterTurn,
+    StandardizeImage,
     StrictRandomCrop,
     pair_normalize,
 )
@@ -141,6 +143,56 @@ class TestRandomQuarterTurn:
         )
         row = output['image'][0, 0, 0, 0]
         assert row.diff().tolist() == [8, 8, 8]  # a column of the input
+
+
+class TestStandardizeImage:
+    def test_moments(self) -> None:
+        torch.manual_seed(0)
+        scales = 10 ** torch.arange(4.0).reshape(2, 2, 1, 1, 1)
+        image = (torch.rand(2, 2, C, H, W) + 0.5) * scales
+        mask = torch.zeros(2, 1, H, W, dtype=torch.long)
+        output = PairAugmentation(StandardizeImage())({'image': image, 'mask': mask})
+        std, mean = torch.std_mean(output['image'], dim=(2, 3, 4))
+        torch.testing.assert_close(mean, torch.zeros(2, 2), atol=1e-5, rtol=0)
+        torch.testing.assert_close(std, torch.ones(2, 2), atol=1e-4, rtol=0)
+        assert torch.equal(output['mask'], mask)
+        # All bands alike: they keep their differences
+        expected = (image - image.mean((2, 3, 4), keepdim=True)) / image.std(
+            (2, 3, 4), keepdim=True
+        )
+        torch.testing.assert_close(output['image'], expected, atol=1e-4, rtol=0)
+
+    def test_constant(self) -> None:
+        batch = {'image': torch.full((1, 2, C, H, W), 7.0)}
+        output = PairAugmentation(StandardizeImage())(batch)
+        torch.testing.assert_close(output['image'], torch.zeros(1, 2, C, H, W))
+
+
+class TestRandomGainOffset:
+    def test_distribution(self) -> None:
+        torch.manual_seed(0)
+        image = torch.randn(400, 2, C, 2, 2)
+        output = PairAugmentation(RandomGainOffset(0.2))({'image': image})['image']
+        # The line through two pixels of a band, which all of its pixels are on
+        x, y = image.flatten(-2), output.flatten(-2)
+        gain = (y[..., 1] - y[..., 0]) / (x[..., 1] - x[..., 0])
+        offset = y[..., 0] - gain * x[..., 0]
+        expected = gain[..., None] * x + offset[..., None]
+        torch.testing.assert_close(y, expected, atol=1e-2, rtol=1e-2)
+        for values, mean in ((gain, 1), (offset, 0)):
+            assert values.mean().item() == pytest.approx(mean, abs=0.02)
+            assert values.std().item() == pytest.approx(0.2, rel=0.1)
+            # Independent between samples, images and bands
+            correlation = torch.corrcoef(values.flatten(1).T) - torch.eye(2 * C)
+            assert correlation.abs().max() < 0.25
+
+    def test_probability(self) -> None:
+        torch.manual_seed(0)
+        batch = make_batch()
+        output = PairAugmentation(RandomGainOffset(0.2, p=0.5))(batch)
+        same = (output['image'] == batch['image']).flatten(1).all(dim=1)
+        assert 0.2 < same.float().mean() < 0.8
+        assert torch.equal(output['mask'], batch['mask'])
 
 
 class TestPairNormalize:

@@ -72,6 +72,7 @@ class SceneWriter(BasePredictionWriter):
 
         Raises:
             FileExistsError: If a file exists and *overwrite* is False.
+            IsADirectoryError: If a file is a folder.
             RuntimeError: If there is more than one device.
         """
         super().setup(trainer, pl_module, stage)
@@ -83,6 +84,8 @@ class SceneWriter(BasePredictionWriter):
                 'write a part of the scene to the same file. Set devices=1.'
             )
         for path in self._paths():
+            if path.is_dir():
+                raise IsADirectoryError(f'{path} is a folder: expected a GeoTIFF')
             if path.exists() and not self.overwrite:
                 raise FileExistsError(f'{path} exists and overwrite is False')
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,11 +155,19 @@ class SceneWriter(BasePredictionWriter):
         Args:
             trainer: The trainer.
             pl_module: The task.
+
+        Raises:
+            ValueError: If no pixel is valid.
         """
         if self._sum is None or self._weight is None:
             return
         dataset = self._dataset(trainer)
         known = self._weight > 0
+        if not known.any():
+            raise ValueError(
+                f'{self.output} is not written: no pixel of the scene has data in both '
+                'images'
+            )
         probability = np.full_like(self._sum, math.nan)
         np.divide(self._sum, self._weight, out=probability, where=known)
         _write(self.output, probability, dataset, math.nan)

@@ -3,20 +3,24 @@
 
 """Base class for all optical-SAR data modules."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import kornia.augmentation as K
+import torch
 from torch import Tensor
 from torchgeo.datamodules import NonGeoDataModule
 
-from ..datasets import OpticalSARDataset
+from ..datasets import OpticalSARDataset, stack_pair
 from ..transforms import (
     PairAugmentation,
+    RandomGainOffset,
     RandomQuarterTurn,
+    StandardizeImage,
     StrictRandomCrop,
     pair_normalize,
 )
+from ..utils import check_choice
 
 
 class OpticalSARDataModule(NonGeoDataModule):
@@ -36,6 +40,8 @@ class OpticalSARDataModule(NonGeoDataModule):
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         test_split: str = 'test',
+        standardize: Literal['dataset', 'image'] = 'dataset',
+        jitter: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """Initialize a new OpticalSARDataModule instance.
@@ -50,10 +56,14 @@ class OpticalSARDataModule(NonGeoDataModule):
                 None.
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
+            standardize: Whether to standardise images with *mean* and *std* alone
+                (``'dataset'``), or then each by itself (``'image'``).
+            jitter: Standard deviation of a random gain and offset per band in training,
+                in units of the standardised images.
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
-            ValueError: If the shapes of *mean* and *std* are not (2, C), a standard
+            ValueError: If *standardize* is unknown, if the shapes of *mean* and *std* are not (2, C), a standard
                 deviation is not positive, or *patch_size* is not.
         """
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
@@ -70,11 +80,15 @@ class OpticalSARDataModule(NonGeoDataModule):
             if min(self.patch_size) < 1:
                 raise ValueError(f'patch_size is {patch_size}: expected at least 1')
             crop = [StrictRandomCrop(self.patch_size)]
-        self.aug = PairAugmentation(pair_normalize(mean, std))
-        # Crop first: the rest then has less to do
+        check_choice('standardize', standardize, ('dataset', 'image'))
+        # The whole chip counts, as in evaluation, not the crop
+        own = [StandardizeImage()] if standardize == 'image' else []
+        self.aug = PairAugmentation(pair_normalize(mean, std), *own)
         self.train_aug = PairAugmentation(
-            *crop,
             pair_normalize(mean, std),
+            *own,
+            *crop,
+            *([RandomGainOffset(jitter)] if jitter else []),
             K.RandomHorizontalFlip(p=0.5),
             K.RandomVerticalFlip(p=0.5),
             RandomQuarterTurn(p=0.5),
@@ -93,3 +107,27 @@ class OpticalSARDataModule(NonGeoDataModule):
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
         if stage in ['predict']:
             self.predict_dataset = make_dataset(split=self.test_split, **self.kwargs)
+
+
+def pair_statistics(values: Sequence[Sequence[float]]) -> Tensor:
+    """Arrange statistics of the bands like the channels of a sample.
+
+    Args:
+        values: One value per optical band, and one per SAR band.
+
+    Returns:
+        Values of shape (2, C), see :func:`~torchgeo_m2cd.datasets.stack_pair`.
+
+    Raises:
+        ValueError: If there are not values for two images.
+    """
+    if len(values) != 2 or not all(len(bands) for bands in values):
+        raise ValueError(
+            f'got statistics {values}: expected one list for the optical bands '
+            'and one for the SAR bands'
+        )
+    optical, sar = (
+        torch.tensor(list(bands), dtype=torch.float32).reshape(-1, 1, 1)
+        for bands in values
+    )
+    return stack_pair(optical, sar).flatten(1)

@@ -4,14 +4,15 @@
 """CAU-Flood data module."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torchgeo.datasets.utils import Path
 
 from ..datasets import CAUFlood
 from ..utils import check_choice
-from .base import OpticalSARDataModule
+from .base import OpticalSARDataModule, pair_statistics
 
 
 class CAUFloodDataModule(OpticalSARDataModule):
@@ -28,27 +29,27 @@ class CAUFloodDataModule(OpticalSARDataModule):
 
     def __init__(
         self,
+        root: Path = 'data',
         batch_size: int = 8,
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         bands: Sequence[str] = CAUFlood.rgb_bands,
         mean: Sequence[Sequence[float]] | None = None,
         std: Sequence[Sequence[float]] | None = None,
-        **kwargs: Any,
     ) -> None:
         """Initialize a new CAUFloodDataModule instance.
 
         Args:
+            root: Root directory where the dataset is.
             batch_size: Size of each mini-batch.
             patch_size: Size of the random crops in training, either ``size`` or
                 ``(height, width)``. Whole chips of 256 x 256 pixels are used if None.
             num_workers: Number of workers for parallel data loading.
             bands: Optical bands to use.
-            mean: Mean per modality and band, (2, C), C being the number of
-                *bands*, in the units of the files. ImageNet by default.
-            std: Standard deviation per modality and band, (2, C).
-            **kwargs: Additional keyword arguments passed to
-                :class:`~torchgeo_m2cd.datasets.CAUFlood`.
+            mean: Mean of each band, first of the optical, then of the SAR image, in
+                the units of the files; one value is enough for the latter. ImageNet by
+                default.
+            std: Standard deviation of each band, likewise.
 
         Raises:
             ValueError: If one of *bands* is unknown, if *mean* and *std* are needed but
@@ -63,8 +64,8 @@ class CAUFloodDataModule(OpticalSARDataModule):
             batch_size=batch_size,
             patch_size=patch_size,
             num_workers=num_workers,
+            root=root,
             bands=bands,
-            **kwargs,
         )
 
 
@@ -78,7 +79,7 @@ def _statistics(
 
     Args:
         argument: Name of the argument, for the messages.
-        given: Statistics that the user gave, (2, C).
+        given: Statistics that the user gave.
         imagenet: Statistics of ImageNet by band.
         bands: Optical bands.
 
@@ -96,7 +97,8 @@ def _statistics(
                 f'to 2 x {len(bands)} values, or use only {", ".join(imagenet)}'
             )
         given = [[imagenet[band] for band in bands]] * 2
-    statistics = torch.tensor(given)
+    lists = len(given) == 2 and all(isinstance(values, Sequence) for values in given)
+    statistics = pair_statistics(given) if lists else torch.tensor(given)
     if statistics.shape != (2, len(bands)):
         raise ValueError(
             f'{argument} has shape {tuple(statistics.shape)}: expected '

@@ -4,18 +4,18 @@
 """OMBRIA data module."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
-import torch
+from torchgeo.datasets.utils import Path
 
 from ..datasets import OMBRIA
 from ..utils import check_choice
-from .base import OpticalSARDataModule
+from .base import OpticalSARDataModule, pair_statistics
 
 # Over all pixels of the 551 chips of the training split, rounded to two digits:
 # red, green, and blue of the optical image, then SAR
-MEAN = ((72.46, 76.26, 32.08), (152.82, 152.82, 152.82))
-STD = ((29.30, 26.35, 20.49), (49.99, 49.99, 49.99))
+MEAN = ((72.46, 76.26, 32.08), (152.82,))
+STD = ((29.30, 26.35, 20.49), (49.99,))
 
 
 class OMBRIADataModule(OpticalSARDataModule):
@@ -28,45 +28,64 @@ class OMBRIADataModule(OpticalSARDataModule):
 
     def __init__(
         self,
+        root: Path = 'data',
         batch_size: int = 8,
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         test_split: str = 'test',
+        standardize: Literal['dataset', 'image'] = 'dataset',
+        jitter: float = 0.0,
         mean: Sequence[Sequence[float]] = MEAN,
         std: Sequence[Sequence[float]] = STD,
-        **kwargs: Any,
+        download: bool = False,
+        checksum: bool = False,
     ) -> None:
         """Initialize a new OMBRIADataModule instance.
 
         Args:
+            root: Root directory where the dataset is, or is downloaded to.
             batch_size: Size of each mini-batch.
             patch_size: Size of the random crops in training, either ``size`` or
                 ``(height, width)``. Whole chips of 256 x 256 pixels are used if None.
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
-            mean: Mean per modality and band, (2, 3), within [0, 255].
-            std: Standard deviation per modality and band, (2, 3).
-            **kwargs: Additional keyword arguments passed to
-                :class:`~torchgeo_m2cd.datasets.OMBRIA`.
+            standardize: Whether to standardise images with *mean* and *std* alone
+                (``'dataset'``), or then each by itself (``'image'``).
+            jitter: Standard deviation of a random gain and offset per band in training,
+                in units of the standardised images.
+            mean: Mean of each band, first of the optical, then of the SAR bands.
+            std: Standard deviation of each band, likewise.
+            download: Whether to download what is needed and not there yet.
+            checksum: Whether to count the files.
 
         Raises:
             ValueError: If *test_split* is unknown, or one of *patch_size*, *mean*,
                 and *std* is not as described.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
+        for name, values in (('mean', mean), ('std', std)):
+            if tuple(map(len, values)) not in ((3, 1), (3, 3)):
+                raise ValueError(
+                    f'{name} is {values}: expected 3 values for the optical and 1 for '
+                    'the SAR image'
+                )
         super().__init__(
             OMBRIA,
-            mean=torch.tensor(mean),
-            std=torch.tensor(std),
+            mean=pair_statistics(mean),
+            std=pair_statistics(std),
             batch_size=batch_size,
             patch_size=patch_size,
             num_workers=num_workers,
             test_split=test_split,
-            **kwargs,
+            standardize=standardize,
+            jitter=jitter,
+            root=root,
+            download=download,
+            checksum=checksum,
         )
 
     def prepare_data(self) -> None:
         """Download the parts of the dataset that are needed and not there yet."""
-        if self.kwargs.get('download', False):
+        if self.kwargs['download']:
             for split in ('train', self.test_split):
                 OMBRIA(split=split, **self.kwargs)

@@ -5,15 +5,15 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets.utils import Path, Sample
 from torchgeo.samplers import GriddedPatchSampler
 
-from ..datasets import SceneDataset, stack_pair
+from ..datasets import SceneDataset
 from ..transforms import PairAugmentation, pair_normalize
 from ..utils import check_choice
+from .base import pair_statistics
 
 
 class SceneDataModule(GeoDataModule):
@@ -100,6 +100,7 @@ class SceneDataModule(GeoDataModule):
             ValueError: If *stage* is another one, a file has no CRS or lacks a band,
                 the scenes do not overlap, or they have not as many bands as *mean*.
         """
+        stage = str(getattr(stage, 'value', stage))  # The trainer gives an enum
         check_choice('stage of SceneDataModule', stage, ['predict'])
         dataset = SceneDataset(**self.kwargs)
         if dataset.band_counts != self.band_counts:
@@ -146,30 +147,6 @@ class _NormalizeValid(nn.Module):
         batch = self.normalize(batch)
         batch['image'] = batch['image'] * batch['valid'].unsqueeze(1)
         return batch
-
-
-def pair_statistics(values: Sequence[Sequence[float]]) -> Tensor:
-    """Arrange statistics of the bands like the channels of a sample.
-
-    Args:
-        values: One value per optical band, and one per SAR band.
-
-    Returns:
-        Values of shape (2, C), see :func:`~torchgeo_m2cd.datasets.stack_pair`.
-
-    Raises:
-        ValueError: If there are not values for two images.
-    """
-    if len(values) != 2 or not all(len(bands) for bands in values):
-        raise ValueError(
-            f'got statistics {values}: expected one list for the optical bands '
-            'and one for the SAR bands'
-        )
-    optical, sar = (
-        torch.tensor(list(bands), dtype=torch.float32).reshape(-1, 1, 1)
-        for bands in values
-    )
-    return stack_pair(optical, sar).flatten(1)
 
 
 def _to_pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..datasets import SyntheticFlood
-from .base import OpticalSARDataModule
-from .scene import pair_statistics
+from .base import OpticalSARDataModule, pair_statistics
 
 
 class SyntheticFloodDataModule(OpticalSARDataModule):
@@ -45,7 +44,9 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
         eval_length: int = 200,
         bands: Sequence[str] = SyntheticFlood.all_bands,
         sar_bands: Sequence[str] = ('VV',),
-        **kwargs: Any,
+        size: int = 256,
+        seed: int = 0,
+        looks: int = 4,
     ) -> None:
         """Initialize a new SyntheticFloodDataModule instance.
 
@@ -58,16 +59,22 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             eval_length: Number of samples of the validation and of the test split.
             bands: Optical bands to use.
             sar_bands: SAR bands to use.
-            **kwargs: Additional keyword arguments passed to
-                :class:`~torchgeo_m2cd.datasets.SyntheticFlood`.
+            size: Height and width of a sample in pixels.
+            seed: Seed of all samples.
+            looks: Looks of the SAR image, which set its speckle.
 
         Raises:
             ValueError: If an argument of the dataset is wrong.
         """
+        kwargs: dict[str, Any] = {
+            'bands': bands,
+            'sar_bands': sar_bands,
+            'size': size,
+            'seed': seed,
+            'looks': looks,
+        }
         # Check the arguments now, not when training starts
-        SyntheticFlood(
-            length=min(length, eval_length), bands=bands, sar_bands=sar_bands, **kwargs
-        )
+        SyntheticFlood(length=min(length, eval_length), **kwargs)
         mean, std = (
             pair_statistics(
                 [[values[b] for b in bands], [values[b] for b in sar_bands]]
@@ -75,15 +82,7 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             for values in (self.means, self.stds)
         )
         super().__init__(
-            SyntheticFlood,
-            mean,
-            std,
-            batch_size,
-            patch_size,
-            num_workers,
-            bands=bands,
-            sar_bands=sar_bands,
-            **kwargs,
+            SyntheticFlood, mean, std, batch_size, patch_size, num_workers, **kwargs
         )
         self.length = length
         self.eval_length = eval_length

@@ -80,6 +80,11 @@ class OpticalSARDataset(NonGeoDataset):
     _black, _white, _grey = 'black', 'white', '#999999'
     _missed, _false_alarm = '#D55E00', '#56B4E9'
 
+    @property
+    def band_counts(self) -> tuple[int, int]:
+        """Number of bands of the optical and of the SAR image."""
+        return len(self.bands), len(self.sar_bands)
+
     def plot(
         self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
     ) -> Figure:

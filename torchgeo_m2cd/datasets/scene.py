@@ -5,6 +5,7 @@
 
 import math
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine, array_bounds, from_origin
 from rasterio.vrt import WarpedVRT
@@ -55,10 +57,12 @@ class _GridRaster(RasterDataset):
         Raises:
             DatasetNotFoundError: If there is no raster file in the folders.
             FileNotFoundError: If a file or folder does not exist.
+            RuntimeError: If a file cannot be read.
             ValueError: If a file has no CRS, lacks a band, or cannot be warped.
         """
         paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        for path in [os.fspath(path) for path in paths]:
+        self.given = [os.fspath(path) for path in paths]
+        for path in self.given:
             # GDAL also reads URLs and its own paths
             if not (os.path.exists(path) or '://' in path or path.startswith('/vsi')):
                 raise FileNotFoundError(f'{name} file {path!r} does not exist')
@@ -84,9 +88,10 @@ class _GridRaster(RasterDataset):
             File whose pixels are pixels of the grid.
 
         Raises:
+            RuntimeError: If the file cannot be read.
             ValueError: If the file has no CRS, lacks a band, or cannot be warped.
         """
-        with rasterio.open(filepath) as src:
+        with self._open(filepath) as src:
             if src.crs is None:
                 raise ValueError(
                     f'{self.name} file {os.fspath(filepath)!r} has no CRS: '
@@ -131,6 +136,21 @@ class _GridRaster(RasterDataset):
                 dtype='float32',
             )
 
+    def _open(self, filepath: Path) -> DatasetReader:
+        """Open a file."""
+        path = os.fspath(filepath)
+        try:
+            file: DatasetReader = rasterio.open(path)
+        except RasterioError as error:
+            suffix = pathlib.PurePath(path).suffix.lower()
+            if path in self.given or suffix in ('.tif', '.tiff'):
+                raise RuntimeError(
+                    f'{self.name} file {path!r} cannot be read: expected a complete '
+                    f'raster file ({error})'
+                ) from error
+            raise  # Other files in a folder, which TorchGeo skips
+        return file
+
     def _edges(
         self, src: DatasetReader, target: RasterioCRS
     ) -> tuple[float, float, float, float]:
@@ -167,16 +187,25 @@ class _GridRaster(RasterDataset):
 
         Returns:
             Image of shape (C, H, W), NaN where there are no data.
+
+        Raises:
+            RuntimeError: If a file cannot be read.
         """
         x, y, _ = self._disambiguate_slice(index)
-        array, _ = rasterio.merge.merge(
-            [self._cached_load_warp_file(path, out_crs) for path in filepaths],
-            bounds=(x.start, y.start, x.stop, y.stop),
-            res=(x.step, y.step),
-            indexes=self.channels,
-            nodata=math.nan,
-            dtype='float32',
-        )
+        try:
+            array, _ = rasterio.merge.merge(
+                [self._cached_load_warp_file(path, out_crs) for path in filepaths],
+                bounds=(x.start, y.start, x.stop, y.stop),
+                res=(x.step, y.step),
+                indexes=self.channels,
+                nodata=math.nan,
+                dtype='float32',
+            )
+        except RasterioError as error:
+            raise RuntimeError(
+                f'{self.name} file {_names(filepaths)} cannot be read: expected a '
+                f'complete raster file ({error.__cause__ or error})'
+            ) from error
         return torch.from_numpy(array)
 
 
@@ -225,6 +254,7 @@ class SceneDataset(IntersectionDataset):
         Raises:
             DatasetNotFoundError: If there is no raster file in a folder.
             FileNotFoundError: If a file or folder does not exist.
+            RuntimeError: If a file cannot be read.
             ValueError: If a file has no CRS or lacks a band, or if the scenes do not
                 overlap.
         """
@@ -279,6 +309,7 @@ class SceneDataset(IntersectionDataset):
 
         Raises:
             IndexError: If *index* is outside of the scenes.
+            RuntimeError: If a file cannot be read.
         """
         sample = super().__getitem__(index)
         x, y, _ = self._disambiguate_slice(index)

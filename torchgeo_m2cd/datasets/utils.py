@@ -172,6 +172,7 @@ def _read(path: Path) -> npt.NDArray[Any]:
             array: npt.NDArray[Any] = src.read()
     except RasterioError as error:
         raise RuntimeError(
-            f'{path} cannot be read: expected a complete image file ({error})'
+            f'{path} cannot be read: expected a complete image file '
+            f'({error.__cause__ or error})'
         ) from error
     return array

@@ -3,11 +3,20 @@
 
 """Transforms for optical-SAR pairs."""
 
-from .pair import PairAugmentation, RandomQuarterTurn, StrictRandomCrop, pair_normalize
+from .pair import (
+    PairAugmentation,
+    RandomGainOffset,
+    RandomQuarterTurn,
+    StandardizeImage,
+    StrictRandomCrop,
+    pair_normalize,
+)
 
 __all__ = (
     'PairAugmentation',
+    'RandomGainOffset',
     'RandomQuarterTurn',
+    'StandardizeImage',
     'StrictRandomCrop',
     'pair_normalize',
 )

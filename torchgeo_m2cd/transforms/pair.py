@@ -121,6 +121,97 @@ class RandomQuarterTurn(K.RandomRotation90):  # type: ignore[misc]
         return parameters
 
 
+class StandardizeImage(K.IntensityAugmentationBase2D):
+    """Standardise each image of a pair by itself.
+
+    Its mean over all bands and pixels becomes 0, and its standard deviation 1. What
+    differs between scenes, like calibration, season and incidence angle, then differs
+    less.
+    """
+
+    def __init__(self) -> None:
+        """Initialize a new StandardizeImage instance."""
+        super().__init__(p=1.0)
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Standardise a batch.
+
+        Args:
+            input: Pairs with 2C channels, shape (B, 2C, H, W).
+            params: Not used.
+            flags: Not used.
+            transform: Not used.
+
+        Returns:
+            Standardised pairs, same shape.
+        """
+        pair = rearrange(input, 'b (t c) h w -> b t c h w', t=2)
+        std, mean = torch.std_mean(pair, dim=(2, 3, 4), keepdim=True)
+        # A constant image becomes 0
+        return ((pair - mean) / (std + 1e-6)).flatten(1, 2)
+
+
+class RandomGainOffset(K.IntensityAugmentationBase2D):
+    r"""Random gain and offset per band, for standardised images.
+
+    :math:`x (1 + \sigma n_1) + \sigma n_2` with :math:`n_1, n_2 \sim N(0, 1)` per
+    sample and band.
+    """
+
+    def __init__(self, sigma: float, p: float = 1.0) -> None:
+        """Initialize a new RandomGainOffset instance.
+
+        Args:
+            sigma: Standard deviation of gain and offset.
+            p: Probability to change an image.
+        """
+        super().__init__(p=p)
+        self.sigma = sigma
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw gain and offset.
+
+        Args:
+            batch_shape: Shape (B, C, H, W) of the images.
+
+        Returns:
+            Gain and offset, each of shape (B, C).
+        """
+        return {
+            'gain': 1 + self.sigma * torch.randn(batch_shape[:2]),
+            'offset': self.sigma * torch.randn(batch_shape[:2]),
+        }
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Apply gain and offset to a batch.
+
+        Args:
+            input: Images, shape (B, C, H, W).
+            params: Gain and offset.
+            flags: Not used.
+            transform: Not used.
+
+        Returns:
+            Images, same shape.
+        """
+        gain, offset = (
+            params[name].to(input)[..., None, None] for name in ('gain', 'offset')
+        )
+        return input * gain + offset
+
+
 def pair_normalize(mean: Tensor, std: Tensor) -> K.Normalize:
     """Return the normalization of image pairs, for :class:`PairAugmentation`.
 
