@@ -4,6 +4,7 @@
 """Convert a checkpoint of the original implementation to ours."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,11 +30,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'{args.folder} exists')
     try:
         model = load_original(args.checkpoint, args.encoder)
+        args.folder.parent.mkdir(parents=True, exist_ok=True)
+        # All or nothing
+        with tempfile.TemporaryDirectory(dir=args.folder.parent) as temporary:
+            part = Path(temporary) / args.folder.name
+            model.save_pretrained(part)
+            part.rename(args.folder)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    part = args.folder.with_name(f'{args.folder.name}.part')
-    model.save_pretrained(part)
-    part.rename(args.folder)
     print(f'wrote {args.folder}')
 
 

@@ -27,6 +27,9 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
     if nearest:
         message += f', did you mean {nearest[0]!r}?'
     # A long list would bury the suggestion
-    if len(choices) <= 20 or not nearest:
+    if len(choices) <= 20:
         message += f' (expected one of {", ".join(map(repr, choices))})'
+    elif not nearest:
+        few = ', '.join(map(repr, choices[:10]))
+        message += f' (expected one of {len(choices)}: {few}, …)'
     raise ValueError(message)

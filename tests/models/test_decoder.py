@@ -68,10 +68,11 @@ def test_make_decoder(name: Any, channels: list[int]) -> None:
 
 
 def test_decoder_args() -> None:
-    decoder, head = make_decoder(
+    _, head = make_decoder(
         'fpn', [0, 0, 8, 8, 8, 8], 1, 'sigmoid', {'segmentation_channels': 64}
     )
-    assert head[0].in_channels == 64  # type: ignore[index, union-attr]
+    assert isinstance(head, torch.nn.Sequential)
+    assert head[0].in_channels == 64
     with pytest.raises(
         ValueError, match="unknown decoder 'unett', did you mean 'unet'"
     ):

@@ -9,7 +9,6 @@ from segmentation_models_pytorch.encoders import get_encoder
 
 from torchgeo_m2cd.models import MoEEncoder
 
-
 # One encoder per family, and those that the paper names
 ENCODERS = [
     'mit_b0',
@@ -29,7 +28,6 @@ ENCODERS = [
     'tu-efficientnet_b0',
     'tu-swin_tiny_patch4_window7_224',
     'tu-tresnet_m',
-    'tu-vgg11',
 ]
 
 
@@ -54,8 +52,8 @@ class TestMoEEncoder:
         for feature, x in zip(output.features, expected, strict=True):
             if feature.numel():
                 # SMP's Mix Transformers have LayerNorms with eps 1e-5, ours 1e-6
-                close = {'rtol': 1e-3, 'atol': 1e-3 * float(x.std())}
-                torch.testing.assert_close(feature[1], x, **close)
+                atol = 1e-3 * float(x.std())
+                torch.testing.assert_close(feature[1], x, rtol=1e-3, atol=atol)
 
     @pytest.mark.parametrize('name', ENCODERS)
     def test_stems(self, name: str) -> None:
@@ -79,10 +77,11 @@ class TestMoEEncoder:
 
     @pytest.mark.parametrize('size', [1, 2, 3, 4, 5])
     def test_mix_transformers(self, size: int) -> None:
-        with torch.device('meta'):
-            encoder = MoEEncoder(f'mit_b{size}')
-            output = encoder(torch.empty(1, 3, 64, 64), torch.empty(1, 3, 64, 64))
-        assert output.features[-1].shape == (2, 1, 512, 2, 2)
+        encoder = MoEEncoder(f'mit_b{size}').eval()
+        with torch.no_grad():
+            output = encoder(*torch.randn(2, 1, 3, 32, 32))
+        assert output.features[-1].shape == (2, 1, 512, 1, 1)
+        assert output.features[-1].isfinite().all()
 
     def test_moe_replaces_the_output_of_its_stage(self) -> None:
         encoder = MoEEncoder('mit_b0', moe_stages=[2, 4]).eval()

@@ -1,18 +1,25 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import re
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders import get_encoder
 
-from torchgeo_m2cd.models import M2CD
+from tests.models.test_encoder import ENCODERS, size_of
+from torchgeo_m2cd.models import M2CD, simulate_sar
 
 
 @pytest.fixture
 def model() -> M2CD:
     torch.manual_seed(0)
-    return M2CD('mit_b0')
+    model: M2CD = M2CD('mit_b0')
+    return model
 
 
 class TestM2CD:
@@ -33,6 +40,7 @@ class TestM2CD:
 
     def test_resize_of_the_head(self, model: M2CD) -> None:
         # Half-pixel centres, as the original: a bilinear ramp keeps its ends
+        assert isinstance(model.segmentation_head, torch.nn.Sequential)
         ramp = torch.arange(4.0).expand(1, 1, 4, 4)
         resized = model.segmentation_head[1](ramp)
         expected = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
@@ -74,6 +82,26 @@ class TestM2CD:
         loss.backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
+    @pytest.mark.parametrize('encoder', ENCODERS)
+    def test_training_step_of_every_family(self, encoder: str) -> None:
+        model = M2CD(encoder, num_experts=2)
+        size = size_of(encoder)
+        image = torch.randn(2, 2, 3, size, size)
+        output = model.forward_train(image, simulate_sar(image[:, 0]))
+        assert output.logits.shape == (2, 1, size, size)
+        assert output.guide_loss > 0
+        assert len(output.gates) == 4
+        loss = output.logits.mean() + output.balance_loss + output.guide_loss
+        loss.backward()
+        # Some encoders have modules after the last feature, which they don't use
+        missing = [n for n, p in model.named_parameters() if p.grad is None]
+        used = {
+            p for stage in model.encoder.stages for m in stage for p in m.parameters()
+        }
+        parameters = dict(model.named_parameters())
+        assert not any(parameters[n] in used for n in missing)
+        assert all('backbone' in n for n in missing)
+
     def test_without_moe(self) -> None:
         model = M2CD('mit_b0', moe_stages=[])
         assert not any('moe' in name for name in model.state_dict())
@@ -96,6 +124,164 @@ class TestM2CD:
         output = model(torch.randn(1, 2, 3, 32, 32))
         assert output.min() >= 0
         assert output.max() <= 1
+
+    def test_routing_is_what_the_layers_decide(self, model: M2CD) -> None:
+        image = torch.randn(2, 2, 3, 64, 64)
+        gates = model.eval().forward_train(image, image[:, 0]).gates
+        assert sorted(gates) == [1, 2, 3, 4]
+        for share in (gate.mean(dim=1) for gate in gates.values()):
+            assert share.shape == (3, 4)
+            torch.testing.assert_close(share.sum(1), torch.ones(3))
+            # The simulated SAR is the optical image here
+            torch.testing.assert_close(share[0], share[2], rtol=0, atol=1e-3)
+
+    @pytest.mark.parametrize(
+        ('encoder', 'channels', 'index'),
+        [
+            ('resnet18', (13, 2), 0),  # Sentinel-2, VV and VH
+            ('mit_b0', (4, 1), 0),
+            ('tu-convnext_atto', (3, 1), 0),
+            ('mit_b0', (2, 13), 1),  # SAR before, optical after
+        ],
+    )
+    def test_sensors(self, encoder: str, channels: tuple[int, int], index: Any) -> None:
+        model = M2CD(encoder, in_channels=channels, optical_index=index)
+        image = torch.randn(2, 2, max(channels), 64, 64)
+        sar = torch.randn(2, channels[1 - index], 64, 64)
+        output = model.forward_train(image, sar)
+        loss = output.logits.mean() + output.balance_loss + output.guide_loss
+        loss.backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+        # The simulated SAR is encoded as the SAR image is
+        model.eval()
+        image[:, 1 - index, : channels[1 - index]] = sar
+        gates = model.forward_train(image, sar).gates
+        for gate in gates.values():
+            torch.testing.assert_close(gate[1 - index], gate[2], rtol=0, atol=1e-3)
+
+    @pytest.mark.parametrize('fusion', ['concat', 'diff', 'abs_diff', 'sum'])
+    @pytest.mark.parametrize('decoder', ['mlp', 'unet', 'upernet', 'segformer', 'fpn'])
+    def test_decoders(self, decoder: Any, fusion: Any) -> None:
+        model = M2CD('mit_b0', decoder=decoder, fusion=fusion).eval()
+        image = torch.randn(1, 2, 3, 64, 64)
+        with torch.no_grad():
+            logits, swapped = model(image), model(image.flip(1))
+        assert logits.shape == (1, 1, 64, 64)
+        symmetric = fusion in ('abs_diff', 'sum')
+        assert torch.allclose(logits, swapped, atol=1e-4) == symmetric
+
+    def test_pretrained_round_trip(self, tmp_path: Path) -> None:
+        model = M2CD(
+            'mit_b0',
+            in_channels=(4, 1),
+            classes=2,
+            moe_stages=[2, 3],
+            num_experts=3,
+            decoder='fpn',
+            decoder_args={'segmentation_channels': 64},
+        ).eval()
+        model.save_pretrained(tmp_path)
+        loaded = M2CD.from_pretrained(tmp_path).eval()
+        image = torch.randn(1, 2, 4, 64, 64)
+        assert torch.equal(model(image), loaded(image))
+        expected = model.state_dict()
+        assert expected.keys() == loaded.state_dict().keys()
+        for name, value in loaded.state_dict().items():
+            assert torch.equal(value, expected[name])
+
+    def test_freeze_encoder(self, model: M2CD) -> None:
+        model.freeze_encoder()
+        trained = {
+            n.split('.')[0] for n, p in model.named_parameters() if p.requires_grad
+        }
+        assert trained == {'decoder', 'segmentation_head'}
+        model.train()
+        assert not model.encoder.training or model.decoder.training
+        model.unfreeze_encoder()
+        assert all(p.requires_grad for p in model.parameters())
+
+    def test_parameter_names(self, model: M2CD) -> None:
+        # Checkpoints hold them: a change here breaks those of our users
+        names = {re.sub(r'\d+', 'N', name) for name, _ in model.named_parameters()}
+        assert {n for n in names if 'backbone' not in n} == {
+            'decoder.fuse.N.bias',
+            'decoder.fuse.N.weight',
+            'decoder.project.N.N.bias',
+            'decoder.project.N.N.weight',
+            'encoder.moe.N.fcN.bias',
+            'encoder.moe.N.fcN.weight',
+            'encoder.moe.N.gate.experts',
+            'encoder.moe.N.gate.proj.bias',
+            'encoder.moe.N.gate.proj.weight',
+            'encoder.moe.N.gate.temperature',
+            'encoder.moe.N.noise.weight',
+            'segmentation_head.N.bias',
+            'segmentation_head.N.weight',
+        }
+        backbone = {n for n, _ in model.encoder.backbone.named_parameters()}
+        assert backbone == {n for n, _ in get_encoder('mit_b0').named_parameters()}
+
+    def test_pretrained_encoder(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        # A stand-in for the hub of SMP's weights
+        weights = get_encoder('mit_b0').state_dict()
+        save_file(weights, tmp_path / 'model.safetensors')
+        asked = []
+
+        def download(repo_id: str, filename: str, revision: str) -> str:
+            asked.append((repo_id, filename))
+            return str(tmp_path / filename)
+
+        monkeypatch.setattr(
+            'segmentation_models_pytorch.encoders.hf_hub_download', download
+        )
+        model = M2CD('mit_b0', encoder_weights='imagenet', in_channels=4)
+        assert ('smp-hub/mit_b0.imagenet', 'model.safetensors') in asked
+        backbone = model.encoder.backbone
+        torch.testing.assert_close(backbone.norm4.weight, weights['norm4.weight'])
+        # As SMP adapts it: cyclic, and scaled to keep the sum
+        stem = weights['patch_embed1.proj.weight'][:, [0, 1, 2, 0]] * 3 / 4
+        torch.testing.assert_close(backbone.patch_embed1.proj.weight, stem)
+
+    @pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18'])
+    def test_compile(self, encoder: str) -> None:
+        model = M2CD(encoder).eval()
+        image = torch.randn(1, 2, 3, 64, 64)
+        compiled = torch.compile(model, fullgraph=True, backend='eager')
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(image), model(image), rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ('encoder', 'moe_stages'), [('mit_b0', [2]), ('resnet18', [4])]
+    )
+    def test_export(self, encoder: str, moe_stages: list[int], tmp_path: Path) -> None:
+        # One MoE layer is enough, each takes long to export
+        model = M2CD(encoder, moe_stages=moe_stages).eval()
+        batch = torch.export.Dim('batch', min=1, max=64)
+        height = 32 * torch.export.Dim('height', min=2, max=32)
+        width = 32 * torch.export.Dim('width', min=2, max=32)
+        shapes = ({0: batch, 3: height, 4: width},)
+        example = torch.randn(2, 2, 3, 96, 64)
+        program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+        # Its optimization takes long
+        onnx = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+        assert onnx is not None
+        onnx.save(tmp_path / 'model.onnx')
+        session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
+        name = session.get_inputs()[0].name
+        for shape in ((1, 2, 3, 64, 128), (3, 2, 3, 96, 64)):
+            image = torch.randn(shape)
+            with torch.no_grad():
+                expected = model(image)
+                torch.testing.assert_close(
+                    program.module()(image), expected, rtol=0, atol=1e-4
+                )
+            (logits,) = session.run(None, {name: image.numpy()})
+            torch.testing.assert_close(
+                torch.from_numpy(logits), expected, rtol=0, atol=1e-4
+            )
 
     @pytest.mark.parametrize(
         ('shape', 'error', 'match'),

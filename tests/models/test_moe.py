@@ -24,7 +24,7 @@ def plain_cv_squared(v: Tensor) -> Tensor:
 
 
 def plain_moe(moe: MixtureOfExperts, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Token by token, as METHOD.md says it, with what the layer has learned."""
+    """Token by token, as the formulas say it, with what the layer has learned."""
     k = moe.top_k
     output = torch.zeros_like(x)
     importance = x.new_zeros(moe.num_experts)

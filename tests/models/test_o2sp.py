@@ -10,7 +10,6 @@ import torch
 
 from torchgeo_m2cd.models import guide_loss, simulate_sar, simulate_speckled_sar
 
-
 Array = npt.NDArray[np.float64]
 
 

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
+from torchgeo.models import ResNet18_Weights
 
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
-from torchgeo_m2cd.models import simulate_sar
+from torchgeo_m2cd.models import guide_loss, simulate_sar, simulate_speckled_sar
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 # Small models in each layout that TorchGeo's models take
@@ -129,6 +131,126 @@ class TestChangeDetectionTask:
         total = sum(logged[f'train_{part}_loss'] for part in parts)
         assert logged['train_loss'] == pytest.approx(total)
         assert loss.item() == pytest.approx(total)
+
+    @pytest.mark.parametrize(
+        ('in_channels', 'index', 'mean', 'std'),
+        [
+            (4, 0, None, None),  # those of the data module
+            ((4, 1), 0, None, None),
+            ((1, 4), 1, None, None),
+            # As in data modules of TorchGeo: the same for both images, or all bands
+            (4, 0, [5.0, 6.0, 7.0, 8.0], [1.0, 2.0, 3.0, 4.0]),
+            (4, 0, 0.0, 255.0),
+        ],
+    )
+    def test_physical_o2sp(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        in_channels: Any,
+        index: int,
+        mean: Any,
+        std: Any,
+    ) -> None:
+        simulated: list[Tensor] = []
+
+        def spy(optical: Tensor, *args: Any) -> Tensor:
+            assert optical.shape == (2, 4, 64, 64)
+            for value, expected in zip(args, statistics, strict=False):
+                torch.testing.assert_close(value, expected, check_device=False)
+            simulated.append(simulate_speckled_sar(optical, *args))
+            return simulated[-1]
+
+        name = 'torchgeo_m2cd.tasks.change.simulate_speckled_sar'
+        monkeypatch.setattr(name, spy)
+        datamodule = make_datamodule()
+        statistics = [datamodule.mean[index], datamodule.std[index]]
+        if mean is not None:
+            datamodule.mean, datamodule.std = torch.tensor(mean), torch.tensor(std)
+            statistics = [s.expand(4) for s in (datamodule.mean, datamodule.std)]
+        task = make_task(
+            in_channels=in_channels,
+            o2sp='physical',
+            model_args={'optical_index': index},
+        )
+        trainer = make_trainer(tmp_path, logger=False, enable_checkpointing=False)
+        trainer.fit(task, datamodule=datamodule)
+        bands = 4 if in_channels == 4 else 1
+        assert [tuple(s.shape) for s in simulated] == [(2, bands, 64, 64)] * 2
+        guide_loss = trainer.callback_metrics['train_guide_loss']
+        assert guide_loss.isfinite()
+        assert guide_loss > 0
+
+    def test_guide_loss(self) -> None:
+        args: dict[str, Any] = {
+            'guide_distance': 'cosine',
+            'guide_detach': True,
+            'guide_stage_weights': [4.0, 0.0, 0.5, 1.0],
+        }
+        task = make_task(guide_weight=3.0, balance_weight=0.0, **args).eval()
+        logged = record_log(task)
+        batch = make_batch()
+        batch['mask'][:] = 255  # the guide loss alone
+        torch.manual_seed(1)
+        task.training_step(batch, 0).backward()
+        gradients = [p.grad for p in task.model.encoder.parameters()]
+        task.zero_grad()
+        torch.manual_seed(1)
+        output = task.model.forward_train(
+            batch['image'],
+            simulate_sar(batch['image'][:, 0]),
+            lambda features: guide_loss(
+                features, 'cosine', True, args['guide_stage_weights']
+            ),
+        )
+        expected = 3 * output.guide_loss
+        assert expected > 0
+        assert logged['train_guide_loss'] == pytest.approx(expected.item())
+        expected.backward()
+        for p, gradient in zip(task.model.encoder.parameters(), gradients, strict=True):
+            if p.grad is not None:
+                torch.testing.assert_close(gradient, p.grad)
+
+    def test_channels_per_image(self) -> None:
+        task = make_task(in_channels=(3, 1))
+        assert task.model.in_channels == (3, 1)
+        assert task.model.encoder.second_stem is not None
+        record_log(task)
+        task.training_step(make_batch(), 0).backward()
+        assert all(p.grad is not None for p in task.model.parameters())
+
+    @pytest.mark.parametrize(('model', 'bands'), [('unet', 8), ('fcsiamdiff', 4)])
+    def test_channels_per_image_of_other_models(self, model: Any, bands: int) -> None:
+        task = make_task(model=model, backbone='resnet18', in_channels=(1, 4))
+        assert task.hparams['in_channels'] == 4
+        assert task.model.encoder.conv1.in_channels == bands
+
+    def test_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[tuple[Any, ...]] = []
+        monkeypatch.setattr(
+            'torchgeo_m2cd.tasks.change.load_encoder_weights',
+            lambda encoder, *weights: calls.append(weights),
+        )
+        enum, name = (
+            ResNet18_Weights.SENTINEL2_ALL_MOCO,
+            'ResNet50_Weights.SENTINEL1_ALL_MOCO',
+        )
+        for weights in (None, False, enum, name, (enum, name)):
+            make_task(backbone='resnet18', in_channels=(13, 2), weights=weights)
+        assert calls == [(enum,), (name,), (enum, name)]
+
+    def test_imagenet_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str | None] = []
+
+        def fake(name: str, in_channels: int, weights: str | None) -> torch.nn.Module:
+            asked.append(weights)
+            encoder: torch.nn.Module = get_encoder(name, in_channels)
+            return encoder
+
+        monkeypatch.setattr('torchgeo_m2cd.models.encoder.get_encoder', fake)
+        make_task(weights=True)
+        make_task(weights=False)
+        assert asked == ['imagenet', None]
 
     def test_ablation(self) -> None:
         task = make_task(o2sp='none', model_args={'moe_stages': []})
@@ -277,6 +399,8 @@ class TestChangeDetectionTask:
                 "loss='bce' does not fit task='multiclass'",
             ),
             ({'loss': 'ce'}, "loss='ce' does not fit task='binary'"),
+            ({'o2sp': 'physic'}, "unknown o2sp 'physic', did you mean 'physical'?"),
+            ({'guide_distance': 'l3'}, "unknown guide_distance 'l3'"),
         ],
     )
     def test_bad_arguments(self, kwargs: dict[str, Any], match: str) -> None:

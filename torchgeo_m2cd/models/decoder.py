@@ -165,7 +165,7 @@ def make_decoder(
         case 'segformer':
             width = args.setdefault('segmentation_channels', 256)
             decoder = SegformerDecoder(channels, **args)
-        case 'fpn':
+        case _:  # 'fpn'
             decoder = FPNDecoder(channels, **args)
             width = decoder.out_channels
     return decoder, SegmentationHead(width, classes, 1, activation, upsampling=4)

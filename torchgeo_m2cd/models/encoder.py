@@ -6,6 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import timm
 import torch
 from einops import rearrange
 from segmentation_models_pytorch.encoders import encoders, get_encoder
@@ -14,6 +15,22 @@ from torch import Tensor, nn
 from ..utils import check_choice
 from .moe import MixtureOfExperts
 from .stages import get_stages
+
+
+def check_encoder(name: str) -> None:
+    """Check that there is an encoder in segmentation_models_pytorch, or in timm.
+
+    Args:
+        name: Its name, which starts with ``'tu-'`` if it is of timm.
+
+    Raises:
+        ValueError: If it is unknown; the message suggests the nearest one.
+    """
+    if not name.startswith('tu-'):
+        check_choice('encoder', name, encoders)
+    # Beside its models, timm takes 'hf-hub:...' and the like
+    elif ':' not in name and not timm.is_model(name.removeprefix('tu-')):
+        check_choice('encoder', name, [f'tu-{model}' for model in timm.list_models()])
 
 
 class MoEEncoderOutput(NamedTuple):
@@ -68,10 +85,8 @@ class MoEEncoder(nn.Module):
                 *moe_stages* names one that it doesn't have.
         """
         super().__init__()
-        timm = name.startswith('tu-')
-        if not timm:
-            check_choice('encoder', name, encoders)
-        if encoder_args and not timm:
+        check_encoder(name)
+        if encoder_args and not name.startswith('tu-'):
             raise ValueError(
                 f"encoder_args are those of timm ('tu-'), but encoder is {name!r}"
             )

@@ -128,7 +128,7 @@ def guide_loss(
                 distances = (students - teacher).abs()
             case 'l2':
                 distances = (students - teacher) ** 2
-            case 'cosine':
+            case _:  # 'cosine'
                 distances = 1 - F.cosine_similarity(students, teacher, dim=2)
         loss = loss + 2 * weight * distances.mean()
     return loss

@@ -39,16 +39,14 @@ Stage = Sequence[nn.Module]
 
 def _cut(modules: Iterable[tuple[Any, nn.Module]], ends: Iterable[Any]) -> list[Stage]:
     """Cut a chain of modules after those with the keys *ends*."""
-    remaining = set(ends)
+    ends = set(ends)
     stages: list[list[nn.Module]] = [[]]
     for key, module in modules:
-        if not remaining:
-            break
         stages[-1].append(module)
-        if key in remaining:
-            remaining.remove(key)
+        if key in ends:
             stages.append([])
-    return [stage for stage in stages if stage]
+    # No feature comes from what is behind the last end
+    return [*stages[:-1]]
 
 
 def _attributes(*stages: str) -> Callable[[nn.Module], list[Stage]]:

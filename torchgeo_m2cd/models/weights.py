@@ -12,7 +12,6 @@ import torch
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import Tensor, nn
 from torchgeo.models import get_weight
-from torchgeo.tasks.utils import extract_backbone
 from torchvision.models._api import WeightsEnum
 
 from ..utils import check_choice
@@ -70,16 +69,12 @@ def load_original(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the encoder is another one, or a parameter is missing, surplus
-            or of another shape.
+        ValueError: If the file is no checkpoint, or holds more than weights, the
+            encoder is another one, or a parameter is missing, surplus or of another
+            shape.
     """
     check_choice('encoder', encoder_name, ORIGINAL_ENCODERS)
-    source: Any = state_dict_or_path
-    if isinstance(source, str | os.PathLike):
-        source = torch.load(source, map_location='cpu', weights_only=True)
-    while isinstance(source.get('state_dict'), Mapping):
-        source = source['state_dict']
-
+    source = _read(state_dict_or_path)
     classes = len(source.get('decode_head.conv_seg.bias', (0, 0)))
     linear_gate = 'backbone.ccs.0.w_gate' in source
     experts = {
@@ -87,7 +82,7 @@ def load_original(
         for match in (re.match(r'backbone\.ccs\.0\.experts\.(\d+)', k) for k in source)
         if match
     }
-    model = M2CD(
+    model: M2CD = M2CD(
         encoder_name,
         classes=classes,
         gate='linear' if linear_gate else 'cosine',
@@ -111,7 +106,7 @@ def load_encoder_weights(
     Args:
         encoder: Encoder whose backbone is of the same architecture.
         weights: Weight enum of TorchGeo, its name, or the path of a checkpoint of
-            TorchGeo's.
+            TorchGeo's or of a state dict.
         second: The same, of which the stem of the second image is taken, if that
             image has one of its own.
 
@@ -148,11 +143,41 @@ def load_encoder_weights(
     )
 
 
+def _read(source: Any) -> StateDict:
+    """Read a state dict, or unwrap one."""
+    path = source if isinstance(source, str | os.PathLike) else None
+    if path is not None:
+        try:
+            source = torch.load(path, map_location='cpu', weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # a file of another kind may raise anything
+            raise ValueError(
+                f'{os.fspath(path)} is no checkpoint, or holds more than weights, which '
+                'could run any code. If you trust it, save its weights alone: '
+                "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path)"
+            ) from error
+    while isinstance(source, Mapping) and 'state_dict' in source:
+        source = source['state_dict']
+    if not isinstance(source, Mapping) or not all(
+        isinstance(value, Tensor) for value in source.values()
+    ):
+        name = 'the checkpoint' if path is None else os.fspath(path)
+        raise ValueError(f'{name} holds no state dict')
+    return source
+
+
 def _resolve(weights: WeightsEnum | str) -> tuple[dict[str, Tensor], str]:
     """Find pretrained weights, and how to call them in messages."""
     if isinstance(weights, str) and os.path.exists(weights):
-        _, state_dict = extract_backbone(weights)
-        return state_dict, weights
+        state_dict = dict(_read(weights))
+        # TorchGeo's tasks have other parameters beside those of the model
+        model = {
+            key.removeprefix('model.'): value
+            for key, value in state_dict.items()
+            if key.startswith('model.')
+        }
+        return model or state_dict, weights
     enum = get_weight(weights) if isinstance(weights, str) else weights
     state_dict = enum.get_state_dict(progress=True, check_hash=True, weights_only=True)
     return dict(state_dict), str(enum)
@@ -217,5 +242,7 @@ def _convert(source: StateDict) -> dict[str, Tensor]:
             name = key
         converted[name] = value
     for name, values in experts.items():
+        if len({value.shape for value in values.values()}) > 1:
+            raise ValueError(f'the experts that make {name} have different shapes')
         converted[name] = torch.stack([values[e] for e in sorted(values)])
     return converted

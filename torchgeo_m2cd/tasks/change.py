@@ -4,13 +4,17 @@
 """Change detection task."""
 
 import inspect
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import timm
 import torch
 from einops import rearrange
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
+from torchgeo.models import get_weight
 from torchgeo.tasks import ChangeDetection
 from torchvision.models._api import WeightsEnum
 
@@ -21,6 +25,7 @@ from ..models import (
     simulate_sar,
     simulate_speckled_sar,
 )
+from ..models.encoder import check_encoder
 from ..models.o2sp import Distance
 from ..utils import check_choice
 
@@ -42,6 +47,15 @@ Model = Literal[
 #: Models that take image pairs, ``(B, 2, C, H, W)``; the others take both images
 #: stacked along the channels, ``(B, 2 * C, H, W)``.
 PAIR_MODELS = ('m2cd', 'fcsiamdiff', 'fcsiamconc', 'changevit')
+
+# Arguments of M2CD that the task has itself, or that its losses could not stand
+_NOT_MODEL_ARGS = (
+    'encoder_name',
+    'encoder_weights',
+    'in_channels',
+    'classes',
+    'activation',
+)
 
 
 class ChangeDetectionTask(ChangeDetection):
@@ -70,7 +84,8 @@ class ChangeDetectionTask(ChangeDetection):
         self,
         model: Model = 'm2cd',
         backbone: str = 'mit_b1',
-        weights: WeightsEnum | str | bool | Sequence[WeightsEnum | str] | None = None,
+        # On the command line, the first type that fits is taken: bool before str
+        weights: bool | WeightsEnum | str | Sequence[WeightsEnum | str] | None = None,
         in_channels: int | Sequence[int] = 3,
         task: Literal['binary', 'multiclass', 'multilabel'] = 'binary',
         num_classes: int | None = None,
@@ -141,33 +156,40 @@ class ChangeDetectionTask(ChangeDetection):
         check_choice('loss', loss, ('ce', 'bce', 'jaccard', 'focal', 'dice'))
         check_choice('o2sp', o2sp, ('original', 'physical', 'none'))
         check_choice('guide_distance', guide_distance, get_args(Distance))
+        known = inspect.signature(M2CD).parameters.keys() - set(_NOT_MODEL_ARGS)
         for key in model_args or {}:
-            check_choice(
-                'key of model_args', key, list(inspect.signature(M2CD).parameters)
-            )
+            check_choice('key of model_args', key, sorted(known))
         if model_args and model != 'm2cd':
             raise ValueError(f"model_args are those of 'm2cd', but model is {model!r}")
+        if model == 'btc' and _max(in_channels) != 3:
+            raise ValueError(f"model 'btc' needs in_channels=3, got {in_channels}")
+        if model == 'changevit' and not timm.is_model(backbone):
+            check_choice('backbone', backbone, timm.list_models('vit_*'))
+        if model not in ('m2cd', 'fcn', 'changevit', 'btc'):
+            check_encoder(backbone)
+        _check_weights(weights, pair=model == 'm2cd')
         number = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}.get(task)
         if number and (num_classes if task == 'multiclass' else num_labels) is None:
             raise ValueError(f'task={task!r} needs {number}')
         if loss == ('bce' if task == 'multiclass' else 'ce'):
             raise ValueError(f'loss={loss!r} does not fit task={task!r}')
-        self.weights = weights
-        super().__init__()
+        # TorchGeo's own default would replace an attribute that is set before
+        super().__init__(weights=weights)
 
     def configure_models(self) -> None:
         """Initialize the model."""
         in_channels = self.hparams['in_channels']
         if self.hparams['model'] != 'm2cd':
             # Samples have as many channels as the image with more bands
-            if not isinstance(in_channels, int):
-                self.hparams['in_channels'] = max(in_channels)
+            self.hparams['in_channels'] = _max(in_channels)
             super().configure_models()
             return
 
+        backbone = self.hparams['backbone']
+        pretrained = True if backbone.startswith('tu-') else 'imagenet'
         self.model = M2CD(
-            encoder_name=self.hparams['backbone'],
-            encoder_weights='imagenet' if self.weights is True else None,
+            encoder_name=backbone,
+            encoder_weights=pretrained if self.weights is True else None,
             in_channels=in_channels,
             classes=self.hparams['num_classes'] or self.hparams['num_labels'] or 1,
             **(self.hparams['model_args'] or {}),
@@ -182,8 +204,47 @@ class ChangeDetectionTask(ChangeDetection):
         if self.hparams['freeze_decoder']:
             self.model.decoder.requires_grad_(False)
 
+    def setup(self, stage: str) -> None:
+        """Check that the data have the bands that the model was made for.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Raises:
+            ValueError: If they have not.
+        """
+        in_channels = self.hparams['in_channels']
+        datamodule = getattr(self.trainer, 'datamodule', None)
+        for split in ('train', 'val', 'test', 'predict'):
+            dataset = getattr(datamodule, f'{split}_dataset', None)
+            if not hasattr(dataset, 'band_counts'):
+                continue
+            optical, sar = dataset.band_counts
+            expected: list[int | list[int]] = [max(optical, sar)]
+            if self.hparams['model'] == 'm2cd':
+                first_is_sar = self.model.optical_index == 1
+                expected.append([sar, optical] if first_is_sar else [optical, sar])
+            if _plain(in_channels) not in expected:
+                raise ValueError(
+                    f'in_channels is {in_channels}, but the data have {optical} optical '
+                    f'and {sar} SAR bands: expected {" or ".join(map(str, expected))}'
+                )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the class, for the ``torchgeo`` command to make a task like this one.
+
+        The command does so itself, but a checkpoint may be made without it.
+
+        Args:
+            checkpoint: The checkpoint.
+        """
+        path = f'{type(self).__module__}.{type(self).__qualname__}'
+        checkpoint['hyper_parameters'].setdefault('_class_path', path)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint fits the model.
+
+        Warns if it fits, but was saved with other arguments of the model, like *top_k*.
 
         Args:
             checkpoint: The checkpoint.
@@ -193,8 +254,6 @@ class ChangeDetectionTask(ChangeDetection):
         """
         own = {key: value.shape for key, value in self.state_dict().items()}
         other = {key: value.shape for key, value in checkpoint['state_dict'].items()}
-        if own == other:
-            return
         saved = checkpoint.get('hyper_parameters', {})
         arguments = (
             'model',
@@ -205,10 +264,14 @@ class ChangeDetectionTask(ChangeDetection):
             'model_args',
         )
         differences = [
-            f'{name} is {self.hparams[name]!r}, in the checkpoint {saved.get(name)!r}'
+            f'{name} is {self.hparams[name]!r}, in the checkpoint {saved[name]!r}'
             for name in arguments
-            if self.hparams[name] != saved.get(name)
+            if name in saved and _plain(self.hparams[name]) != _plain(saved[name])
         ]
+        if own == other:
+            if differences:
+                rank_zero_warn(f'the checkpoint fits, but {"; ".join(differences)}')
+            return
         keys = sorted(
             k for k in own.keys() | other.keys() if own.get(k) != other.get(k)
         )
@@ -226,13 +289,16 @@ class ChangeDetectionTask(ChangeDetection):
             case 'original':
                 return simulate_sar(optical, sar_bands)
             case 'physical':
+                datamodule = getattr(self.trainer, 'datamodule', None)
+                if datamodule is None:
+                    raise ValueError(
+                        "o2sp='physical' needs mean and std of a data module, but the "
+                        'trainer has none'
+                    )
                 # Of shape (2, C), or (C,) or () for both images
                 mean, std = (
                     torch.as_tensor(statistics).expand(2, image.shape[2])[index, :bands]
-                    for statistics in (
-                        self.trainer.datamodule.mean,  # type: ignore[attr-defined]
-                        self.trainer.datamodule.std,  # type: ignore[attr-defined]
-                    )
+                    for statistics in (datamodule.mean, datamodule.std)
                 )
                 return simulate_speckled_sar(optical, mean, std, sar_bands)
         return None
@@ -244,6 +310,15 @@ class ChangeDetectionTask(ChangeDetection):
             self.hparams['guide_detach'],
             self.hparams['guide_stage_weights'],
         )
+
+    def _check_bands(self, image: Tensor) -> None:
+        """Check that image pairs have the bands that the model was made for."""
+        in_channels = self.hparams['in_channels']
+        if image.shape[-3] != _max(in_channels):
+            raise ValueError(
+                f'in_channels is {in_channels}, but images have {image.shape[-3]} '
+                'channels: expected as many, or as the image with more bands'
+            )
 
     def _logits(self, image: Tensor) -> Tensor:
         """Run the model on image pairs of shape (B, 2, C, H, W)."""
@@ -294,6 +369,7 @@ class ChangeDetectionTask(ChangeDetection):
             The loss.
         """
         image, mask = batch['image'], batch['mask']
+        self._check_bands(image)
         losses: dict[str, Tensor] = {}
         if stage == 'train' and self.hparams['model'] == 'm2cd':
             output = self.model.forward_train(
@@ -339,4 +415,45 @@ class ChangeDetectionTask(ChangeDetection):
             Probability of change, shape ``(B, 1, H, W)``, or of each class or label,
             shape ``(B, classes, H, W)``.
         """
+        self._check_bands(batch['image'])
         return self._probabilities(self._logits(batch['image']))
+
+
+def _max(in_channels: int | Sequence[int]) -> int:
+    """Return the number of channels of a sample: that of the image with more."""
+    return in_channels if isinstance(in_channels, int) else max(in_channels)
+
+
+def _plain(value: Any) -> Any:
+    """Make an argument comparable with one that was read from a file."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()} or None
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _check_weights(weights: Any, pair: bool) -> None:
+    """Check that initial weights exist.
+
+    Args:
+        weights: See :class:`ChangeDetectionTask`.
+        pair: Whether they may be a pair.
+
+    Raises:
+        ValueError: If they do not, or are a pair that may not be.
+    """
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        weights = [weights]
+    elif not pair:
+        raise ValueError(f"weights may be a pair for model='m2cd' only, got {weights}")
+    for name in weights:
+        if isinstance(name, str) and not os.path.exists(name):
+            try:
+                get_weight(name)
+            except ValueError as error:
+                raise ValueError(
+                    f'weights {name!r} are neither a file nor of TorchGeo: expected '
+                    'True for those of ImageNet, the path of a checkpoint, or a name '
+                    "like 'ResNet18_Weights.SENTINEL2_RGB_MOCO'"
+                ) from error
