@@ -18,17 +18,17 @@ from torchgeo_m2cd.models import M2CD
 #: Encoders, and what the paper calls them where it uses them.
 ENCODERS = {
     'mit_b0': 'MiT-b0',
-    'mit_b1': 'MiT-b1 (headline)',
+    'mit_b1': 'MiT-b1*',
     'mit_b2': '',
     'mit_b3': '',
     'mit_b4': '',
     'mit_b5': '',
     'resnet18': '',
-    'tu-resnet18d': 'ResNet-18 (deep stem)',
+    'tu-resnet18d': 'ResNet-18',
     'resnet34': '',
     'resnet50': '',
-    'tu-mobilenetv3_small_100': 'MobileNetV3 small',
-    'tu-mobilenetv3_large_100': 'MobileNetV3 large',
+    'tu-mobilenetv3_small_100': 'small',
+    'tu-mobilenetv3_large_100': 'large',
     'tu-convnext_tiny': 'ConvNeXt-T',
     'tu-convnext_small': 'ConvNeXt-S',
     'tu-convnext_base': 'ConvNeXt-B',
@@ -59,8 +59,8 @@ def measure(encoder: str, moe_stages: tuple[int, ...]) -> dict[str, str]:
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 2, 3, 256, 256))
     return {
-        'parameters (M)': f'{total / 1e6:.1f}',
-        'active (M)': f'{(total - idle) / 1e6:.1f}',
+        'Mparams': f'{total / 1e6:.1f}',
+        'active': f'{(total - idle) / 1e6:.1f}',
         'GMAC': f'{counter.get_total_flops() / 2e9:.2f}',
     }
 
@@ -74,11 +74,11 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for encoder, paper in ENCODERS.items():
-        row = {'encoder': encoder, 'in the paper': paper}
+        row = {'encoder': encoder, 'paper': paper}
         for name, stages in {'none': (), 'MoE': (1, 2, 3, 4)}.items():
             values = measure(encoder, stages)
             if name == 'none':
-                del values['active (M)']  # all of them
+                del values['active']  # all of them
             row |= {f'{name}: {key}': value for key, value in values.items()}
         rows.append(row)
         print(*row.values(), sep='\t', flush=True)

@@ -28,3 +28,9 @@ def test_unknown_choice(value: str, choices: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         check_choice('split', value, choices)
     assert len(str(error.value)) < 100
+
+
+def test_many_choices() -> None:
+    match = r"unknown split 'x' \(expected one of 100: 'n0', .*'n9', …\)$"
+    with pytest.raises(ValueError, match=match):
+        check_choice('split', 'x', [f'n{i}' for i in range(100)])

@@ -224,3 +224,16 @@ class TestSceneWriter:
         writer = SceneWriter(tmp_path / 'a.tif')
         with pytest.raises(RuntimeError, match='needs one device, got 2'):
             writer.setup(Mock(world_size=2), PixelTask(), 'predict')
+        writer = SceneWriter(tmp_path, overwrite=True)
+        with pytest.raises(IsADirectoryError, match='is a folder: expected a GeoTIFF'):
+            writer.setup(Mock(world_size=1), PixelTask(), 'predict')
+
+    def test_nothing_valid(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        sar, output = tmp_path / 'sar.tif', tmp_path / 'change.tif'
+        with rasterio.open(paths['sar']) as src:
+            profile, shape = src.profile, (src.count, *src.shape)
+        with rasterio.open(sar, 'w', **profile) as dst:
+            dst.write(np.full(shape, np.nan, np.float32))
+        with pytest.raises(ValueError, match=r'change\.tif is not written: no pixel'):
+            predict({**paths, 'sar': sar}, SceneWriter(output), PixelTask())
+        assert not output.exists()

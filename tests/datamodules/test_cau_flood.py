@@ -50,6 +50,11 @@ class TestCAUFloodDataModule:
         batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
         assert batch['image'].shape == (8, 2, 4, 4, 4)
 
+    def test_one_value_for_sar(self) -> None:
+        datamodule = CAUFloodDataModule(mean=[[1, 2, 3], [4]], std=[[5, 6, 7], [8]])
+        assert datamodule.mean.tolist() == [[1, 2, 3], [4, 4, 4]]
+        assert datamodule.std.tolist() == [[5, 6, 7], [8, 8, 8]]
+
     @pytest.mark.parametrize(
         ('kwargs', 'message'),
         [

@@ -68,6 +68,10 @@ class TestOMBRIADataModule:
         datamodule = OMBRIADataModule(root=root, mean=[[0] * 3] * 2, std=[[2] * 3] * 2)
         batch = datamodule.aug({'image': torch.ones(1, 2, 3, 4, 4)})
         assert (batch['image'] == 0.5).all()
+        with pytest.raises(
+            ValueError, match=r'std is .*: expected 3 values for the op'
+        ):
+            OMBRIADataModule(std=[[1] * 4, [2]])
 
     def test_prepare_data(
         self, root: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -363,3 +363,32 @@ class TestSceneDataset:
         )
         with pytest.raises(ValueError, match=r"plan\.tif' of .* cannot be warped"):
             SceneDataset(pair[0], path)
+
+    def test_unreadable(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        text = tmp_path / 'text.asc'
+        text.write_text('no raster')
+        with pytest.raises(
+            RuntimeError, match=r"SAR file '.*text\.asc' cannot be read"
+        ):
+            SceneDataset(pair[0], text)
+
+        # Beside others in a folder, it may be there on purpose, but half a tile is not
+        folder = tmp_path / 'tiles'
+        folder.mkdir()
+        write(folder / 'tile.tif', np.ones((50, 50), np.float32))
+        text.rename(folder / text.name)
+        assert SceneDataset(pair[0], folder).band_counts == (3, 1)
+        (folder / 'half.tif').write_bytes((folder / 'tile.tif').read_bytes()[:100])
+        with pytest.raises(
+            RuntimeError, match=r"SAR file '.*half\.tif' cannot be read"
+        ):
+            SceneDataset(pair[0], folder)
+
+    def test_truncated(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        path = write(tmp_path / 'half.tif', np.ones((100, 120), np.float32))
+        path.write_bytes(path.read_bytes()[:24_000])
+        dataset = SceneDataset(pair[0], path)
+        with pytest.raises(
+            RuntimeError, match=r"SAR file '.*half\.tif' cannot be .*IReadBlock failed"
+        ):
+            read_all(dataset)

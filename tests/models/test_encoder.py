@@ -8,6 +8,7 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 
 from torchgeo_m2cd.models import MoEEncoder
+from torchgeo_m2cd.models.encoder import check_encoder
 
 # One encoder per family, and those that the paper names
 ENCODERS = [
@@ -142,6 +143,10 @@ class TestMoEEncoder:
         ('kwargs', 'match'),
         [
             ({'name': 'mit_bo'}, r"unknown encoder 'mit_bo', did you mean 'mit_b"),
+            (
+                {'name': 'tu-resnet81'},
+                r"unknown encoder 'tu-resnet81', did you mean 'tu-resnet",
+            ),
             ({'moe_stages': [0, 1, 5]}, r'moe_stages \[0, 5\] do not exist'),
             ({'name': 'densenet121'}, r"'densenet121' has no known stages .*MobileOne"),
             (
@@ -159,3 +164,7 @@ class TestMoEEncoder:
     def test_bad_arguments(self, kwargs: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
             MoEEncoder(**({'name': 'mit_b0'} | kwargs))
+
+    def test_known_encoders(self) -> None:
+        for name in ('mit_b0', 'tu-resnet18', 'tu-resnet18.a1_in1k', 'tu-hf-hub:a/b'):
+            check_encoder(name)

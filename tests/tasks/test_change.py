@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchgeo.models import ResNet18_Weights
 
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.models import guide_loss, simulate_sar, simulate_speckled_sar
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
@@ -240,9 +243,11 @@ class TestChangeDetectionTask:
         assert calls == [(enum,), (name,), (enum, name)]
 
     def test_imagenet_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[str | None] = []
+        asked: list[str | bool | None] = []
 
-        def fake(name: str, in_channels: int, weights: str | None) -> torch.nn.Module:
+        def fake(
+            name: str, in_channels: int, weights: str | bool | None
+        ) -> torch.nn.Module:
             asked.append(weights)
             encoder: torch.nn.Module = get_encoder(name, in_channels)
             return encoder
@@ -250,7 +255,8 @@ class TestChangeDetectionTask:
         monkeypatch.setattr('torchgeo_m2cd.models.encoder.get_encoder', fake)
         make_task(weights=True)
         make_task(weights=False)
-        assert asked == ['imagenet', None]
+        make_task(weights=True, backbone='tu-resnet18')
+        assert asked == ['imagenet', None, True]
 
     def test_ablation(self) -> None:
         task = make_task(o2sp='none', model_args={'moe_stages': []})
@@ -401,6 +407,25 @@ class TestChangeDetectionTask:
             ({'loss': 'ce'}, "loss='ce' does not fit task='binary'"),
             ({'o2sp': 'physic'}, "unknown o2sp 'physic', did you mean 'physical'?"),
             ({'guide_distance': 'l3'}, "unknown guide_distance 'l3'"),
+            # M2CD has it, but the task does, too
+            ({'model_args': {'classes': 2}}, "unknown key of model_args 'classes'"),
+            (
+                {'model': 'unet', 'backbone': 'resnet19'},
+                "unknown encoder 'resnet19', did you mean 'resnet1",
+            ),
+            (
+                {'model': 'changevit', 'backbone': 'vit_small_patch16_225'},
+                "did you mean 'vit_small_patch16_224'?",
+            ),
+            (
+                {'model': 'btc', 'backbone': 'swin_tiny', 'in_channels': 4},
+                "model 'btc' needs in_channels=3, got 4",
+            ),
+            ({'weights': 'no.pth'}, "weights 'no.pth' are neither a file nor of"),
+            (
+                {'model': 'unet', 'backbone': 'resnet18', 'weights': ('a', 'b')},
+                "weights may be a pair for model='m2cd' only",
+            ),
         ],
     )
     def test_bad_arguments(self, kwargs: dict[str, Any], match: str) -> None:
@@ -417,3 +442,60 @@ class TestChangeDetectionTask:
             trainer.test(
                 make_task(in_channels=4), ckpt_path=path, datamodule=make_datamodule()
             )
+
+    def test_checkpoint_with_other_arguments(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
+        trainer.strategy.connect(
+            make_task(in_channels=(4, 1), model_args={'top_k': 1, 'moe_stages': (1,)})
+        )
+        path = tmp_path / 'm2cd.ckpt'
+        trainer.save_checkpoint(path)
+
+        # The same parameters, but not the same function
+        task = make_task(in_channels=(4, 1), model_args={'moe_stages': (1,)})
+        with pytest.warns(UserWarning, match='the checkpoint fits, but model_args is'):
+            trainer.test(task, ckpt_path=path, datamodule=make_datamodule())
+        # As read from YAML
+        task = make_task(in_channels=[4, 1], model_args={'top_k': 1, 'moe_stages': [1]})
+        with warnings.catch_warnings():
+            warnings.filterwarnings('error', 'the checkpoint fits')
+            trainer.test(task, ckpt_path=path, datamodule=make_datamodule())
+
+    @pytest.mark.parametrize(
+        ('kwargs', 'expected'),
+        [
+            ({'in_channels': 3}, r'3, .*: expected 4 or \[4, 1\]'),
+            ({'in_channels': (1, 4)}, r'\(1, 4\), .*: expected 4 or \[4, 1\]'),
+            (
+                {'in_channels': (4, 1), 'model_args': {'optical_index': 1}},
+                r'\(4, 1\), .*: expected 4 or \[1, 4\]',
+            ),
+            (
+                {'in_channels': (3, 1), 'model': 'unet', 'backbone': 'resnet18'},
+                '3, .*: expected 4$',
+            ),
+        ],
+    )
+    @pytest.mark.parametrize('stage', ['fit', 'predict'])
+    def test_bands_of_data(
+        self, kwargs: dict[str, Any], expected: str, stage: str, tmp_path: Path
+    ) -> None:
+        trainer = make_trainer(tmp_path, logger=False)
+        match = f'in_channels is {expected}'.replace('.*', '.* 4 optical and 1 SAR.*')
+        with pytest.raises(ValueError, match=match):
+            getattr(trainer, stage)(make_task(**kwargs), datamodule=make_datamodule())
+
+    @pytest.mark.parametrize('kwargs', MODELS, ids=lambda kwargs: kwargs['model'])
+    def test_bands_of_batch(self, kwargs: dict[str, Any]) -> None:
+        task = make_task(in_channels=2, **kwargs)
+        match = 'in_channels is 2, but images have 3 channels'
+        with pytest.raises(ValueError, match=match):
+            task.training_step(make_batch(), 0)
+        with pytest.raises(ValueError, match=match):
+            task.predict_step(make_batch(), 0)
+
+    def test_physical_o2sp_without_data_module(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, logger=False)
+        loader = DataLoader(SyntheticFlood(length=2, size=64), batch_size=2)
+        with pytest.raises(ValueError, match='needs mean and std of a data module'):
+            trainer.fit(make_task(in_channels=4, o2sp='physical'), loader)

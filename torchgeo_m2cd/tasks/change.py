@@ -217,9 +217,10 @@ class ChangeDetectionTask(ChangeDetection):
         datamodule = getattr(self.trainer, 'datamodule', None)
         for split in ('train', 'val', 'test', 'predict'):
             dataset = getattr(datamodule, f'{split}_dataset', None)
-            if not hasattr(dataset, 'band_counts'):
+            counts: tuple[int, int] | None = getattr(dataset, 'band_counts', None)
+            if counts is None:
                 continue
-            optical, sar = dataset.band_counts
+            optical, sar = counts
             expected: list[int | list[int]] = [max(optical, sar)]
             if self.hparams['model'] == 'm2cd':
                 first_is_sar = self.model.optical_index == 1
@@ -231,15 +232,18 @@ class ChangeDetectionTask(ChangeDetection):
                 )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the class, for the ``torchgeo`` command to make a task like this one.
+        """Say how the ``torchgeo`` command is to make a task like this one.
 
-        The command does so itself, but a checkpoint may be made without it.
+        It takes class and arguments from a checkpoint, which may be made without it.
+        Initial weights are not needed any more, and need not be downloaded again.
 
         Args:
             checkpoint: The checkpoint.
         """
+        arguments = checkpoint['hyper_parameters']
         path = f'{type(self).__module__}.{type(self).__qualname__}'
-        checkpoint['hyper_parameters'].setdefault('_class_path', path)
+        arguments.setdefault('_class_path', path)
+        arguments['weights'] = None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint fits the model.

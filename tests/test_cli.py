@@ -1,0 +1,290 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The ``torchgeo`` command, with good and with bad input."""
+
+import contextlib
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import pytest
+import torch
+import torchgeo.main
+import yaml
+from lightning.pytorch import Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchgeo.datasets import DatasetNotFoundError
+
+from torchgeo_m2cd.configs import config_path, list_configs
+from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+CONFIG = config_path('synthetic')
+TINY = (
+    *('--trainer.accelerator', 'cpu', '--trainer.max_epochs', '1'),
+    *('--data.batch_size', '2', '--data.size', '64'),
+    *('--data.length', '2', '--data.eval_length', '2'),
+)
+UNET = ('--model.model', 'unet', '--model.backbone', 'resnet18')
+
+pytestmark = pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many')
+
+
+class Run(NamedTuple):
+    """What a command leaves."""
+
+    output: str  # of both streams
+    folder: Path  # logs of the trainer
+
+    @property
+    def last(self) -> str:
+        """The last checkpoint."""
+        return str(self.folder / 'checkpoints' / 'last.ckpt')
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config that was saved."""
+        config: dict[str, Any] = yaml.safe_load(
+            (self.folder / 'config.yaml').read_text()
+        )
+        return config
+
+    @property
+    def events(self) -> EventAccumulator:
+        """What TensorBoard shows."""
+        events = EventAccumulator(str(self.folder))
+        events.Reload()
+        return events
+
+
+def torchgeo_command(*args: str) -> str:
+    """Run ``torchgeo``, and return its output."""
+    output = io.StringIO()
+    with (
+        # It sets variables of the environment
+        patch.dict(os.environ),
+        patch('sys.argv', ['torchgeo', *args]),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        try:
+            torchgeo.main.main()
+        except SystemExit as error:
+            if error.code:
+                pytest.fail(output.getvalue())
+    return output.getvalue()
+
+
+def run(subcommand: str, folder: Path, *args: str) -> Run:
+    """Run ``torchgeo`` on the synthetic config."""
+    output = torchgeo_command(
+        *(subcommand, '--config', str(CONFIG)),
+        *('--trainer.default_root_dir', str(folder), *TINY, *args),
+    )
+    return Run(output, folder / 'lightning_logs' / 'version_0')
+
+
+def read_metrics(output: str) -> dict[str, float]:
+    """Read the table that ``validate`` and ``test`` print."""
+    pattern = r'^ *((?:val|test)_\w+) +(\S+) *$'
+    return {k: float(v) for k, v in re.findall(pattern, output, re.MULTILINE)}
+
+
+@pytest.fixture(scope='module')
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run('fit', tmp_path_factory.mktemp('fit'))
+
+
+@pytest.fixture(scope='module')
+def fitted_unet(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run('fit', tmp_path_factory.mktemp('unet'), *UNET)
+
+
+class TestFit:
+    def test_output(self, fitted: Run) -> None:
+        line = re.findall(r'Epoch 0: 100%.*', fitted.output)[-1]
+        for name in ('train_loss', 'val_loss', 'val_AverageJaccardIndex'):
+            assert f'{name}=' in line
+        names = {path.name for path in (fitted.folder / 'checkpoints').iterdir()}
+        assert names == {'best.ckpt', 'last.ckpt'}
+
+    def test_events(self, fitted: Run) -> None:
+        tags = fitted.events.Tags()
+        assert tags['images'] == ['val/0', 'val/1']
+        expected = {
+            *('val_loss', 'val_AverageJaccardIndex', 'val_AverageF1Score'),
+            *('train_AverageJaccardIndex', 'train_OverallAccuracy'),
+        }
+        assert expected <= set(tags['scalars'])
+
+    def test_resume(self, fitted: Run, tmp_path: Path) -> None:
+        args = ('--ckpt_path', fitted.last, '--trainer.max_epochs', '2')
+        resumed = run('fit', tmp_path, *args)
+        # The second epoch alone: one step per epoch, counted from 0
+        scalars: Any = resumed.events.Scalars('val_loss')
+        assert [scalar.step for scalar in scalars] == [1]
+        assert torch.load(resumed.last, weights_only=True)['epoch'] == 1
+
+    def test_other_model(self, fitted_unet: Run) -> None:
+        checkpoint = torch.load(fitted_unet.last, weights_only=True)
+        assert checkpoint['hyper_parameters']['model'] == 'unet'
+        assert 'val_AverageJaccardIndex=' in fitted_unet.output
+
+
+class TestEvaluate:
+    @pytest.mark.parametrize('subcommand', ['validate', 'test', 'predict'])
+    def test_subcommand(self, subcommand: str, fitted: Run, tmp_path: Path) -> None:
+        output = run(subcommand, tmp_path, '--ckpt_path', fitted.last).output
+        metrics = read_metrics(output)
+        if subcommand == 'validate':
+            last: Any = fitted.events.Scalars('val_loss')[-1]
+            assert metrics['val_loss'] == pytest.approx(last.value, rel=1e-3)
+        elif subcommand == 'test':
+            assert 0 <= metrics['test_AverageJaccardIndex'] <= 1
+        else:
+            assert 'Predicting DataLoader 0: 100%' in output
+
+    def test_model_is_that_of_the_checkpoint(
+        self, fitted_unet: Run, tmp_path: Path
+    ) -> None:
+        checkpoint = ('--ckpt_path', fitted_unet.last)
+        run_m2cd = run('test', tmp_path / 'm2cd', *checkpoint)
+        run_unet = run('test', tmp_path / 'unet', *checkpoint, *UNET)
+        assert read_metrics(run_m2cd.output) == read_metrics(run_unet.output)
+        assert run_m2cd.config['model']['init_args']['model'] == 'unet'
+
+    def test_checkpoint_made_in_python(self, tmp_path: Path) -> None:
+        trainer = Trainer(
+            accelerator='cpu',
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        args: dict[str, Any] = {'in_channels': (4, 1), 'model_args': {'top_k': 1}}
+        task = ChangeDetectionTask(backbone='mit_b0', **args)
+        datamodule = SyntheticFloodDataModule(
+            batch_size=2, length=2, eval_length=2, size=64
+        )
+        (expected,) = trainer.test(task, datamodule, verbose=False)
+        path = str(tmp_path / 'python.ckpt')
+        trainer.save_checkpoint(path)
+
+        # The initial weights are not looked for, since the checkpoint has its own
+        weights = ('--model.weights', 'ResNet18_Weights.NONE')
+        result = run('test', tmp_path, '--ckpt_path', path, *weights)
+        assert read_metrics(result.output) == pytest.approx(expected, rel=1e-3)
+        init_args = result.config['model']['init_args']
+        assert init_args['in_channels'] == [4, 1]
+        assert init_args['model_args'] == {'top_k': 1}
+        loaded = ChangeDetectionTask.load_from_checkpoint(path, weights_only=True)
+        assert loaded.hparams['model_args'] == {'top_k': 1}
+
+
+class TestConfigs:
+    @pytest.mark.parametrize('name', list_configs())
+    def test_parse(self, name: str) -> None:
+        subcommand = 'predict' if name == 'scene' else 'fit'
+        output = torchgeo_command(
+            subcommand, '--config', str(config_path(name)), '--print_config'
+        )
+        config = yaml.safe_load(output)
+        assert config['model']['class_path'].endswith('.ChangeDetectionTask')
+        assert config['data']['class_path'].startswith('torchgeo_m2cd.datamodules.')
+
+    @pytest.mark.parametrize(
+        ('value', 'expected'),
+        [
+            ('true', True),
+            ('false', False),
+            ('null', None),
+            ('encoder.pth', 'encoder.pth'),
+            ('[s2.pth, s1.pth]', ['s2.pth', 's1.pth']),
+        ],
+    )
+    def test_weights(self, value: str, expected: Any) -> None:
+        output = torchgeo_command(
+            'fit', '--config', str(CONFIG), '--model.weights', value, '--print_config'
+        )
+        assert yaml.safe_load(output)['model']['init_args']['weights'] == expected
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ('old', 'new', 'message'),
+        [
+            ('trainer:', 'trainr:', 'trainr'),
+            ('max_epochs: 6', 'max_epoch: 6', "'trainer.max_epoch'"),
+            ('monitor:', 'monitr:', "Option 'monitr' is not accepted"),
+            ('FigureLogger', 'FigureLoger', "has no attribute 'FigureLoger'"),
+            ('ChangeDetectionTask', 'ChangeTask', "has no attribute 'ChangeTask'"),
+            ('backbone:', 'bakbone:', "Option 'bakbone' is not accepted"),
+            ('model: m2cd', 'model: m2dc', "'m2cd', 'unet', .*Got value: m2dc"),
+            ('lr:', 'learning_rate:', "Option 'learning_rate' is not accepted"),
+            ('batch_size:', 'batchsize:', "Option 'batchsize' is not accepted"),
+            ('batch_size: 8', 'batch_size: many', "'int'>. Got value: many"),
+            ('trainer:', 'trainer: [', 'Problems parsing config'),
+        ],
+    )
+    def test_bad_config(self, old: str, new: str, message: str, tmp_path: Path) -> None:
+        text = CONFIG.read_text()
+        assert old in text
+        path = tmp_path / 'config.yaml'
+        path.write_text(text.replace(old, new))
+        with pytest.raises(pytest.fail.Exception, match=message):
+            torchgeo_command('fit', '--config', str(path))
+
+    def test_no_config(self, tmp_path: Path) -> None:
+        path = str(tmp_path / 'no.yaml')
+        with pytest.raises(pytest.fail.Exception, match=f'not exist: {path!r}'):
+            torchgeo_command('fit', '--config', path)
+
+    @pytest.mark.parametrize(
+        ('args', 'message'),
+        [
+            (
+                ('--model.model_args', '{num_expert: 2}'),
+                "key of model_args 'num_expert', did you mean 'num_experts'?",
+            ),
+            (
+                ('--model.backbone', 'mit_b9'),
+                "unknown encoder 'mit_b9', did you mean 'mit_b",
+            ),
+            (
+                ('--model.model', 'unet', '--model.backbone', 'resnet19'),
+                "unknown encoder 'resnet19', did you mean 'resnet1",
+            ),
+            (('--model.weights', 'no.pth'), "weights 'no.pth' are neither a file nor"),
+            (
+                ('--model.in_channels', '3'),
+                'but the data have 4 optical and 1 SAR bands: expected 4 or [4, 1]',
+            ),
+            (
+                (*UNET, '--model.in_channels', '3'),
+                'but the data have 4 optical and 1 SAR bands: expected 4',
+            ),
+            (('--data.size', '80'), 'Expected image height and width divisible by 32'),
+            (('--data.patch_size', '0'), 'patch_size is 0: expected at least 1'),
+            (('--ckpt_path', 'no.ckpt'), 'Checkpoint file not found: '),
+        ],
+    )
+    def test_bad_value(
+        self, args: tuple[str, ...], message: str, tmp_path: Path
+    ) -> None:
+        errors = (ValueError, RuntimeError, FileNotFoundError)
+        with pytest.raises(errors, match=re.escape(message)):
+            run('fit', tmp_path, *args)
+        assert not list(tmp_path.rglob('*.ckpt'))
+
+    @pytest.mark.parametrize('name', ['ombria', 'cau_flood'])
+    def test_no_data(self, name: str, tmp_path: Path) -> None:
+        root = str(tmp_path / 'no')
+        with pytest.raises(DatasetNotFoundError, match=re.escape(root)):
+            torchgeo_command(
+                *('fit', '--config', str(config_path(name)), '--data.root', root),
+                *('--trainer.default_root_dir', str(tmp_path)),
+            )
