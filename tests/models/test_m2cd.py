@@ -289,27 +289,23 @@ class TestM2CD:
         width = 32 * torch.export.Dim('width', min=2, max=32)
         shapes = ({0: batch, 3: height, 4: width},)
         example = torch.randn(2, 2, 3, 96, 64)
-        with untraced():
+        with torch.no_grad(), untraced():
             program = torch.export.export(model, (example,), dynamic_shapes=shapes)
             # Its optimization takes long
             onnx = torch.onnx.export(
                 program, dynamo=True, verbose=False, optimize=False
             )
-        assert onnx is not None
-        onnx.save(tmp_path / 'model.onnx')
-        session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
-        name = session.get_inputs()[0].name
-        for shape in ((1, 2, 3, 64, 128), (3, 2, 3, 96, 64)):
-            image = torch.randn(shape)
-            with torch.no_grad():
+            assert onnx is not None
+            onnx.save(tmp_path / 'model.onnx')
+            session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
+            name = session.get_inputs()[0].name
+            exported = program.module()
+            for shape in ((1, 2, 3, 64, 128), (3, 2, 3, 96, 64)):
+                image = torch.randn(shape)
                 expected = model(image)
-                torch.testing.assert_close(
-                    program.module()(image), expected, rtol=0, atol=1e-4
-                )
-            (logits,) = session.run(None, {name: image.numpy()})
-            torch.testing.assert_close(
-                torch.from_numpy(logits), expected, rtol=0, atol=1e-4
-            )
+                (logits,) = session.run(None, {name: image.numpy()})
+                for output in (exported(image), torch.from_numpy(logits)):
+                    torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
 
     @pytest.mark.parametrize(
         ('shape', 'error', 'match'),
