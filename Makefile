@@ -26,9 +26,10 @@ TESTS := $(VENV)/.installed-tests
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
+# Passive: threads that wait for each other would not yield on a busy machine
 .PHONY: demo
 demo: $(PACKAGE) ## Train on synthetic floods for some minutes, map one, and draw it
-	$(BIN)/python -m torchgeo_m2cd.demo
+	OMP_WAIT_POLICY=passive $(BIN)/python -m torchgeo_m2cd.demo
 
 .PHONY: test
 test: lint types unit docs ## Run all that continuous integration runs
