@@ -218,7 +218,7 @@ class TestErrors:
         ('old', 'new', 'message'),
         [
             ('trainer:', 'trainr:', 'trainr'),
-            ('max_epochs: 6', 'max_epoch: 6', "'trainer.max_epoch'"),
+            ('max_epochs:', 'max_epoch:', "'trainer.max_epoch'"),
             ('monitor:', 'monitr:', "Option 'monitr' is not accepted"),
             ('FigureLogger', 'FigureLoger', "has no attribute 'FigureLoger'"),
             ('ChangeDetectionTask', 'ChangeTask', "has no attribute 'ChangeTask'"),

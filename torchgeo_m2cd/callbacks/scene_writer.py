@@ -4,20 +4,18 @@
 """Writing of predicted scenes."""
 
 import math
-import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torchgeo.datasets.utils import Path, Sample
 
 from ..datasets import SceneDataset
+from ..datasets.utils import write_raster
 
 
 class SceneWriter(BasePredictionWriter):
@@ -170,7 +168,7 @@ class SceneWriter(BasePredictionWriter):
             )
         probability = np.full_like(self._sum, math.nan)
         np.divide(self._sum, self._weight, out=probability, where=known)
-        _write(self.output, probability, dataset, math.nan)
+        write_raster(self.output, probability, dataset.crs, dataset.transform, math.nan)
         if self.mask is not None:
             classes = (
                 probability.argmax(0)
@@ -178,7 +176,13 @@ class SceneWriter(BasePredictionWriter):
                 else probability[0] >= self.threshold
             )
             classes = np.where(known, classes, dataset.ignore_index)
-            _write(self.mask, classes[None].astype(np.uint8), dataset, 255)
+            write_raster(
+                self.mask,
+                classes[None].astype(np.uint8),
+                dataset.crs,
+                dataset.transform,
+                dataset.ignore_index,
+            )
         self._sum = self._weight = None
 
     def _paths(self) -> list[pathlib.Path]:
@@ -201,32 +205,3 @@ def _ramp(length: int) -> npt.NDArray[np.float32]:
     """Return weights that rise to the middle and fall again, within (0, 1]."""
     distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5
     return (distance / distance.max()).astype(np.float32)
-
-
-def _write(
-    path: pathlib.Path, data: npt.NDArray[Any], dataset: SceneDataset, nodata: float
-) -> None:
-    """Write a GeoTIFF beside its place and rename it."""
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        with rasterio.open(
-            part,
-            'w',
-            driver='GTiff',
-            dtype=data.dtype,
-            count=len(data),
-            height=data.shape[1],
-            width=data.shape[2],
-            crs=dataset.crs,
-            transform=dataset.transform,
-            nodata=nodata,
-            tiled=True,
-            blockxsize=256,
-            blockysize=256,
-            compress='deflate',
-            bigtiff='if_safer',
-        ) as file:
-            file.write(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

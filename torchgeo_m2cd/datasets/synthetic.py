@@ -4,14 +4,12 @@
 """Synthetic optical-SAR flood dataset."""
 
 import math
-import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 import torch
 from numpy.random import PCG64, Generator, SeedSequence
 from rasterio.crs import CRS
@@ -22,6 +20,7 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..utils import check_choice
 from .base import OpticalSARDataset, stack_pair
+from .utils import write_raster
 
 Array = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.uint8]
@@ -279,11 +278,13 @@ class SyntheticFlood(OpticalSARDataset):
 
         optical = optical[self._select(self.bands, self.all_bands)]
         sar = sar[self._select(self.sar_bands, self.all_sar_bands)]
-        self._write(
+        write_raster(
             paths['optical'], optical.astype(np.uint16), crs, transform, 0, self.bands
         )
-        self._write(paths['sar'], sar, sar_crs or crs, target, math.nan, self.sar_bands)
-        self._write(
+        write_raster(
+            paths['sar'], sar, sar_crs or crs, target, math.nan, self.sar_bands
+        )
+        write_raster(
             paths['mask'], mask.astype(np.uint8), crs, transform, 255, ('flood',)
         )
         return paths
@@ -514,40 +515,6 @@ class SyntheticFlood(OpticalSARDataset):
             resampling=Resampling.average,
         )
         return out, target
-
-    @staticmethod
-    def _write(
-        path: pathlib.Path,
-        data: npt.NDArray[Any],
-        crs: str,
-        transform: Affine,
-        nodata: float,
-        names: Sequence[str],
-    ) -> None:
-        """Write a GeoTIFF beside its place and rename it."""
-        part = path.with_suffix(f'.{os.getpid()}.part')
-        try:
-            with rasterio.open(
-                part,
-                'w',
-                driver='GTiff',
-                dtype=data.dtype,
-                count=len(data),
-                height=data.shape[1],
-                width=data.shape[2],
-                crs=crs,
-                transform=transform,
-                nodata=nodata,
-                tiled=True,
-                blockxsize=256,
-                blockysize=256,
-                compress='deflate',
-            ) as file:
-                file.write(data)
-                file.descriptions = tuple(names)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def _double_rows(field: Array) -> Array:
