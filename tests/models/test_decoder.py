@@ -7,14 +7,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchgeo_m2cd.models import MLPDecoder, fuse, make_decoder
+from torchgeo_m2cd.models import MLPHead, fuse, make_decoder
 
 
-@pytest.mark.parametrize('training', [True, False])
-def test_same_as_resize_before_fusing(training: bool) -> None:
+@pytest.mark.parametrize(
+    ('training', 'strip_size'),
+    # Of an image of 10 x 32 x 48: all at once, two strips, and as many as can be
+    [(True, 2**21), (False, 2**21), (False, 8000), (False, 1)],
+)
+@pytest.mark.parametrize('compiled', [False, True])
+def test_same_as_resize_before_fusing(
+    training: bool, strip_size: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     channels = [6, 0, 8, 12, 16, 20]
-    decoder = MLPDecoder(channels, channels=10).double().train(training)
-    for module in decoder.modules():
+    decoder, head = (
+        m.double().train(training)
+        for m in make_decoder('mlp', channels, 3, decoder_args={'channels': 10})
+    )
+    assert isinstance(head, MLPHead)
+    monkeypatch.setattr(head, 'strip_size', strip_size)
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: compiled)
+    for module in [*decoder.modules(), *head.modules()]:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean = torch.rand(10, dtype=torch.float64)
             module.running_var = torch.rand(10, dtype=torch.float64) + 0.5
@@ -22,13 +35,16 @@ def test_same_as_resize_before_fusing(training: bool) -> None:
         torch.randn(2, c, 64 // 2**i, 96 // 2**i, dtype=torch.float64)
         for i, c in enumerate(channels)
     ]
-    output = decoder(features)
+    output = head(decoder(features))
 
     resized = [
         F.interpolate(project(f), size=(32, 48), mode='bilinear', align_corners=False)
         for project, f in zip(decoder.project, features[2:], strict=True)
     ]
-    expected = decoder.fuse(torch.cat(resized, dim=1))
+    fused = head.norm(decoder.fuse(torch.cat(resized, dim=1))).relu()
+    expected = F.interpolate(
+        head.conv(fused), scale_factor=2, mode='bilinear', align_corners=False
+    )
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
 
 

@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import copy
 from typing import Any
 
 import pytest
@@ -117,6 +118,33 @@ class TestMoEEncoder:
         )
         for f, f1, f2 in zip(both.features, one.features, other.features, strict=True):
             torch.testing.assert_close(f, torch.cat((f1, f2)), rtol=0, atol=1e-4)
+
+    def test_batch_norm(self) -> None:
+        encoder = MoEEncoder('resnet18', moe_stages=(1,), noisy=False)
+        before = copy.deepcopy(encoder.state_dict())
+        optical, sar, simulated = torch.randn(3, 2, 3, 64, 64) * torch.tensor(
+            [1.0, 2.0, 9.0]
+        ).reshape(3, 1, 1, 1, 1)
+        pair = encoder(optical, sar)
+        after = copy.deepcopy(encoder.state_dict())
+        # Statistics are those of both images together
+        x = encoder.backbone.conv1(torch.cat((optical, sar)))
+        momentum = 0.1 * x.transpose(0, 1).flatten(1).mean(1)
+        torch.testing.assert_close(after['backbone.bn1.running_mean'], momentum)
+
+        # With a third path, they are the same, and so is what they give
+        encoder.load_state_dict(before)
+        three = encoder(optical, sar, simulated)
+        torch.testing.assert_close(encoder.state_dict(), after)
+        encoder.load_state_dict(before)
+        alone = encoder(simulated, second=[True])
+        for i in range(1, 6):
+            torch.testing.assert_close(three.features[i][:2], pair.features[i])
+            torch.testing.assert_close(three.features[i][2:], alone.features[i])
+        loss = pair.balance_loss + alone.balance_loss
+        torch.testing.assert_close(three.balance_loss, loss)
+        gates = torch.cat((pair.gates[1], alone.gates[1]))
+        torch.testing.assert_close(three.gates[1], gates)
 
     def test_stem_gets_pretrained_weights(
         self, monkeypatch: pytest.MonkeyPatch

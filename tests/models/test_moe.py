@@ -175,6 +175,34 @@ class TestMixtureOfExperts:
             output.tokens.float(), expected.tokens, rtol=0.05, atol=0.02
         )
 
+    @pytest.mark.parametrize('top_k', [1, 2, 4])
+    @pytest.mark.parametrize('form', ['_mix_grouped', '_mix_dense'])
+    def test_forms_are_the_same(self, form: str, top_k: int) -> None:
+        moe = MixtureOfExperts(8, top_k=top_k)
+        x = torch.randn(60, 8, requires_grad=True)
+        gates, _ = moe.route(x)
+        # As if the first expert were never chosen, for k = 1
+        gates = gates.detach()
+        if top_k == 1:
+            gates = torch.eye(4)[torch.randint(1, 4, (60,))]
+        parameters = [x, *moe.fc1.parameters(), *moe.fc2.parameters()]
+        results = []
+        for mix in (getattr(moe, form), moe._mix_sparse):
+            tokens = mix(x, gates)
+            gradients = torch.autograd.grad(tokens.square().sum(), parameters)
+            results.append((tokens, *gradients))
+        torch.testing.assert_close(*results)
+
+    def test_compiled_autocast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        moe = MixtureOfExperts(16).eval()
+        x = torch.randn(500, 16)
+        expected = moe(x).tokens
+        monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            tokens = moe(x).tokens
+        assert tokens.dtype == torch.bfloat16
+        torch.testing.assert_close(tokens.float(), expected, rtol=0.05, atol=0.02)
+
     def test_compiled_is_the_same(self) -> None:
         moe = MixtureOfExperts(8).eval()
         x = torch.randn(2, 30, 8)

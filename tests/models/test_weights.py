@@ -18,7 +18,13 @@ from torchgeo.models import ResNet18_Weights, ResNet50_Weights
 from torchvision.models._api import WeightsEnum
 
 from tests.data.reference import tensors
-from torchgeo_m2cd.models import M2CD, MoEEncoder, load_encoder_weights, load_original
+from torchgeo_m2cd.models import (
+    M2CD,
+    MLPHead,
+    MoEEncoder,
+    load_encoder_weights,
+    load_original,
+)
 
 # Names and shapes of the original's parameters, and what it gives, in evaluation mode
 # and float32, for the weights and images that tensors.py makes of a name, a shape and
@@ -196,8 +202,10 @@ def run(model: M2CD) -> dict[str, Tensor]:
         outputs['logits_native'] = logits
 
     optical, sar, simulated_sar = map(make_image, ('optical', 'sar', 'simulated_sar'))
-    assert isinstance(model.segmentation_head, torch.nn.Sequential)
-    handle = model.segmentation_head[0].register_forward_hook(keep)
+    assert isinstance(model.segmentation_head, MLPHead)
+    # All rows at once, for the hook to see all of them
+    model.segmentation_head.strip_size = 2**30
+    handle = model.segmentation_head.conv.register_forward_hook(keep)
     with torch.no_grad():
         pair = model.forward_train(torch.stack((optical, sar), dim=1))
         with_o2sp = model.forward_train(
@@ -322,7 +330,7 @@ class TestLoadOriginal:
             (
                 {'decode_head.conv_seg.bias': torch.zeros(3)},
                 (
-                    'segmentation_head.0.weight has shape (2, 256, 1, 1), '
+                    'segmentation_head.conv.weight has shape (2, 256, 1, 1), '
                     'expected (3, 256, 1, 1)'
                 ),
             ),

@@ -3,7 +3,7 @@
 
 """Models and their parts."""
 
-from .decoder import MLPDecoder, fuse, make_decoder
+from .decoder import MLPDecoder, MLPHead, fuse, make_decoder
 from .encoder import MoEEncoder, MoEEncoderOutput
 from .m2cd import M2CD, M2CDOutput
 from .moe import CosineGate, MixtureOfExperts, MoEOutput
@@ -15,6 +15,7 @@ __all__ = (
     'CosineGate',
     'M2CDOutput',
     'MLPDecoder',
+    'MLPHead',
     'MixtureOfExperts',
     'MoEEncoder',
     'MoEEncoderOutput',

@@ -5,7 +5,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -55,16 +55,15 @@ def fuse(f1: Tensor, f2: Tensor, how: Fusion) -> Tensor:
 
 
 class MLPDecoder(nn.Module):
-    """All-MLP decoder at half the input's resolution.
+    """All-MLP decoder, to go with :class:`MLPHead`.
 
     Each feature is projected (1x1 convolution, batch norm, ReLU) to the same number
-    of channels, resized, and fused with the others (1x1 convolution over their
-    concatenation, batch norm, ReLU).
+    of channels, and fused with the others: a 1x1 convolution over the concatenation of
+    all of them, resized.
 
-    A 1x1 convolution and a bilinear resize commute: each feature's share of the
-    fusing weights is applied at its own resolution, and the sum of the resized
-    results is what fusing the resized concatenation would give, for about a twelfth
-    of the arithmetic.
+    A 1x1 convolution and a bilinear resize commute. Therefore each feature's share of
+    the fusing weights is applied at its own resolution here, and the head sums what it
+    resizes: the same for about a twelfth of the arithmetic.
 
     If you use this decoder in your research, please cite the following papers:
 
@@ -85,9 +84,11 @@ class MLPDecoder(nn.Module):
         self.project = nn.ModuleList(
             Conv2dReLU(c, channels, kernel_size=1) for c in encoder_channels
         )
-        self.fuse = Conv2dReLU(channels * len(encoder_channels), channels, 1)
+        self.fuse = nn.Conv2d(
+            channels * len(encoder_channels), channels, kernel_size=1, bias=False
+        )
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Decode the features of an encoder.
 
         Args:
@@ -95,26 +96,114 @@ class MLPDecoder(nn.Module):
                 8, 16, 32.
 
         Returns:
-            Decoded features, shape ``(B, channels, H / 2, W / 2)``.
+            What each feature from stride 4 on adds to the fused one, of shape
+            ``(B, channels, H / stride, W / stride)``.
         """
-        height, width = features[0].shape[-2:]
-        conv, *norm_and_activation = self.fuse
-        fuse_weights = conv.weight.chunk(len(self.project), dim=1)
-        resized = (
-            F.interpolate(
-                F.conv2d(project(feature), weight),
-                size=(height // 2, width // 2),
-                mode='bilinear',
-                align_corners=False,
-            )
+        return [
+            F.conv2d(project(feature), weight)
             for feature, project, weight in zip(
-                features[2:], self.project, fuse_weights, strict=True
+                features[2:],
+                self.project,
+                self.fuse.weight.chunk(len(self.project), dim=1),
+                strict=True,
             )
+        ]
+
+
+class MLPHead(nn.Module):
+    """Segmentation head of :class:`MLPDecoder`.
+
+    The maps are resized to twice the size of the first, half that of the image, and
+    added up. Batch norm, ReLU and a 1x1 convolution turn the sum into logits, which
+    are resized to the size of the image.
+
+    The sum is by far the largest tensor of the model. On a CPU, where memory that the
+    system hands out anew costs more than the arithmetic, it is computed image by image,
+    and in evaluation a strip of rows at a time.
+    """
+
+    #: Elements of the sum that are computed at once in evaluation.
+    strip_size = 2**21
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        activation: str | Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Initialize a new MLPHead.
+
+        Args:
+            channels: Channels of the maps.
+            classes: Number of classes.
+            activation: Activation of the output, as in segmentation_models_pytorch.
+        """
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, classes, kernel_size=1)
+        self.activation = Activation(activation)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Compute the logits.
+
+        Args:
+            maps: Output of the decoder, each map's size a whole fraction of the first's,
+                the first of shape ``(B, channels, H / 4, W / 4)``.
+
+        Returns:
+            Logits, shape ``(B, classes, H, W)``.
+        """
+        if maps[0].device.type != 'cpu' or torch.compiler.is_compiling():
+            logits = self._classify(_resize_sum(maps))
+        else:
+            images = zip(*(x.split(1) for x in maps), strict=True)
+            if self.training:  # Batch norm sees the whole batch
+                logits = self._classify(torch.cat([_resize_sum(x) for x in images]))
+            else:
+                logits = torch.cat([self._classify_strips(x) for x in images])
+        logits = F.interpolate(
+            logits, scale_factor=2, mode='bilinear', align_corners=False
         )
-        x = functools.reduce(torch.add, resized)
-        for module in norm_and_activation:
-            x = module(x)
-        return x
+        return cast(Tensor, self.activation(logits))
+
+    def _classify(self, x: Tensor) -> Tensor:
+        """Apply the layers that see each pixel by itself."""
+        logits: Tensor = self.conv(F.relu_(self.norm(x)))
+        return logits
+
+    def _classify_strips(self, maps: Sequence[Tensor]) -> Tensor:
+        """Resize, add and classify the maps of one image strip by strip."""
+        height = maps[-1].shape[-2]
+        scales = [x.shape[-2] // height for x in maps]
+        scale = 2 * scales[0]
+        # In rows of the coarsest map, of which one is the least that can be resized
+        step = max(self.strip_size * height // (4 * maps[0].numel()), 1)
+        logits = []
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            # A row of the output also depends on the next row of a map
+            first, last = max(start - 1, 0), min(stop + 1, height)
+            x = _resize_sum(
+                [
+                    x[..., first * s : last * s, :]
+                    for x, s in zip(maps, scales, strict=True)
+                ]
+            )
+            rows = slice((start - first) * scale, (stop - first) * scale)
+            logits.append(self._classify(x[..., rows, :]))
+        return torch.cat(logits, dim=2)
+
+
+def _resize_sum(maps: Sequence[Tensor]) -> Tensor:
+    """Resize maps to twice the size of the first, and add them up."""
+    height, width = maps[0].shape[-2:]
+    resize = functools.partial(
+        F.interpolate,
+        size=(2 * height, 2 * width),
+        mode='bilinear',
+        align_corners=False,
+    )
+    return functools.reduce(Tensor.add_, map(resize, maps))
 
 
 def make_decoder(
@@ -148,13 +237,7 @@ def make_decoder(
     match name:
         case 'mlp':
             decoder = MLPDecoder(channels, **args)
-            # SMP's head resizes with aligned corners, the original's doesn't
-            head = nn.Sequential(
-                nn.Conv2d(args.get('channels', 256), classes, kernel_size=1),
-                nn.Upsample(scale_factor=2, mode='bilinear', align_corners=False),
-                Activation(activation),
-            )
-            return decoder, head
+            return decoder, MLPHead(args.get('channels', 256), classes, activation)
         case 'unet':
             width = args.setdefault('decoder_channels', (256, 128, 64, 32, 16))[-1]
             decoder = UnetDecoder(channels, **args)

@@ -13,6 +13,7 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
 from ..utils import check_choice
+from .linear import Linear
 from .moe import MixtureOfExperts
 from .stages import get_stages
 
@@ -54,6 +55,12 @@ class MoEEncoder(nn.Module):
     is. One set of weights serves all paths (optical, SAR, simulated SAR), which run
     through it together. The output of a :class:`MixtureOfExperts` *replaces* the
     output of its stage: it goes to the decoder and feeds the next stage.
+
+    Batch norm is the one kind of layer that paths running together see. In training,
+    it takes its statistics from both real images together, as in evaluation, and keeps
+    apart what a third path, which evaluation doesn't have, would do to them: that path
+    runs by itself, with its own statistics, of which none are kept. (The original takes
+    the statistics of each path by itself in training and their mixture in evaluation.)
 
     If the images have different bands, each has a stem of its own: the first module
     of the encoder with parameters, which is its first convolution or patch embedding.
@@ -135,6 +142,9 @@ class MoEEncoder(nn.Module):
             }
         )
 
+        for module in self.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = Linear
         if name.startswith('mit_'):
             # The original has one value everywhere, SMP 1e-5 in some places
             for module in self.backbone.modules():
@@ -154,6 +164,35 @@ class MoEEncoder(nn.Module):
         Returns:
             Features, balance loss and gates.
         """
+        if second is None:
+            second = [i > 0 for i in range(len(images))]
+        batch_norms = [
+            m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        ]
+        if len(images) < 3 or not self.training or not batch_norms:
+            return self._encode(images, second)
+        pair = self._encode(images[:2], second[:2])
+        for norm in batch_norms:
+            norm.track_running_stats = False
+        others = self._encode(images[2:], second[2:])
+        for norm in batch_norms:
+            norm.track_running_stats = True
+        return MoEEncoderOutput(
+            [
+                torch.cat(feature)
+                for feature in zip(pair.features, others.features, strict=True)
+            ],
+            pair.balance_loss + others.balance_loss,
+            {
+                stage: torch.cat((gates, others.gates[stage]))
+                for stage, gates in pair.gates.items()
+            },
+        )
+
+    def _encode(
+        self, images: Sequence[Tensor], second: Sequence[bool]
+    ) -> MoEEncoderOutput:
+        """Encode images together."""
         paths = len(images)
         batch, _, height, width = images[0].shape
         x = images[0]
@@ -185,13 +224,13 @@ class MoEEncoder(nn.Module):
             features.append(rearrange(x, f'(p b) {layout} -> p b c h w', p=paths))
         return MoEEncoderOutput(features, balance_loss, gates)
 
-    def _stem(self, images: Sequence[Tensor], second: Sequence[bool] | None) -> Tensor:
+    def _stem(self, images: Sequence[Tensor], second: Sequence[bool]) -> Tensor:
         """Run the stem, or each image through its own."""
         stem = self.stages[self.first_stage][: self.stem_length]
+        # Tokens of transformers lie like this anyway, and convolutions are faster
+        images = [x.contiguous(memory_format=torch.channels_last) for x in images]
         if self.second_stem is None:
-            return _chain(stem, torch.cat(list(images)))
-        if second is None:
-            second = [i > 0 for i in range(len(images))]
+            return _chain(stem, torch.cat(images))
         return torch.cat(
             [
                 self.second_stem(image) if is_second else _chain(stem, image)

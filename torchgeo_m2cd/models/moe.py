@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils import check_choice
+from .linear import Linear, linear
 
 
 class MoEOutput(NamedTuple):
@@ -49,7 +50,7 @@ class CosineGate(nn.Module):
         """
         super().__init__()
         proj_dim = max(min(dim // 2, 256), 1)
-        self.proj = nn.Linear(dim, proj_dim)
+        self.proj = Linear(dim, proj_dim)
         self.experts = nn.Parameter(torch.randn(proj_dim, num_experts))
         self.temperature = nn.Parameter(torch.tensor([math.log(2.0)]))
 
@@ -86,17 +87,12 @@ class ExpertLinear(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor, expert: int) -> Tensor:
-        """Apply one expert.
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Return weight and bias of each expert.
 
-        Args:
-            x: Tokens, shape ``(..., in_features)``.
-            expert: Index of the expert.
-
-        Returns:
-            Tokens, shape ``(..., out_features)``.
+        Unbound at once: the gradient of an index would be as large as all weights.
         """
-        return F.linear(x, self.weight[expert], self.bias[expert])
+        return list(zip(self.weight.unbind(), self.bias.unbind(), strict=True))
 
 
 class MixtureOfExperts(nn.Module):
@@ -191,9 +187,18 @@ class MixtureOfExperts(nn.Module):
         gates, balance_loss = self.route(x, noise)
         tokens = x.reshape(-1, x.shape[-1])
         weights = gates.reshape(-1, self.num_experts)
-        # The sizes that sparse dispatch gives depend on the data, which a traced
-        # graph can't hold
-        mix = self._mix_dense if torch.compiler.is_compiling() else self._mix_sparse
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            tokens = tokens.to(torch.get_autocast_dtype(device))
+        # See docs/user/speed.rst for what each form costs
+        if torch.compiler.is_exporting() or (
+            x.is_cuda and tokens.dtype != torch.bfloat16
+        ):
+            mix = self._mix_dense
+        elif x.is_cuda or torch.compiler.is_compiling():
+            mix = self._mix_grouped
+        else:
+            mix = self._mix_sparse
         return MoEOutput(mix(tokens, weights).reshape(x.shape), balance_loss, gates)
 
     def route(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -243,26 +248,50 @@ class MixtureOfExperts(nn.Module):
         return gates, balance_loss
 
     def _mix_sparse(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Apply each expert to its own tokens only.
+        """Apply each expert to its own tokens, one expert after the other.
+
+        How many they are has to be known, for which a GPU would have to be waited for.
 
         An expert without tokens still takes part in the graph, so that every
         parameter has a gradient in every step, as DDP expects.
         """
         indices, outputs = [], []
-        for expert in range(self.num_experts):
-            index = gates[:, expert].nonzero().squeeze(1)
-            y = self.fc2(F.gelu(self.fc1(x[index], expert)), expert)
-            outputs.append(y * gates[index, expert, None].to(y.dtype))
+        experts = zip(self.fc1.layers(), self.fc2.layers(), gates.T, strict=True)
+        for fc1, fc2, gate in experts:
+            index = gate.nonzero().squeeze(1)
+            y = linear(F.gelu(linear(x[index], *fc1)), *fc2)
+            outputs.append(y * gate[index, None].to(y.dtype))
             indices.append(index)
         y = torch.cat(outputs)
         return y.new_zeros(x.shape).index_add_(0, torch.cat(indices), y)
 
+    def _mix_grouped(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Apply each expert to its own tokens, all experts in one grouped product.
+
+        The tokens are sorted by expert. No size depends on the data.
+        """
+        gates, experts = gates.topk(self.top_k, dim=-1)
+        experts, order = experts.flatten().sort(stable=True)
+        one_hot = F.one_hot(experts, self.num_experts)
+        offsets = one_hot.sum(dim=0).cumsum(dim=0).to(torch.int32)
+
+        def apply(layer: ExpertLinear, x: Tensor) -> Tensor:
+            weight = layer.weight.to(x.dtype).transpose(1, 2)
+            y = F.grouped_mm(x, weight, offs=offsets)
+            return y + layer.bias.to(x.dtype)[experts]
+
+        y = apply(self.fc2, F.gelu(apply(self.fc1, x[order // self.top_k])))
+        y = torch.empty_like(y).index_copy(0, order, y)
+        y = y.reshape(-1, self.top_k, y.shape[-1])
+        return torch.einsum('nkc,nk->nc', y, gates.to(y.dtype))
+
     def _mix_dense(self, x: Tensor, gates: Tensor) -> Tensor:
         """Apply each expert to all tokens."""
         out = [
-            self.fc2(F.gelu(self.fc1(x, expert)), expert)
-            * gates[:, expert, None].to(x.dtype)
-            for expert in range(self.num_experts)
+            linear(F.gelu(linear(x, *fc1)), *fc2) * gate[:, None].to(x.dtype)
+            for fc1, fc2, gate in zip(
+                self.fc1.layers(), self.fc2.layers(), gates.T, strict=True
+            )
         ]
         return torch.stack(out).sum(dim=0)
 

@@ -44,11 +44,11 @@ _EXPERTS = (
     (r'^w_noise$', 'noise.weight'),
 )
 _HEAD = (
-    (r'^conv_seg\.', 'segmentation_head.0.'),
+    (r'^conv_seg\.', 'segmentation_head.conv.'),
     (r'^convs\.(\d+)\.conv\.', r'decoder.project.\1.0.'),
     (r'^convs\.(\d+)\.bn\.', r'decoder.project.\1.1.'),
-    (r'^fusion_conv\.conv\.', 'decoder.fuse.0.'),
-    (r'^fusion_conv\.bn\.', 'decoder.fuse.1.'),
+    (r'^fusion_conv\.conv\.', 'decoder.fuse.'),
+    (r'^fusion_conv\.bn\.', 'segmentation_head.norm.'),
 )
 
 
