@@ -21,8 +21,15 @@ from einops import rearrange
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from torchgeo_m2cd.models import M2CD, M2CDOutput, guide_loss, simulate_sar
-from torchgeo_m2cd.models.moe import MixtureOfExperts
+from torchgeo_m2cd.models import (
+    M2CD,
+    M2CDOutput,
+    MLPDecoder,
+    MLPHead,
+    guide_loss,
+    simulate_sar,
+)
+from torchgeo_m2cd.models.moe import ExpertLinear, MixtureOfExperts
 from torchgeo_m2cd.models.stages import get_stages
 
 
@@ -37,10 +44,11 @@ class OriginalMixtureOfExperts(nn.Module):
         """
         super().__init__()
         self.router = copy.deepcopy(moe)
-        _plain_linear(self.router)
-        del self.router.fc1, self.router.fc2
-        # What the gate asks for the data type of the layer
-        self.router.fc1 = nn.Linear(1, 1)
+        for module in self.router.modules():
+            if isinstance(module, nn.Linear):
+                module.__class__ = nn.Linear
+        # The gate asks them for the data type only
+        self.router.fc1 = self.router.fc2 = ExpertLinear(1, 1, 1).requires_grad_(False)
         self.experts = nn.ModuleList(
             nn.Sequential(_linear(w1, b1), nn.GELU(), _linear(w2, b2))
             for w1, b1, w2, b2 in zip(
@@ -62,7 +70,9 @@ class OriginalMixtureOfExperts(nn.Module):
         sizes = (gates > 0).sum(dim=0).tolist()
         outputs = [
             mlp(tokens)
-            for mlp, tokens in zip(self.experts, x[token].split(sizes), strict=True)
+            for mlp, tokens in zip(
+                self.experts, torch.split(x[token], sizes), strict=True
+            )
         ]
         y = torch.cat(outputs)
         y = y * gates[token, expert, None].to(y.dtype)
@@ -94,11 +104,16 @@ class Original(nn.Module):
         self.stages = get_stages(self.backbone, encoder_name)
         self.layout = 'b h w c' if encoder.channels_last else 'b c h w'
         self.moe = nn.ModuleDict(
-            {name: OriginalMixtureOfExperts(moe) for name, moe in encoder.moe.items()}
+            {
+                name: OriginalMixtureOfExperts(moe)
+                for name, moe in encoder.moe.items()
+                if isinstance(moe, MixtureOfExperts)
+            }
         )
-        self.project = copy.deepcopy(model.decoder.project)
-        self.fuse = copy.deepcopy(model.decoder.fuse)
-        self.head = copy.deepcopy(model.segmentation_head)
+        decoder, head = copy.deepcopy((model.decoder, model.segmentation_head))
+        assert isinstance(decoder, MLPDecoder)
+        assert isinstance(head, MLPHead)
+        self.decoder, self.head = decoder, head
 
     def forward(self, image: Tensor) -> Tensor:
         """Detect changes.
@@ -154,9 +169,9 @@ class Original(nn.Module):
             F.interpolate(
                 project(x), size=(size[0] // 2, size[1] // 2), mode='bilinear'
             )
-            for x, project in zip(features, self.project, strict=True)
+            for x, project in zip(features, self.decoder.project, strict=True)
         ]
-        x = self.head.norm(self.fuse(torch.cat(resized, dim=1)))
+        x = self.head.norm(self.decoder.fuse(torch.cat(resized, dim=1)))
         logits = self.head.conv(F.relu_(x))
         return F.interpolate(logits, scale_factor=2, mode='bilinear')
 
@@ -166,10 +181,3 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.load_state_dict({'weight': weight, 'bias': bias})
     return layer
-
-
-def _plain_linear(module: nn.Module) -> None:
-    """Make linear layers those of PyTorch again."""
-    for child in module.modules():
-        if isinstance(child, nn.Linear):
-            child.__class__ = nn.Linear

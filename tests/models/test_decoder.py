@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchgeo_m2cd.models import MLPHead, fuse, make_decoder
+from torchgeo_m2cd.models import MLPDecoder, MLPHead, fuse, make_decoder
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,7 @@ def test_same_as_resize_before_fusing(
         m.double().train(training)
         for m in make_decoder('mlp', channels, 3, decoder_args={'channels': 10})
     )
+    assert isinstance(decoder, MLPDecoder)
     assert isinstance(head, MLPHead)
     monkeypatch.setattr(head, 'strip_size', strip_size)
     monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: compiled)

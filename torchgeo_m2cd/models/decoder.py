@@ -156,7 +156,7 @@ class MLPHead(nn.Module):
         if maps[0].device.type != 'cpu' or torch.compiler.is_compiling():
             logits = self._classify(_resize_sum(maps))
         else:
-            images = zip(*(x.split(1) for x in maps), strict=True)
+            images = zip(*(x.chunk(len(x)) for x in maps), strict=True)
             if self.training:  # Batch norm sees the whole batch
                 logits = self._classify(torch.cat([_resize_sum(x) for x in images]))
             else:

@@ -255,15 +255,13 @@ class MixtureOfExperts(nn.Module):
         An expert without tokens still takes part in the graph, so that every
         parameter has a gradient in every step, as DDP expects.
         """
-        indices, outputs = [], []
+        out = torch.zeros_like(x)
         experts = zip(self.fc1.layers(), self.fc2.layers(), gates.T, strict=True)
         for fc1, fc2, gate in experts:
             index = gate.nonzero().squeeze(1)
             y = linear(F.gelu(linear(x[index], *fc1)), *fc2)
-            outputs.append(y * gate[index, None].to(y.dtype))
-            indices.append(index)
-        y = torch.cat(outputs)
-        return y.new_zeros(x.shape).index_add_(0, torch.cat(indices), y)
+            out.index_add_(0, index, y * gate[index, None].to(y.dtype))
+        return out
 
     def _mix_grouped(self, x: Tensor, gates: Tensor) -> Tensor:
         """Apply each expert to its own tokens, all experts in one grouped product.
