@@ -391,7 +391,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--train-batch', type=int, default=4)
     parser.add_argument('--sizes', nargs='+', type=int, default=[256])
     parser.add_argument('--dtypes', nargs='+', default=['float32', 'bfloat16'])
-    parser.add_argument('--compile', action='store_true', help='compiled inference as well')
+    parser.add_argument(
+        '--compile', action='store_true', help='compiled inference as well'
+    )
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--repeats', type=int, default=9)
     parser.add_argument('--memory', help=argparse.SUPPRESS)

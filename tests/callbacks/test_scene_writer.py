@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ class TestSceneWriter:
             assert math.isnan(src.nodata)
             assert src.profile['compress'] == 'deflate'
             assert src.profile['tiled']
+            assert src.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
+            assert src.tags()['OPTICAL'] == str(paths['optical'])
+            assert src.tags()['SAR'] == str(paths['sar'])
+            assert src.tags()['MODEL'] == 'PixelTask'
+            assert src.tags()['TIFFTAG_SOFTWARE'].startswith('torchgeo-m2cd')
+            assert 'CHECKPOINT' not in src.tags()
         assert np.array_equal(np.isnan(probability[0]), ~valid)
         np.testing.assert_allclose(
             probability[:, valid], expected.numpy()[:, valid], rtol=1e-5, atol=1e-7
@@ -202,6 +209,62 @@ class TestSceneWriter:
             with pytest.raises(OSError, match='disk full'):
                 predict(paths, SceneWriter(output), PixelTask())
         assert not list(tmp_path.iterdir())
+
+    def test_files_that_cannot_be_opened(
+        self, paths: dict[str, Path], tmp_path: Path
+    ) -> None:
+        (tmp_path / 'file').touch()
+        writer = SceneWriter(tmp_path / 'change.tif', tmp_path / 'file' / 'mask.tif')
+        with pytest.raises((FileExistsError, NotADirectoryError)):
+            predict(paths, writer, PixelTask())
+        assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+    def test_checkpoint(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        checkpoint, output = tmp_path / 'model.ckpt', tmp_path / 'change.tif'
+        datamodule = SceneDataModule(paths['optical'], paths['sar'], MEAN, STD)
+        trainer = Trainer(
+            accelerator='cpu', callbacks=[SceneWriter(output)], logger=False,
+            enable_progress_bar=False,
+        )  # fmt: skip
+        task = PixelTask()
+        trainer.strategy.connect(task)
+        trainer.save_checkpoint(checkpoint)
+        trainer.predict(task, datamodule=datamodule, ckpt_path=checkpoint)
+        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        with rasterio.open(output) as src:
+            assert src.tags()['CHECKPOINT'] == str(checkpoint)
+            assert src.tags()['CHECKPOINT_SHA256'] == digest
+
+    def test_memory_is_that_of_a_strip(
+        self, paths: dict[str, Path], tmp_path: Path
+    ) -> None:
+        class Watching(PixelTask):
+            def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+                if writer._scene is not None:
+                    shapes.add(writer._scene.sum.shape[:2])
+                return super().predict_step(batch, batch_idx)
+
+        shapes: set[tuple[int, ...]] = set()
+        writer = SceneWriter(tmp_path / 'change.tif')
+        predict(paths, writer, Watching(), patch_size=16)
+        assert shapes == {(1, 16)}
+
+    def test_order(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        dataset = SceneDataset(paths['optical'], paths['sar'])
+        windows: Any = [dataset.pixel_slice(row, 0, 16, 16) for row in (8, 0)]
+        trainer = Trainer(
+            accelerator='cpu', callbacks=[SceneWriter(tmp_path / 'change.tif')],
+            logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        )  # fmt: skip
+        loader = DataLoader(dataset, sampler=windows)
+        with pytest.raises(RuntimeError, match='at row 0 after one at row 8'):
+            trainer.predict(PixelTask(), loader)
+        assert not list(tmp_path.iterdir())
+
+    def test_own_input(self, paths: dict[str, Path]) -> None:
+        writer = SceneWriter(paths['sar'], overwrite=True)
+        with pytest.raises(ValueError, match=r'sar\.tif is a file of the scene itself'):
+            predict(paths, writer, PixelTask())
 
     def test_nothing_predicted(self, tmp_path: Path) -> None:
         SceneWriter(tmp_path / 'change.tif').on_predict_epoch_end(Mock(), Mock())

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets.utils import Path, Sample
-from torchgeo.samplers import GriddedPatchSampler
 
 from ..datasets import SceneDataset
+from ..samplers import SceneSampler
 from ..transforms import PairAugmentation, pair_normalize
 from ..utils import check_choice
 from .base import pair_statistics
@@ -108,16 +108,9 @@ class SceneDataModule(GeoDataModule):
                 'mean has values for {} optical and {} SAR bands, but the scenes have '
                 '{} and {}'.format(*self.band_counts, *dataset.band_counts)
             )
-        # Where the scene is smaller than a patch, TorchGeo needs this to make one
-        size, stride = _to_pair(self.patch_size), self.stride
         self.predict_dataset = dataset
-        self.predict_sampler = GriddedPatchSampler(
-            dataset,
-            size=size,
-            stride=(
-                stride[0] if dataset.shape[0] >= size[0] else size[0],
-                stride[1] if dataset.shape[1] >= size[1] else size[1],
-            ),
+        self.predict_sampler = SceneSampler(
+            dataset, _to_pair(self.patch_size), self.stride
         )
 
 

@@ -296,6 +296,25 @@ class SceneDataset(IntersectionDataset):
         assert isinstance(second, _GridRaster)
         return len(first.channels), len(second.channels)
 
+    def pixel_slice(
+        self, row: int, column: int, height: int, width: int
+    ) -> tuple[slice, slice]:
+        """Return the index of a window given in pixels.
+
+        Args:
+            row: Row of its upper left pixel in the scene.
+            column: Column of that pixel.
+            height: Height in pixels.
+            width: Width in pixels.
+
+        Returns:
+            [xmin:xmax, ymin:ymax] coordinates to index the dataset.
+        """
+        grid = self.transform
+        left, right = (grid.c + grid.a * x for x in (column, column + width))
+        top, bottom = (grid.f + grid.e * y for y in (row, row + height))
+        return slice(left, right), slice(bottom, top)
+
     def __getitem__(self, index: GeoSlice) -> Sample:
         """Retrieve the sample of a window.
 

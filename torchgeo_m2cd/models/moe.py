@@ -123,6 +123,9 @@ class MixtureOfExperts(nn.Module):
     * https://doi.org/10.1109/LGRS.2025.3590959 (its use in optical-SAR change)
     """
 
+    #: Hidden values that a CPU computes at once: they stay in its cache.
+    block_size = 2**20
+
     def __init__(
         self,
         dim: int,
@@ -258,9 +261,10 @@ class MixtureOfExperts(nn.Module):
         out = torch.zeros_like(x)
         experts = zip(self.fc1.layers(), self.fc2.layers(), gates.T, strict=True)
         for fc1, fc2, gate in experts:
-            index = gate.nonzero().squeeze(1)
-            y = linear(F.gelu(linear(x[index], *fc1)), *fc2)
-            out.index_add_(0, index, y * gate[index, None].to(y.dtype))
+            tokens = gate.nonzero().squeeze(1)
+            for index in tokens.split(max(self.block_size // fc1[0].shape[0], 1)):
+                y = linear(F.gelu(linear(x[index], *fc1)), *fc2)
+                out.index_add_(0, index, y * gate[index, None].to(y.dtype))
         return out
 
     def _mix_grouped(self, x: Tensor, gates: Tensor) -> Tensor:

@@ -417,10 +417,19 @@ class ChangeDetectionTask(ChangeDetection):
 
         Returns:
             Probability of change, shape ``(B, 1, H, W)``, or of each class or label,
-            shape ``(B, classes, H, W)``.
+            shape ``(B, classes, H, W)``. Zero in images without any ``valid`` pixel.
         """
-        self._check_bands(batch['image'])
-        return self._probabilities(self._logits(batch['image']))
+        image = batch['image']
+        self._check_bands(image)
+        # Patches of a scene without data are not worth the time
+        seen = torch.ones(len(image), dtype=torch.bool, device=image.device)
+        if 'valid' in batch:
+            seen = batch['valid'].flatten(1).any(dim=1)
+            seen[0] |= ~seen.any()
+        predicted = self._probabilities(self._logits(image[seen]))
+        probabilities = predicted.new_zeros(len(image), *predicted.shape[1:])
+        probabilities[seen] = predicted
+        return probabilities
 
 
 def _max(in_channels: int | Sequence[int]) -> int:

@@ -1,0 +1,123 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What each step towards speed gives: the model with one of them undone at a time.
+
+python benchmarks/steps.py docs/user/steps.csv
+
+Inference of a batch of two pairs; all variants take turns, and differ by less than 1e-4.
+"""
+
+import argparse
+import contextlib
+import csv
+import itertools
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchgeo_m2cd.models import M2CD, MixtureOfExperts, MLPHead, moe
+from torchgeo_m2cd.models.decoder import _resize_sum
+from torchgeo_m2cd.models.encoder import MoEEncoder
+from torchgeo_m2cd.models.linear import Linear
+
+if __package__ is None:  # As a script
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.original import Original
+from benchmarks.speed import timed
+
+
+def _whole_batch(head: MLPHead, maps: Sequence[Tensor]) -> Tensor:
+    logits = head._classify(_resize_sum(maps))
+    return F.interpolate(logits, scale_factor=2, mode='bilinear')
+
+
+def _whole_image(head: MLPHead, maps: Sequence[Tensor]) -> Tensor:
+    return head._classify(_resize_sum(maps))
+
+
+def _one_path_at_a_time(encoder: MoEEncoder, *images: Tensor, **_: Any) -> Any:
+    first, second = (encoder._encode([image], [False]) for image in images)
+    pairs = zip(first.features, second.features, strict=True)
+    return first._replace(features=[torch.cat(pair) for pair in pairs])
+
+
+def _images_as_they_come(encoder: MoEEncoder, images: Any, _: Any) -> Tensor:
+    x = torch.cat([image.contiguous() for image in images])
+    for module in encoder.stages[encoder.first_stage][: encoder.stem_length]:
+        x = module(x)
+    return x
+
+
+#: Patches that undo a step: object, attribute, value.
+STEPS: dict[str, list[tuple[Any, str, Any]]] = {
+    'all steps': [],
+    'linear layers as matrix products (MKL)': [
+        (Linear, 'forward', lambda layer, x: F.linear(x, layer.weight, layer.bias)),
+        (moe, 'linear', F.linear),
+    ],
+    'head on the whole batch': [(MLPHead, 'forward', _whole_batch)],
+    'head without strips': [(MLPHead, '_classify_strips', _whole_image)],
+    'one path at a time': [(MoEEncoder, 'forward', _one_path_at_a_time)],
+    'images not channels_last': [(MoEEncoder, '_stem', _images_as_they_come)],
+    'experts dense': [(MixtureOfExperts, '_mix_sparse', MixtureOfExperts._mix_dense)],
+    'experts grouped': [
+        (MixtureOfExperts, '_mix_sparse', MixtureOfExperts._mix_grouped)
+    ],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command-line interface."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('output', type=Path, help='CSV file to write')
+    parser.add_argument('--encoder', default='mit_b1')
+    parser.add_argument('--repeats', type=int, default=11)
+    args = parser.parse_args(argv)
+
+    torch.manual_seed(0)
+    model = M2CD(args.encoder).eval()
+    original = Original(model, args.encoder).eval()
+    pairs = [torch.randn(2, 2, 3, 256, 256) for _ in range(4)]
+    images = itertools.cycle(pairs)
+    times: dict[str, list[float]] = {'the original': [], **{n: [] for n in STEPS}}
+    with torch.inference_mode():
+        expected = original(pairs[0])
+        for _ in range(args.repeats + 1):
+            times['the original'].append(timed(lambda: original(next(images)), 'cpu'))
+            for name, patches in STEPS.items():
+                with contextlib.ExitStack() as stack:
+                    for patched in patches:
+                        stack.enter_context(patch.object(*patched))
+                    torch.testing.assert_close(
+                        model(pairs[0]), expected, rtol=0, atol=1e-4
+                    )
+                    times[name].append(timed(lambda: model(next(images)), 'cpu'))
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    rows = [
+        {
+            'undone': name,
+            'ms': f'{1e3 * seconds:.0f}',
+            'all steps = 1': f'{seconds / medians["all steps"]:.2f}',
+        }
+        for name, seconds in medians.items()
+    ]
+    with args.output.open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(*row.values(), sep='\t')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,8 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Samplers."""
+
+from .scene import SceneSampler
+
+__all__ = ('SceneSampler',)
