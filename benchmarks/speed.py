@@ -351,8 +351,9 @@ def write(output: Path, rows: Sequence[dict[str, Any]], device: str) -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
+    # The last commit that changed what is measured
     commit = subprocess.run(
-        ['git', 'describe', '--always', '--dirty'],
+        ['git', 'log', '-1', '--format=%h', '--', 'torchgeo_m2cd/models'],
         check=False,
         capture_output=True,
         text=True,
@@ -367,7 +368,10 @@ def write(output: Path, rows: Sequence[dict[str, Any]], device: str) -> None:
     lines = [f'| {" | ".join(map(str, line))} |' for line in table]
     machine = f'{processor}, {torch.get_num_threads()} threads'
     today = datetime.datetime.now(datetime.UTC).date()
-    lines += ['', f'{today}, {commit}, PyTorch {torch.__version__}, {machine}']
+    lines += [
+        '',
+        f'{today}, models of commit {commit}, PyTorch {torch.__version__}, {machine}',
+    ]
     output.with_suffix('.md').write_text('\n'.join(lines) + '\n')
     with mpl.rc_context({'svg.hashsalt': 'speed'}):
         plt.savefig(output.with_suffix('.svg'), metadata={'Date': None})

@@ -65,6 +65,7 @@ STEPS: dict[str, list[tuple[Any, str, Any]]] = {
     ],
     'head on the whole batch': [(MLPHead, 'forward', _whole_batch)],
     'head without strips': [(MLPHead, '_classify_strips', _whole_image)],
+    'encoder on the whole batch': [(MoEEncoder, 'block_size', 2**40)],
     'one path at a time': [(MoEEncoder, 'forward', _one_path_at_a_time)],
     'images not channels_last': [(MoEEncoder, '_stem', _images_as_they_come)],
     'experts dense': [(MixtureOfExperts, '_mix_sparse', MixtureOfExperts._mix_dense)],

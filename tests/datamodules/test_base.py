@@ -66,7 +66,8 @@ class Recorder(LightningModule):
 
 
 def make(**kwargs: Any) -> OpticalSARDataModule:
-    return OpticalSARDataModule(Fake, mean=MEAN, std=STD, batch_size=2, **kwargs)
+    kwargs = {'batch_size': 2, **kwargs}
+    return OpticalSARDataModule(Fake, mean=MEAN, std=STD, **kwargs)
 
 
 class TestOpticalSARDataModule:
@@ -101,6 +102,13 @@ class TestOpticalSARDataModule:
         ]
         torch.testing.assert_close(val[0]['image'][0], expected)
         assert torch.equal(val[0]['mask'][0], Fake('val')[0]['mask'])
+
+    def test_fewer_samples_than_a_batch(self) -> None:
+        make(batch_size=5).setup('fit')
+        datamodule = make(batch_size=6)
+        with pytest.raises(ValueError, match='is 6, but there are only 5 samples'):
+            datamodule.setup('fit')
+        datamodule.setup('validate')
 
     @pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many workers')
     def test_whole_chips(self, trainer: Trainer) -> None:

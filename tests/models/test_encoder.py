@@ -119,6 +119,21 @@ class TestMoEEncoder:
         for f, f1, f2 in zip(both.features, one.features, other.features, strict=True):
             torch.testing.assert_close(f, torch.cat((f1, f2)), rtol=0, atol=1e-4)
 
+    @pytest.mark.parametrize('name', ['mit_b0', 'resnet18', 'tu-convnext_atto'])
+    def test_few_images_at_a_time(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encoder = MoEEncoder(name).eval()
+        images = torch.randn(2, 3, 3, 64, 64)
+        expected = encoder(*images)
+        # Two in the first stage, and more in the later ones
+        monkeypatch.setattr(
+            encoder, 'block_size', 2 * expected.features[2][0, 0].numel()
+        )
+        output = encoder(*images)
+        torch.testing.assert_close(output.features, expected.features)
+        torch.testing.assert_close(output.balance_loss, expected.balance_loss)
+
     def test_batch_norm(self) -> None:
         encoder = MoEEncoder('resnet18', moe_stages=(1,), noisy=False)
         before = copy.deepcopy(encoder.state_dict())
@@ -186,6 +201,10 @@ class TestMoEEncoder:
                 r'one or two positive numbers, got \(3, 2, 1\)',
             ),
             ({'in_channels': 0}, 'one or two positive numbers, got 0'),
+            (
+                {'name': 'tu-resnet18', 'encoder_args': {'depth': 4}},
+                'encoder_args may not hold depth',
+            ),
             ({'encoder_args': {'a': 1}}, "are those of timm .* encoder is 'mit_b0'"),
         ],
     )

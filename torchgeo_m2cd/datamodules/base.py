@@ -99,10 +99,19 @@ class OpticalSARDataModule(NonGeoDataModule):
 
         Args:
             stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Raises:
+            ValueError: If the training split is smaller than a batch.
         """
         make_dataset = cast(Callable[..., OpticalSARDataset], self.dataset_class)
         if stage in ['fit', 'validate']:
             super().setup(stage)
+            # TorchGeo drops the last batch if it is incomplete: nothing would be left
+            if stage == 'fit' and len(self.train_dataset) < self.batch_size:
+                raise ValueError(
+                    f'batch_size is {self.batch_size}, but there are only '
+                    f'{len(self.train_dataset)} samples to train on'
+                )
         if stage in ['test']:
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
         if stage in ['predict']:

@@ -66,6 +66,10 @@ class MoEEncoder(nn.Module):
     of the encoder with parameters, which is its first convolution or patch embedding.
     """
 
+    #: Values of the images that a CPU puts through a stage at once in evaluation.
+    #: What a stage makes of more would be fresh memory from the system each time.
+    block_size = 2**19
+
     def __init__(
         self,
         name: str,
@@ -97,6 +101,8 @@ class MoEEncoder(nn.Module):
             raise ValueError(
                 f"encoder_args are those of timm ('tu-'), but encoder is {name!r}"
             )
+        if 'depth' in (encoder_args or {}):
+            raise ValueError('encoder_args may not hold depth: all stages are needed')
         channels = (
             [in_channels]
             if isinstance(in_channels, int)
@@ -211,7 +217,7 @@ class MoEEncoder(nn.Module):
             if i == self.first_stage:
                 x = self._stem(images, second)
                 stage = stage[self.stem_length :]
-            x = _chain(stage, x)
+            x = self._run(stage, x)
             if str(i - 1) in self.moe:
                 sizes = dict(zip(layout.split(), x.shape[1:], strict=True))
                 tokens = rearrange(x, f'(p b) {layout} -> p (b h w) c', p=paths)
@@ -223,6 +229,14 @@ class MoEEncoder(nn.Module):
                 gates[i - 1] = output.gates
             features.append(rearrange(x, f'(p b) {layout} -> p b c h w', p=paths))
         return MoEEncoderOutput(features, balance_loss, gates)
+
+    def _run(self, stage: Sequence[nn.Module], x: Tensor) -> Tensor:
+        """Run a stage, on a CPU in evaluation on a few images at a time."""
+        if self.training or x.device.type != 'cpu' or torch.compiler.is_compiling():
+            return _chain(stage, x)
+        images = max(self.block_size // x[0].numel(), 1)
+        parts = [_chain(stage, part) for part in x.split(images)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _stem(self, images: Sequence[Tensor], second: Sequence[bool]) -> Tensor:
         """Run the stem, or each image through its own."""
