@@ -95,9 +95,11 @@ def make_step(case: Case) -> Callable[[], None]:
         Original(model, case.encoder) if case.model == 'original' else model
     )
     run.to(case.device).train(case.mode == 'train')
-    # Experts get another number of tokens each time
+    # Experts get another number of tokens each time, which oneDNN has not seen yet
     shape = (case.batch, 2, 3, case.size, case.size)
-    images = itertools.cycle([torch.randn(shape, device=case.device) for _ in range(4)])
+    images = itertools.cycle(
+        [torch.randn(shape, device=case.device) for _ in range(24)]
+    )
     autocast = torch.autocast(
         case.device, torch.bfloat16, enabled=case.dtype == 'bfloat16'
     )

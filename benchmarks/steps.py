@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     model = M2CD(args.encoder).eval()
     original = Original(model, args.encoder).eval()
-    pairs = [torch.randn(2, 2, 3, 256, 256) for _ in range(4)]
+    pairs = [torch.randn(2, 2, 3, 256, 256) for _ in range(24)]
     images = itertools.cycle(pairs)
     times: dict[str, list[float]] = {'the original': [], **{n: [] for n in STEPS}}
     with torch.inference_mode():

@@ -259,12 +259,16 @@ class MixtureOfExperts(nn.Module):
         parameter has a gradient in every step, as DDP expects.
         """
         out = torch.zeros_like(x)
+        rows = max(self.block_size // self.fc1.weight.shape[1], 1)
         experts = zip(self.fc1.layers(), self.fc2.layers(), gates.T, strict=True)
         for fc1, fc2, gate in experts:
-            tokens = gate.nonzero().squeeze(1)
-            for index in tokens.split(max(self.block_size // fc1[0].shape[0], 1)):
+            for index in gate.nonzero().squeeze(1).split(rows):
+                # oneDNN compiles its kernels anew for each number of rows: have few
+                padding = (0, -len(index) % max(rows // 32, 1))
+                share = F.pad(gate[index], padding)
+                index = F.pad(index, padding)
                 y = linear(F.gelu(linear(x[index], *fc1)), *fc2)
-                out.index_add_(0, index, y * gate[index, None].to(y.dtype))
+                out.index_add_(0, index, y * share[:, None].to(y.dtype))
         return out
 
     def _mix_grouped(self, x: Tensor, gates: Tensor) -> Tensor:
