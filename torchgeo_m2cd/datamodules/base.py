@@ -106,11 +106,13 @@ class OpticalSARDataModule(NonGeoDataModule):
         make_dataset = cast(Callable[..., OpticalSARDataset], self.dataset_class)
         if stage in ['fit', 'validate']:
             super().setup(stage)
+        if stage == 'fit':
             # TorchGeo drops the last batch if it is incomplete: nothing would be left
-            if stage == 'fit' and len(self.train_dataset) < self.batch_size:
+            samples = len(cast(OpticalSARDataset, self.train_dataset))
+            if samples < self.batch_size:
                 raise ValueError(
-                    f'batch_size is {self.batch_size}, but there are only '
-                    f'{len(self.train_dataset)} samples to train on'
+                    f'batch_size is {self.batch_size}, but there are only {samples} '
+                    'samples to train on'
                 )
         if stage in ['test']:
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)

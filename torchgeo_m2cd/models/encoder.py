@@ -10,9 +10,11 @@ import timm
 import torch
 from einops import rearrange
 from segmentation_models_pytorch.encoders import encoders, get_encoder
+from segmentation_models_pytorch.encoders.mix_transformer import Attention
 from torch import Tensor, nn
 
 from ..utils import check_choice
+from .attention import FusedAttention
 from .linear import Linear
 from .moe import MixtureOfExperts
 from .stages import get_stages
@@ -151,6 +153,8 @@ class MoEEncoder(nn.Module):
         for module in self.modules():
             if type(module) is nn.Linear:
                 module.__class__ = Linear
+            elif type(module) is Attention:
+                module.__class__ = FusedAttention
         if name.startswith('mit_'):
             # The original has one value everywhere, SMP 1e-5 in some places
             for module in self.backbone.modules():
@@ -235,7 +239,7 @@ class MoEEncoder(nn.Module):
         if self.training or x.device.type != 'cpu' or torch.compiler.is_compiling():
             return _chain(stage, x)
         images = max(self.block_size // x[0].numel(), 1)
-        parts = [_chain(stage, part) for part in x.split(images)]
+        parts = [_chain(stage, part) for part in torch.split(x, images)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _stem(self, images: Sequence[Tensor], second: Sequence[bool]) -> Tensor:
