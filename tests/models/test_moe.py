@@ -203,6 +203,13 @@ class TestMixtureOfExperts:
         assert tokens.dtype == torch.bfloat16
         torch.testing.assert_close(tokens.float(), expected, rtol=0.05, atol=0.02)
 
+    def test_exported_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        moe = MixtureOfExperts(8).eval()
+        x = torch.randn(2, 30, 8)
+        expected = moe(x).tokens
+        monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+        torch.testing.assert_close(moe(x).tokens, expected)
+
     def test_compiled_is_the_same(self) -> None:
         moe = MixtureOfExperts(8).eval()
         x = torch.randn(2, 30, 8)

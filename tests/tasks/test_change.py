@@ -302,6 +302,19 @@ class TestChangeDetectionTask:
         torch.testing.assert_close(prediction.sum(1), torch.ones(2, 32, 32))
         assert math.isfinite(before)
 
+    @pytest.mark.parametrize('seen', [[True, False], [False, False]])
+    def test_images_without_data_are_not_predicted(self, seen: list[bool]) -> None:
+        task = make_task().eval()
+        batch = make_batch(2)
+        expected = task.predict_step(batch, 0)
+        valid = torch.tensor(seen).reshape(2, 1, 1, 1).expand_as(batch['mask'])
+        sizes = []
+        task.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+        probabilities = task.predict_step({**batch, 'valid': valid}, 0)
+        assert sizes == [1]
+        torch.testing.assert_close(probabilities[0], expected[0])
+        assert (probabilities[1] == 0).all()
+
     def test_multilabel(self) -> None:
         task = make_task(task='multilabel', num_labels=2).eval()
         logged = record_log(task)
