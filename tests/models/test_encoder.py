@@ -161,6 +161,11 @@ class TestMoEEncoder:
         gates = torch.cat((pair.gates[1], alone.gates[1]))
         torch.testing.assert_close(three.gates[1], gates)
 
+        # Also after an error, like that of too little memory, statistics are kept
+        with pytest.raises(RuntimeError):
+            encoder(optical, sar, simulated[:, :1])
+        assert encoder.backbone.bn1.track_running_stats
+
     def test_stem_gets_pretrained_weights(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -177,16 +177,20 @@ class MoEEncoder(nn.Module):
         if second is None:
             second = [i > 0 for i in range(len(images))]
         batch_norms = [
-            m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+            m
+            for m in self.modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
         ]
         if len(images) < 3 or not self.training or not batch_norms:
             return self._encode(images, second)
         pair = self._encode(images[:2], second[:2])
-        for norm in batch_norms:
-            norm.track_running_stats = False
-        others = self._encode(images[2:], second[2:])
-        for norm in batch_norms:
-            norm.track_running_stats = True
+        try:
+            for norm in batch_norms:
+                norm.track_running_stats = False
+            others = self._encode(images[2:], second[2:])
+        finally:
+            for norm in batch_norms:
+                norm.track_running_stats = True
         return MoEEncoderOutput(
             [
                 torch.cat(feature)
