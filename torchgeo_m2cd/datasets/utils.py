@@ -187,7 +187,7 @@ def write_raster(
     crs: CRS | str,
     transform: Affine,
     nodata: float,
-    names: Sequence[str] = (),
+    names: Sequence[str],
 ) -> None:
     """Write a GeoTIFF beside its place, and rename it when it is complete.
 
@@ -197,7 +197,7 @@ def write_raster(
         crs: Coordinate reference system.
         transform: Transform from pixels to coordinates.
         nodata: Value of pixels without data.
-        names: Names of the bands, if any.
+        names: Names of the bands.
     """
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
@@ -219,8 +219,7 @@ def write_raster(
             bigtiff='if_safer',
         ) as file:
             file.write(data)
-            if names:
-                file.descriptions = tuple(names)
+            file.descriptions = tuple(names)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
