@@ -21,26 +21,18 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
 from torch import Tensor
 
 from torchgeo_m2cd.models import M2CD, MixtureOfExperts, MLPHead, moe
-from torchgeo_m2cd.models.decoder import _resize_sum
 from torchgeo_m2cd.models.encoder import MoEEncoder
 from torchgeo_m2cd.models.linear import Linear
+from torchgeo_m2cd.models.mix_transformer import ChannelsLastDWConv, FusedAttention
 
 if __package__ is None:  # As a script
     sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.original import Original
 from benchmarks.speed import timed
-
-
-def _whole_batch(head: MLPHead, maps: Sequence[Tensor]) -> Tensor:
-    logits = head._classify(_resize_sum(maps))
-    return F.interpolate(logits, scale_factor=2, mode='bilinear')
-
-
-def _whole_image(head: MLPHead, maps: Sequence[Tensor]) -> Tensor:
-    return head._classify(_resize_sum(maps))
 
 
 def _one_path_at_a_time(encoder: MoEEncoder, *images: Tensor, **_: Any) -> Any:
@@ -63,10 +55,15 @@ STEPS: dict[str, list[tuple[Any, str, Any]]] = {
         (Linear, 'forward', lambda layer, x: F.linear(x, layer.weight, layer.bias)),
         (moe, 'linear', F.linear),
     ],
-    'head on the whole batch': [(MLPHead, 'forward', _whole_batch)],
-    'head without strips': [(MLPHead, '_classify_strips', _whole_image)],
+    'head on all channels': [(MLPHead, 'block_size', 2**40)],
     'encoder on the whole batch': [(MoEEncoder, 'block_size', 2**40)],
     'one path at a time': [(MoEEncoder, 'forward', _one_path_at_a_time)],
+    'depthwise convolution of segmentation_models_pytorch': [
+        (ChannelsLastDWConv, 'forward', DWConv.forward)
+    ],
+    'attention of segmentation_models_pytorch': [
+        (FusedAttention, 'forward', Attention.forward)
+    ],
     'images not channels_last': [(MoEEncoder, '_stem', _images_as_they_come)],
     'experts dense': [(MixtureOfExperts, '_mix_sparse', MixtureOfExperts._mix_dense)],
     'experts grouped': [

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from torchgeo_m2cd.models.linear import Linear, linear
+from torchgeo_m2cd.models.linear import Linear, linear, linear_weight_grad
 
 
 @pytest.mark.parametrize('shape', [(), (7,), (2, 3, 5), (0,)])
@@ -25,6 +25,14 @@ def test_same_as_matrix_product(
         torch.autograd.grad(y.square().sum(), inputs) for y in (layer(x), expected)
     )
     torch.testing.assert_close(gradients, expected_gradients)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('rows', [0, 1, 7])
+def test_weight_grad(rows: int, dtype: torch.dtype) -> None:
+    x, grad = torch.randn(rows, 6, dtype=dtype), torch.randn(rows, 4, dtype=dtype)
+    expected = torch.einsum('no,ni->oi', grad, x)
+    torch.testing.assert_close(linear_weight_grad(x, grad), expected)
 
 
 def test_not_contiguous() -> None:

@@ -193,6 +193,21 @@ class TestMixtureOfExperts:
             results.append((tokens, *gradients))
         torch.testing.assert_close(*results)
 
+    # Blocks of 1 token, of 32 (and some that only fill up the last), and all
+    @pytest.mark.parametrize('block_size', [1, 32 * 6, 64 * 6, 2**20])
+    def test_gradients(self, block_size: int) -> None:
+        moe = MixtureOfExperts(3, num_experts=3, expansion=2).double()
+        moe.block_size = block_size
+        x = torch.randn(70, 3, dtype=torch.float64, requires_grad=True)
+        share = torch.rand(70, 3, dtype=torch.float64, requires_grad=True)
+        chosen = torch.rand(70, 3) < torch.tensor([0.9, 0.3, 0.0])
+
+        def mix(x: Tensor, share: Tensor, *_: Tensor) -> Tensor:
+            return moe._mix_sparse(x, torch.where(chosen, share + 0.1, 0.0))
+
+        experts = [*moe.fc1.parameters(), *moe.fc2.parameters()]
+        assert torch.autograd.gradcheck(mix, (x, share, *experts), fast_mode=True)
+
     def test_compiled_autocast(self, monkeypatch: pytest.MonkeyPatch) -> None:
         moe = MixtureOfExperts(16).eval()
         x = torch.randn(500, 16)

@@ -198,14 +198,12 @@ def run(model: M2CD) -> dict[str, Tensor]:
     """Run a model on the reference's images, with the reference's names."""
     outputs: dict[str, Tensor] = {}
 
-    def keep(module: torch.nn.Module, args: Any, logits: Tensor) -> None:
-        outputs['logits_native'] = logits
+    def keep(module: torch.nn.Module, args: tuple[Tensor]) -> None:
+        outputs['logits_native'] = args[0]
 
     optical, sar, simulated_sar = map(make_image, ('optical', 'sar', 'simulated_sar'))
     assert isinstance(model.segmentation_head, MLPHead)
-    # All rows at once, for the hook to see all of them
-    model.segmentation_head.strip_size = 2**30
-    handle = model.segmentation_head.conv.register_forward_hook(keep)
+    handle = model.segmentation_head.upsample.register_forward_pre_hook(keep)
     with torch.no_grad():
         pair = model.forward_train(torch.stack((optical, sar), dim=1))
         with_o2sp = model.forward_train(

@@ -117,13 +117,13 @@ class MLPHead(nn.Module):
     added up. Batch norm, ReLU and a 1x1 convolution turn the sum into logits, which
     are resized to the size of the image.
 
-    The sum is by far the largest tensor of the model. On a CPU, where memory that the
-    system hands out anew costs more than the arithmetic, it is computed image by image,
-    and in evaluation a strip of rows at a time.
+    The sum is by far the largest tensor of the model. Up to the convolution, channels
+    are apart from each other: a CPU, where memory that the system hands out anew costs
+    more than the arithmetic, computes a few of them at a time, and sums up logits.
     """
 
-    #: Elements of the sum that are computed at once in evaluation.
-    strip_size = 2**21
+    #: Elements of the sum that a CPU computes at once.
+    block_size = 2**19
 
     def __init__(
         self,
@@ -141,57 +141,55 @@ class MLPHead(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
         self.conv = nn.Conv2d(channels, classes, kernel_size=1)
+        self.upsample = nn.Upsample(
+            scale_factor=2, mode='bilinear', align_corners=False
+        )
         self.activation = Activation(activation)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Compute the logits.
 
         Args:
-            maps: Output of the decoder, each map's size a whole fraction of the first's,
-                the first of shape ``(B, channels, H / 4, W / 4)``.
+            maps: Output of the decoder, of shape ``(B, channels, H / stride,
+                W / stride)`` per stride, the first 4.
 
         Returns:
             Logits, shape ``(B, classes, H, W)``.
         """
         if maps[0].device.type != 'cpu' or torch.compiler.is_compiling():
-            logits = self._classify(_resize_sum(maps))
+            logits = self.conv(F.relu_(self.norm(_resize_sum(maps))))
         else:
-            images = zip(*(x.chunk(len(x)) for x in maps), strict=True)
-            if self.training:  # Batch norm sees the whole batch
-                logits = self._classify(torch.cat([_resize_sum(x) for x in images]))
-            else:
-                logits = torch.cat([self._classify_strips(x) for x in images])
-        logits = F.interpolate(
-            logits, scale_factor=2, mode='bilinear', align_corners=False
+            logits = self._classify_blocks(maps)
+        return cast(Tensor, self.activation(self.upsample(logits)))
+
+    def _classify_blocks(self, maps: Sequence[Tensor]) -> Tensor:
+        """Resize, add and classify the maps a few channels at a time."""
+        norm, conv = self.norm, self.conv
+        pixels = 4 * maps[0][:, 0].numel()
+        size = max(self.block_size // pixels, 16)  # As many as are fast to resize
+        split = functools.partial(torch.chunk, chunks=-(-norm.num_features // size))
+        # Of what torch.chunk returns, the gradient is not as large as all channels
+        blocks = zip(
+            zip(*(split(x, dim=1) for x in maps), strict=True),
+            split(norm.get_buffer('running_mean')),
+            split(norm.get_buffer('running_var')),
+            split(norm.weight),
+            split(norm.bias),
+            split(conv.weight, dim=1),
+            strict=True,
         )
-        return cast(Tensor, self.activation(logits))
-
-    def _classify(self, x: Tensor) -> Tensor:
-        """Apply the layers that see each pixel by itself."""
-        logits: Tensor = self.conv(F.relu_(self.norm(x)))
-        return logits
-
-    def _classify_strips(self, maps: Sequence[Tensor]) -> Tensor:
-        """Resize, add and classify the maps of one image strip by strip."""
-        height = maps[-1].shape[-2]
-        scales = [x.shape[-2] // height for x in maps]
-        scale = 2 * scales[0]
-        # In rows of the coarsest map, of which one is the least that can be resized
-        step = max(self.strip_size * height // (4 * maps[0].numel()), 1)
-        logits = []
-        for start in range(0, height, step):
-            stop = min(start + step, height)
-            # A row of the output also depends on the next row of a map
-            first, last = max(start - 1, 0), min(stop + 1, height)
-            x = _resize_sum(
-                [
-                    x[..., first * s : last * s, :]
-                    for x, s in zip(maps, scales, strict=True)
-                ]
+        momentum = cast(float, norm.momentum)
+        parts: list[Tensor] = []
+        for block, mean, var, scale, shift, weight in blocks:
+            x = _resize_sum(block)
+            x = F.batch_norm(
+                x, mean, var, scale, shift, self.training, momentum, norm.eps
             )
-            rows = slice((start - first) * scale, (stop - first) * scale)
-            logits.append(self._classify(x[..., rows, :]))
-        return torch.cat(logits, dim=2)
+            parts.append(F.conv2d(F.relu_(x), weight))
+        if self.training:
+            norm.get_buffer('num_batches_tracked').add_(1)
+        bias = conv.get_parameter('bias')[:, None, None]
+        return (torch.stack(parts).sum(dim=0) + bias).to(parts[0].dtype)
 
 
 def _resize_sum(maps: Sequence[Tensor]) -> Tensor:
@@ -203,7 +201,12 @@ def _resize_sum(maps: Sequence[Tensor]) -> Tensor:
         mode='bilinear',
         align_corners=False,
     )
-    return functools.reduce(Tensor.add_, map(resize, maps))
+    # Other layouts are many times slower to resize
+    layout = (
+        torch.channels_last if maps[0].device.type == 'cpu' else torch.preserve_format
+    )
+    images = (resize(x.contiguous(memory_format=layout)) for x in maps)
+    return functools.reduce(Tensor.add_, images)
 
 
 def make_decoder(

@@ -10,14 +10,22 @@ import timm
 import torch
 from einops import rearrange
 from segmentation_models_pytorch.encoders import encoders, get_encoder
-from segmentation_models_pytorch.encoders.mix_transformer import Attention
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv, Mlp
 from torch import Tensor, nn
 
 from ..utils import check_choice
-from .attention import FusedAttention
 from .linear import Linear
+from .mix_transformer import ChannelsLastDWConv, FusedAttention, RecomputedMlp
 from .moe import MixtureOfExperts
 from .stages import get_stages
+
+#: Layers, and those of the same function that take their place.
+_FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: Linear,
+    Attention: FusedAttention,
+    DWConv: ChannelsLastDWConv,
+    Mlp: RecomputedMlp,
+}
 
 
 def check_encoder(name: str) -> None:
@@ -151,10 +159,9 @@ class MoEEncoder(nn.Module):
         )
 
         for module in self.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = Linear
-            elif type(module) is Attention:
-                module.__class__ = FusedAttention
+            faster = _FASTER.get(type(module))
+            if faster is not None:
+                module.__class__ = faster
         if name.startswith('mit_'):
             # The original has one value everywhere, SMP 1e-5 in some places
             for module in self.backbone.modules():

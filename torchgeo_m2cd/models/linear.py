@@ -6,6 +6,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -23,19 +24,45 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         Output of shape ``(..., out_features)``.
     """
-    if (
-        x.device.type != 'cpu'
-        or x.dtype != torch.float32
-        or weight.dtype != torch.float32
-        or torch.is_autocast_enabled('cpu')
-        or x.numel() == 0
-        or torch.compiler.is_exporting()
-    ):
+    if not _as_convolution(x, weight):
         return F.linear(x, weight, bias)
-    # An image of one column: channels_last as it lies in memory, without a copy
-    image = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
-    y = F.conv2d(image, weight[:, :, None, None], bias)
-    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+    y = F.conv2d(_as_image(x), weight[:, :, None, None], bias)
+    # By way of a matrix, for the strides that PyTorch tells memory formats by: those
+    # of an image, reshaped, would be others if it is the only one
+    return y.permute(0, 2, 3, 1).flatten(0, 2).view(*x.shape[:-1], len(weight))
+
+
+def linear_weight_grad(x: Tensor, grad: Tensor) -> Tensor:
+    """Compute the gradient of the weight of :func:`linear`.
+
+    Args:
+        x: Input of shape ``(N, in_features)``.
+        grad: Gradient of the output, of shape ``(N, out_features)``.
+
+    Returns:
+        Gradient of shape ``(out_features, in_features)``.
+    """
+    if not _as_convolution(x, grad):
+        return grad.T @ x
+    size = (grad.shape[1], x.shape[1], 1, 1)
+    weight: Tensor = conv2d_weight(_as_image(x), size, _as_image(grad))  # type: ignore[no-untyped-call]
+    return weight[:, :, 0, 0]
+
+
+def _as_convolution(x: Tensor, other: Tensor) -> bool:
+    """Whether a convolution is the faster way to multiply."""
+    return (
+        x.device.type == 'cpu'
+        and x.dtype == other.dtype == torch.float32
+        and not torch.is_autocast_enabled('cpu')
+        and x.numel() > 0
+        and not torch.compiler.is_exporting()
+    )
+
+
+def _as_image(x: Tensor) -> Tensor:
+    """View rows as an image of one column, channels_last without a copy."""
+    return x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
 
 
 class Linear(nn.Linear):

@@ -210,6 +210,8 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
 
     def _decode(self, features: Sequence[Tensor]) -> Tensor:
         """Fuse the features of both images per stage, and decode them."""
-        fused = [fuse(f[0], f[1], self.fusion) for f in features]
+        # Not f[0]: for a batch of one, PyTorch would not see that it is channels_last
+        pairs = [torch.split(f.flatten(0, 1), [f.shape[1]] * len(f)) for f in features]
+        fused = [fuse(f1, f2, self.fusion) for f1, f2, *_ in pairs]
         logits: Tensor = self.segmentation_head(self.decoder(fused))
         return logits

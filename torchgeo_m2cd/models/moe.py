@@ -5,14 +5,16 @@
 
 import contextlib
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..utils import check_choice
-from .linear import Linear, linear
+from .linear import Linear, linear, linear_weight_grad
 
 
 class MoEOutput(NamedTuple):
@@ -93,6 +95,94 @@ class ExpertLinear(nn.Module):
         Unbound at once: the gradient of an index would be as large as all weights.
         """
         return list(zip(self.weight.unbind(), self.bias.unbind(), strict=True))
+
+
+class _SparseExperts(torch.autograd.Function):
+    """Apply each expert to its own tokens, a block of them at a time.
+
+    Hidden values are by far the largest of a layer. They stay in a CPU's cache, and the
+    backward pass computes them anew: cheaper than to wait for memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gates: Tensor, *args: Any) -> Tensor:
+        """Mix the outputs of the experts.
+
+        Args:
+            ctx: Context.
+            x: Tokens, shape ``(N, C)``.
+            gates: Share of each expert in each token, shape ``(N, E)``.
+            *args: Weights ``(E, H, C)`` and biases ``(E, H)`` of the first layers,
+                those of the second, ``(E, C, H)`` and ``(E, C)``, and how many tokens
+                an expert gets at once.
+
+        Returns:
+            Tokens, shape ``(N, C)``.
+        """
+        *weights, ctx.rows = args
+        ctx.save_for_backward(x, gates, *weights)
+        out = torch.zeros_like(x)
+        for expert, index, share in _blocks(gates, ctx.rows):
+            w1, b1, w2, b2 = (weight[expert] for weight in weights)
+            y = linear(F.gelu(linear(x.index_select(0, index), w1, b1)), w2, b2)
+            out.index_add_(0, index, y.mul_(share.to(y.dtype)))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the gradients.
+
+        Args:
+            ctx: Context.
+            grad: Gradient of the output.
+
+        Returns:
+            Gradients of the arguments.
+        """
+        x, gates, *weights = ctx.saved_tensors
+        grad_x, grad_gates, *grad_weights = map(torch.zeros_like, (x, gates, *weights))
+        for expert, index, share in _blocks(gates, ctx.rows):
+            w1, b1, w2, b2 = (weight[expert] for weight in weights)
+            grad_w1, grad_b1, grad_w2, grad_b2 = (g[expert] for g in grad_weights)
+            tokens, grad_y = x.index_select(0, index), grad.index_select(0, index)
+            share = share.to(x.dtype)
+            hidden = linear(tokens, w1, b1)
+            active = F.gelu(hidden)
+            grad_active = linear(grad_y, w2.T)
+            grad_share = (grad_active * active).sum(dim=1) + grad_y @ b2
+            # Rows that only fill up a block have no share, and repeat a token
+            grad_gates[:, expert].index_put_(
+                (index,),
+                torch.where(share[:, 0] > 0, grad_share, 0).to(gates.dtype),
+                accumulate=True,
+            )
+            grad_y = grad_y * share
+            grad_hidden = torch.ops.aten.gelu_backward(grad_active * share, hidden)
+            grad_w1 += linear_weight_grad(tokens, grad_hidden)
+            grad_b1 += grad_hidden.sum(dim=0)
+            grad_w2 += linear_weight_grad(active, grad_y)
+            grad_b2 += grad_y.sum(dim=0)
+            grad_x.index_add_(0, index, linear(grad_hidden, w1.T))
+        return grad_x, grad_gates, *grad_weights, None
+
+
+def _blocks(gates: Tensor, rows: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Iterate over experts and blocks of their tokens.
+
+    Args:
+        gates: Share of each expert in each token, shape ``(N, E)``.
+        rows: Tokens in a block.
+
+    Yields:
+        Number of the expert, n indices of tokens, and their shares, shape ``(n, 1)``.
+    """
+    for expert, gate in enumerate(gates.T):
+        for index in gate.nonzero().squeeze(1).split(rows):
+            # oneDNN compiles its kernels anew for each number of rows: have few
+            padding = (0, -len(index) % max(rows // 32, 1))
+            share = F.pad(gate[index], padding)[:, None]
+            yield expert, F.pad(index, padding), share
 
 
 class MixtureOfExperts(nn.Module):
@@ -258,17 +348,14 @@ class MixtureOfExperts(nn.Module):
         An expert without tokens still takes part in the graph, so that every
         parameter has a gradient in every step, as DDP expects.
         """
-        out = torch.zeros_like(x)
+        dtype = x.dtype
+        weights = [
+            parameter.to(dtype)
+            for layer in (self.fc1, self.fc2)
+            for parameter in (layer.weight, layer.bias)
+        ]
         rows = max(self.block_size // self.fc1.weight.shape[1], 1)
-        experts = zip(self.fc1.layers(), self.fc2.layers(), gates.T, strict=True)
-        for fc1, fc2, gate in experts:
-            for index in gate.nonzero().squeeze(1).split(rows):
-                # oneDNN compiles its kernels anew for each number of rows: have few
-                padding = (0, -len(index) % max(rows // 32, 1))
-                share = F.pad(gate[index], padding)
-                index = F.pad(index, padding)
-                y = linear(F.gelu(linear(x[index], *fc1)), *fc2)
-                out.index_add_(0, index, y * share[:, None].to(y.dtype))
+        out: Tensor = _SparseExperts.apply(x, gates, *weights, rows)
         return out
 
     def _mix_grouped(self, x: Tensor, gates: Tensor) -> Tensor:

@@ -1,0 +1,78 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import pytest
+import torch
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv, Mlp
+from torch import Tensor, nn
+
+from torchgeo_m2cd.models.mix_transformer import (
+    ChannelsLastDWConv,
+    FusedAttention,
+    RecomputedMlp,
+)
+
+HEIGHT, WIDTH = 8, 12
+
+
+def outputs(
+    layer: nn.Module, faster: type[nn.Module], images: int
+) -> list[tuple[Tensor, ...]]:
+    """Return output and gradients, before and after the layer is made faster."""
+    torch.manual_seed(0)
+    layer = layer.double()
+    x = torch.randn(images, HEIGHT * WIDTH, 16, dtype=torch.float64, requires_grad=True)
+    results = []
+    for cls in (type(layer), faster):
+        layer.__class__ = cls
+        torch.manual_seed(1)  # For dropout
+        output = layer(x, HEIGHT, WIDTH)
+        inputs = [x, *layer.parameters()]
+        results.append((output, *torch.autograd.grad(output.square().sum(), inputs)))
+    return results
+
+
+@pytest.mark.parametrize('images', [1, 3])
+@pytest.mark.parametrize('sr_ratio', [1, 4])
+@pytest.mark.parametrize('training', [True, False])
+def test_attention(images: int, sr_ratio: int, training: bool) -> None:
+    layer = Attention(16, num_heads=2, sr_ratio=sr_ratio).train(training)
+    torch.testing.assert_close(*outputs(layer, FusedAttention, images))
+
+
+@pytest.mark.parametrize('images', [1, 3])
+def test_dwconv(images: int) -> None:
+    torch.testing.assert_close(*outputs(DWConv(16), ChannelsLastDWConv, images))
+
+
+@pytest.mark.parametrize('images', [1, 5])
+@pytest.mark.parametrize('drop', [0.0, 0.5])
+def test_mlp_on_all_images_at_once(images: int, drop: float) -> None:
+    layer = Mlp(16, 64, drop=drop)
+    torch.testing.assert_close(*outputs(layer, RecomputedMlp, images))
+
+
+@pytest.mark.parametrize('block_size', [1, 2 * HEIGHT * WIDTH * 64])
+def test_mlp_on_few_images_at_a_time(
+    block_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RecomputedMlp, 'block_size', block_size)
+    torch.testing.assert_close(*outputs(Mlp(16, 64), RecomputedMlp, 5))
+
+
+def test_mlp_keeps_no_hidden_values() -> None:
+    sizes: list[int] = []
+
+    def pack(x: Tensor) -> Tensor:
+        sizes.append(x.numel())
+        return x
+
+    layer = Mlp(16, 64)
+    x = torch.randn(5, HEIGHT * WIDTH, 16)
+    for cls, largest in ((Mlp, 64), (RecomputedMlp, 16)):
+        layer.__class__ = cls
+        sizes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            layer(x, HEIGHT, WIDTH)
+        assert max(sizes, default=0) <= largest * HEIGHT * WIDTH * 5
+        assert (max(sizes, default=0) > 16 * HEIGHT * WIDTH * 5) == (cls is Mlp)

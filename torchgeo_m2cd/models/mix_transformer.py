@@ -1,0 +1,101 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Layers of Mix Transformers, made faster."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv, Mlp
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+
+class FusedAttention(Attention):  # type: ignore[misc]
+    """Efficient self-attention of SegFormer, fused.
+
+    The same as that of segmentation_models_pytorch, which keeps the weights of all pairs
+    of tokens: they grow with the square of the number of pixels.
+    """
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: Tokens, shape ``(B, height * width, C)``.
+            height: Rows of the image.
+            width: Columns of the image.
+
+        Returns:
+            Tokens of the same shape.
+        """
+        q = rearrange(self.q(x), 'b n (h c) -> b h n c', h=self.num_heads)
+        if self.sr_ratio > 1:
+            x = self.sr(rearrange(x, 'b (h w) c -> b c h w', h=height, w=width))
+            x = self.norm(rearrange(x, 'b c h w -> b (h w) c'))
+        k, v = rearrange(self.kv(x), 'b n (t h c) -> t b h n c', t=2, h=self.num_heads)
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, None, dropout, scale=self.scale)
+        x = self.proj_drop(self.proj(rearrange(x, 'b h n c -> b n (h c)')))
+        return x
+
+
+class ChannelsLastDWConv(DWConv):  # type: ignore[misc]
+    """Depthwise convolution of SegFormer, in the layout that tokens have.
+
+    That of segmentation_models_pytorch views a single image such that PyTorch takes it
+    for one in another layout, and copies it there and back.
+    """
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: Tokens, shape ``(B, height * width, C)``.
+            height: Rows of the image.
+            width: Columns of the image.
+
+        Returns:
+            Tokens of the same shape.
+        """
+        image = x.reshape(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
+        tokens: Tensor = self.dwconv(image).permute(0, 2, 3, 1).flatten(1, 2)
+        return tokens
+
+
+class RecomputedMlp(Mlp):  # type: ignore[misc]
+    """Feed-forward layer of SegFormer, whose backward pass computes it anew on a CPU.
+
+    Hidden values are by far the largest of a block. A few images at a time, they stay
+    in the cache: cheaper than to wait for memory.
+    """
+
+    #: Hidden values that a CPU computes at once.
+    block_size = 2**20
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: Tokens, shape ``(B, height * width, C)``.
+            height: Rows of the image.
+            width: Columns of the image.
+
+        Returns:
+            Tokens of the same shape.
+        """
+        apply = super().forward
+        if (
+            x.device.type != 'cpu'
+            or not torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+        ):
+            tokens: Tensor = apply(x, height, width)
+            return tokens
+        images = max(self.block_size // (x.shape[1] * self.fc1.out_features), 1)
+        return torch.cat(
+            [
+                checkpoint(apply, part, height, width, use_reentrant=False)
+                for part in torch.split(x, images)
+            ]
+        )
