@@ -124,7 +124,8 @@ class _SparseExperts(torch.autograd.Function):
         out = torch.zeros_like(x)
         for expert, index, share in _blocks(gates, ctx.rows):
             w1, b1, w2, b2 = (weight[expert] for weight in weights)
-            y = linear(F.gelu(linear(x.index_select(0, index), w1, b1)), w2, b2)
+            hidden = torch.ops.aten.gelu_(linear(x.index_select(0, index), w1, b1))
+            y = linear(hidden, w2, b2)
             out.index_add_(0, index, y.mul_(share.to(y.dtype)))
         return out
 
