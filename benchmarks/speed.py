@@ -235,6 +235,7 @@ def measure(cases: Sequence[Case], repeats: int) -> Iterator[dict[str, Any]]:
     product_times: dict[str, list[list[float]]] = {d: [[], []] for d in dtypes}
     for _ in range(repeats):
         for step, values in zip(steps, times, strict=True):
+            step()  # Or else it pays for the caches that the one before it has filled
             values.append(timed(step, device))
         for dtype in dtypes:
             for step, values in zip(peaks[dtype], product_times[dtype], strict=True):
