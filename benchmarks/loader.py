@@ -101,8 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     SceneDataModule(
                         scene['optical'],
                         scene['sar'],
-                        [[0.0] * 4, [0.0]],
-                        [[1.0] * 4, [1.0]],
+                        mean=[[0.0] * 4, [0.0]],
+                        std=[[1.0] * 4, [1.0]],
+                        check=False,
                         **settings,
                     ),
                     'predict',

@@ -2,7 +2,11 @@
 # Licensed under the MIT License.
 
 import hashlib
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,11 +17,11 @@ import rasterio
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from torchgeo_m2cd.callbacks import SceneWriter
 from torchgeo_m2cd.datamodules import SceneDataModule
-from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
+from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 MEAN = [[600.0, 900.0, 800.0, 3000.0], [-12.0]]
 STD = [[300.0, 300.0, 500.0, 1000.0], [5.0]]
@@ -62,14 +66,20 @@ def predict(
     paths: dict[str, Path], writer: SceneWriter, task: LightningModule, **kwargs: Any
 ) -> SceneDataModule:
     datamodule = SceneDataModule(
-        paths['optical'], paths['sar'], MEAN, STD, batch_size=25, **kwargs
-    )
+        paths['optical'], paths['sar'], mean=MEAN, std=STD,
+        **{'batch_size': 25, **kwargs},
+    )  # fmt: skip
     trainer = Trainer(
         accelerator='cpu', callbacks=[writer], logger=False, enable_progress_bar=False,
         enable_checkpointing=False, enable_model_summary=False, barebones=False,
     )  # fmt: skip
     assert trainer.predict(task, datamodule=datamodule) is None
     return datamodule
+
+
+def read(path: Path) -> Any:
+    with rasterio.open(path) as src:
+        return src.read()
 
 
 class TestSceneWriter:
@@ -88,8 +98,7 @@ class TestSceneWriter:
         )
 
         # The whole scene at once
-        dataset = datamodule.predict_dataset
-        assert isinstance(dataset, SceneDataset)
+        (dataset,) = datamodule.scenes.scenes
         x, y, _ = dataset.bounds
         sample = dataset[x.start : x.stop, y.start : y.stop]
         batch = {key: value.unsqueeze(0) for key, value in sample.items()}
@@ -125,6 +134,16 @@ class TestSceneWriter:
         assert (change[valid] == labels.numpy()[valid]).mean() > 0.999
         assert sorted(tmp_path.rglob('*')) == [mask, output.parent, output]
 
+    def test_strips(
+        self, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It does not matter how many rows of pixels are written at once."""
+        whole, strips = tmp_path / 'whole.tif', tmp_path / 'strips.tif'
+        predict(paths, SceneWriter(whole), PixelTask(), patch_size=32)
+        monkeypatch.setattr('torchgeo_m2cd.products._STRIP', 7)
+        predict(paths, SceneWriter(strips), PixelTask(), patch_size=32)
+        assert strips.read_bytes() == whole.read_bytes()
+
     def test_georeference(self, paths: dict[str, Path], tmp_path: Path) -> None:
         """Pixels are where the same optical pixels are."""
 
@@ -144,14 +163,13 @@ class TestSceneWriter:
                 assert found[0] * 500 + 800 == pytest.approx(expected[0], rel=1e-4)
 
     def test_weights(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """What is wrong at the edge of a patch counts little where patches overlap."""
+        """What is wrong at the edge of a patch does not count where patches overlap."""
         output = tmp_path / 'change.tif'
-        predict(paths, SceneWriter(output), EdgeTask(), patch_size=64, stride=16)
-        with rasterio.open(output) as src:
-            probability = src.read(1)[40:100, 40:100]
-        # With equal weights 1 - (3 / 4) ** 2, each pixel being near an edge in a quarter
-        # of the patches, along both axes
-        assert 0 < probability.max() < 0.25
+        predict(paths, SceneWriter(output), EdgeTask(), patch_size=64, stride=32)
+        probability = read(output)[0]
+        inside = probability[8:-8, 8:-8]
+        assert (inside[np.isfinite(inside)] == 0).all()
+        assert (probability[0][np.isfinite(probability[0])] == 1).all()
 
     def test_threshold(self, paths: dict[str, Path], tmp_path: Path) -> None:
         output, mask = tmp_path / 'change.tif', tmp_path / 'mask.tif'
@@ -167,17 +185,15 @@ class TestSceneWriter:
     def test_overwrite(self, name: str, paths: dict[str, Path], tmp_path: Path) -> None:
         files = (tmp_path / 'change.tif', tmp_path / 'mask.tif')
         (tmp_path / name).write_text('precious')
-        task = Mock(wraps=PixelTask(), spec=PixelTask)
-        trainer = Mock(world_size=1)
         with pytest.raises(FileExistsError, match=f'{name} exists'):
-            SceneWriter(*files).setup(trainer, task, 'predict')
+            predict(paths, SceneWriter(*files), PixelTask())
         # It does not matter unless there is something to write
-        SceneWriter(*files).setup(trainer, task, 'fit')
+        SceneWriter(*files).setup(Mock(), PixelTask(), 'fit')
         assert (tmp_path / name).read_text() == 'precious'
+        assert [path.name for path in tmp_path.iterdir()] == [name]
 
         predict(paths, SceneWriter(*files, overwrite=True), PixelTask())
-        with rasterio.open(tmp_path / name) as src:
-            assert src.count == 1
+        assert len(read(tmp_path / name)) == 1
 
     def test_twice(self, paths: dict[str, Path], tmp_path: Path) -> None:
         """A second prediction does not add up with the first one."""
@@ -188,40 +204,123 @@ class TestSceneWriter:
         predict(paths, writer, PixelTask(3))
         assert output.read_bytes() == first
 
-    def test_failure(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """Nothing is written if a prediction or the writing fails."""
+    def test_goes_on(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        """After an interruption, only what is missing is predicted."""
 
-        class Failing(PixelTask):
+        class Counting(PixelTask):
+            batches, stop_after = 0, 4
+
             def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-                if batch_idx == 1:
-                    raise RuntimeError('out of memory')
+                self.batches += 1
+                if self.batches > self.stop_after:
+                    raise KeyboardInterrupt
                 return super().predict_step(batch, batch_idx)
 
-        output = tmp_path / 'change.tif'
-        with pytest.raises(RuntimeError, match='out of memory'):
-            predict(paths, SceneWriter(output), Failing(), patch_size=16)
-        assert not list(tmp_path.iterdir())
+        args: dict[str, Any] = {'patch_size': 16, 'batch_size': 6}
+        whole = Counting()
+        whole.stop_after = 10**6
+        datamodule = predict(paths, SceneWriter(tmp_path / 'whole.tif'), whole, **args)
+        (sampler,) = datamodule.row_sampler.samplers
+        batches = -(-len(sampler.columns) // 6)
+        assert whole.batches == batches * len(sampler.rows)
 
+        output = tmp_path / 'change.tif'
+        counts = []
+        for stop_after in (4, 5, 10**6):
+            task = Counting()
+            task.stop_after = stop_after
+            try:
+                predict(paths, SceneWriter(output), task, **args)
+            except (KeyboardInterrupt, SystemExit):
+                assert not output.exists()
+                assert not list(tmp_path.rglob('*.part'))
+            counts.append(task.batches)
+        done = (4 // batches + 5 // batches) * batches  # Only complete rows
+        assert counts == [5, 6, whole.batches - done]
+        assert output.read_bytes() == (tmp_path / 'whole.tif').read_bytes()
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_nothing_left_to_predict(
+        self, paths: dict[str, Path], tmp_path: Path
+    ) -> None:
+        """The run was cut off while the last file was written."""
+        output = tmp_path / 'change.tif'
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                'pathlib.Path.replace', Mock(side_effect=OSError('disk full'))
+                'torchgeo_m2cd.callbacks.scene_map.write_cog',
+                Mock(side_effect=OSError('No space left on device')),
             )
-            with pytest.raises(OSError, match='disk full'):
-                predict(paths, SceneWriter(output), PixelTask())
-        assert not list(tmp_path.iterdir())
+            with pytest.raises(OSError, match='No space left'):
+                predict(paths, SceneWriter(output), PixelTask(), patch_size=64)
+        assert [path.name for path in tmp_path.iterdir()] == ['change.tif.parts']
+        parts = sorted(tmp_path.glob('*/*.npy'))
+        predict(paths, SceneWriter(output), PixelTask(), patch_size=64)
+        assert len(parts) > 1
+        assert [path.name for path in tmp_path.iterdir()] == ['change.tif']
+
+    @pytest.mark.parametrize(
+        'changed', [{'stride': 32}, {'batch_size': 1}, {'optical_nodata': 0}]
+    )
+    def test_another_plan(
+        self, changed: dict[str, Any], paths: dict[str, Path], tmp_path: Path
+    ) -> None:
+        """Rows that were made in another way are not used."""
+        output = tmp_path / 'change.tif'
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                'torchgeo_m2cd.callbacks.scene_map.write_cog',
+                Mock(side_effect=OSError('No space left on device')),
+            )
+            with pytest.raises(OSError, match='No space left'):
+                predict(paths, SceneWriter(output), PixelTask(), patch_size=64)
+        plan = json.loads((tmp_path / 'change.tif.parts' / 'plan.json').read_text())
+        assert plan['stride'] == [48, 48]
+        for path in tmp_path.glob('*/*.npy'):
+            np.save(path, np.load(path) * 0)
+        predict(paths, SceneWriter(output), PixelTask(), patch_size=64, **changed)
+        assert np.nanmax(read(output)) > 0
+
+    def test_full_disk(
+        self, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def save(file: Any, array: Any) -> None:
+            file.write(b'half')
+            raise OSError(28, 'No space left on device')
+
+        monkeypatch.setattr('numpy.save', save)
+        output = tmp_path / 'change.tif'
+        with pytest.raises(OSError, match='No space left on device'):
+            predict(paths, SceneWriter(output), PixelTask(), patch_size=32)
+        left = [path.name for path in tmp_path.rglob('*') if path.is_file()]
+        assert left == ['plan.json']
+
+    def test_incomplete(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        datamodule = SceneDataModule(
+            paths['optical'], paths['sar'], mean=MEAN, std=STD, patch_size=64
+        )
+        trainer = Trainer(
+            accelerator='cpu', callbacks=[SceneWriter(tmp_path / 'change.tif')],
+            logger=False, enable_progress_bar=False, limit_predict_batches=1,
+        )  # fmt: skip
+        with pytest.raises(RuntimeError, match='2 of 3 rows of patches are missing'):
+            trainer.predict(PixelTask(), datamodule=datamodule)
 
     def test_files_that_cannot_be_opened(
         self, paths: dict[str, Path], tmp_path: Path
     ) -> None:
         (tmp_path / 'file').touch()
+        writer = SceneWriter(tmp_path / 'file' / 'change.tif')
+        with pytest.raises((FileExistsError, NotADirectoryError)):
+            predict(paths, writer, PixelTask())
         writer = SceneWriter(tmp_path / 'change.tif', tmp_path / 'file' / 'mask.tif')
         with pytest.raises((FileExistsError, NotADirectoryError)):
             predict(paths, writer, PixelTask())
-        assert [path.name for path in tmp_path.iterdir()] == ['file']
+        assert not (tmp_path / 'change.tif').exists()
+        assert not list(tmp_path.glob('*.cog'))
 
     def test_checkpoint(self, paths: dict[str, Path], tmp_path: Path) -> None:
         checkpoint, output = tmp_path / 'model.ckpt', tmp_path / 'change.tif'
-        datamodule = SceneDataModule(paths['optical'], paths['sar'], MEAN, STD)
+        datamodule = SceneDataModule(paths['optical'], paths['sar'], mean=MEAN, std=STD)
         trainer = Trainer(
             accelerator='cpu', callbacks=[SceneWriter(output)], logger=False,
             enable_progress_bar=False,
@@ -235,61 +334,42 @@ class TestSceneWriter:
             assert src.tags()['CHECKPOINT'] == str(checkpoint)
             assert src.tags()['CHECKPOINT_SHA256'] == digest
 
-    def test_memory_is_that_of_a_strip(
-        self, paths: dict[str, Path], tmp_path: Path
-    ) -> None:
-        class Watching(PixelTask):
-            def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-                if writer._scene is not None:
-                    shapes.add(writer._scene.sum.shape[:2])
-                return super().predict_step(batch, batch_idx)
-
-        shapes: set[tuple[int, ...]] = set()
-        writer = SceneWriter(tmp_path / 'change.tif')
-        predict(paths, writer, Watching(), patch_size=16)
-        assert shapes == {(1, 16)}
-
-    def test_order(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        dataset = SceneDataset(paths['optical'], paths['sar'])
-        windows: Any = [dataset.pixel_slice(row, 0, 16, 16) for row in (8, 0)]
-        trainer = Trainer(
-            accelerator='cpu', callbacks=[SceneWriter(tmp_path / 'change.tif')],
-            logger=False, enable_progress_bar=False, enable_checkpointing=False,
-        )  # fmt: skip
-        loader = DataLoader(dataset, sampler=windows)
-        with pytest.raises(RuntimeError, match='at row 0 after one at row 8'):
-            trainer.predict(PixelTask(), loader)
-        assert not list(tmp_path.iterdir())
+    def test_other_weights(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        """Without a checkpoint, tags tell models apart by their weights."""
+        tags = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            task = PixelTask()
+            task.extra = torch.nn.Linear(1, 1)
+            predict(paths, SceneWriter(tmp_path / 'a.tif', overwrite=True), task)
+            with rasterio.open(tmp_path / 'a.tif') as src:
+                tags.append(src.tags()['WEIGHTS_SHA256'])
+        assert tags[0] == tags[1] != tags[2]
 
     def test_own_input(self, paths: dict[str, Path]) -> None:
         writer = SceneWriter(paths['sar'], overwrite=True)
         with pytest.raises(ValueError, match=r'sar\.tif is a file of the scene itself'):
             predict(paths, writer, PixelTask())
 
-    def test_nothing_predicted(self, tmp_path: Path) -> None:
-        SceneWriter(tmp_path / 'change.tif').on_predict_epoch_end(Mock(), Mock())
-        assert not list(tmp_path.iterdir())
+    def test_other_data_module(self, tmp_path: Path) -> None:
+        trainer = Mock(datamodule=Mock(spec=['setup']))
+        writer = SceneWriter(tmp_path / 'change.tif')
+        with pytest.raises(TypeError, match='expected those of SceneDataModule'):
+            writer.setup(trainer, PixelTask(), 'predict')
 
-    def test_other_dataset(self, tmp_path: Path) -> None:
-        trainer = Trainer(
-            accelerator='cpu', callbacks=[SceneWriter(tmp_path / 'change.tif')],
-            logger=False, enable_progress_bar=False, enable_checkpointing=False,
-        )  # fmt: skip
-        loader = DataLoader(SyntheticFlood(size=32))
-        with pytest.raises(
-            TypeError, match='a SyntheticFlood: expected a SceneDataset'
-        ):
-            trainer.predict(PixelTask(), loader)
+    def test_shared_by_lightning(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        datamodule = SceneDataModule(paths['optical'], paths['sar'], mean=MEAN, std=STD)
+        datamodule.setup('predict')
+        trainer = Mock(datamodule=datamodule)  # With another sampler
+        with pytest.raises(ValueError, match='use_distributed_sampler=False'):
+            SceneWriter(tmp_path / 'a.tif').on_predict_start(trainer, PixelTask())
 
-    def test_invalid(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match='are the same file'):
+    def test_invalid(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match='files to write are the same'):
             SceneWriter(tmp_path / 'a.tif', str(tmp_path / 'a.tif'))
-        writer = SceneWriter(tmp_path / 'a.tif')
-        with pytest.raises(RuntimeError, match='needs one device, got 2'):
-            writer.setup(Mock(world_size=2), PixelTask(), 'predict')
         writer = SceneWriter(tmp_path, overwrite=True)
-        with pytest.raises(IsADirectoryError, match='is a folder: expected a GeoTIFF'):
-            writer.setup(Mock(world_size=1), PixelTask(), 'predict')
+        with pytest.raises(IsADirectoryError, match='is a folder: expected a file'):
+            predict(paths, writer, PixelTask())
 
     def test_nothing_valid(self, paths: dict[str, Path], tmp_path: Path) -> None:
         sar, output = tmp_path / 'sar.tif', tmp_path / 'change.tif'
@@ -300,3 +380,139 @@ class TestSceneWriter:
         with pytest.raises(ValueError, match=r'change\.tif is not written: no pixel'):
             predict({**paths, 'sar': sar}, SceneWriter(output), PixelTask())
         assert not output.exists()
+        assert not list(tmp_path.glob('change.tif.*.*'))
+
+
+@pytest.fixture(scope='module')
+def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of two scenes, of another size each."""
+    folder = tmp_path_factory.mktemp('scenes')
+    lines = ['name,optical,sar']
+    for i, size in enumerate((96, 160)):
+        SyntheticFlood().write_scene(folder / str(i), size=size, index=i)
+        lines.append(f'scene{i},{i}/optical.tif,{i}/sar.tif')
+    (folder / 'scenes.csv').write_text('\n'.join(lines))
+    return folder / 'scenes.csv'
+
+
+class TestSeveralScenes:
+    def test_equals_one_by_one(self, two_scenes: Path, tmp_path: Path) -> None:
+        datamodule = SceneDataModule(
+            scenes=two_scenes, mean=MEAN, std=STD, patch_size=48, standardize='image'
+        )
+        trainer = Trainer(
+            accelerator='cpu',
+            callbacks=[SceneWriter(tmp_path / '{name}' / 'change.tif')],
+            logger=False, enable_progress_bar=False,
+        )  # fmt: skip
+        trainer.predict(PixelTask(), datamodule=datamodule)
+        for i in range(2):
+            paths = {
+                name: two_scenes.parent / str(i) / f'{name}.tif'
+                for name in ('optical', 'sar')
+            }
+            output = tmp_path / f'{i}.tif'
+            predict(
+                paths, SceneWriter(output), PixelTask(), batch_size=8, patch_size=48,
+                standardize='image',
+            )  # fmt: skip
+            np.testing.assert_array_equal(
+                read(tmp_path / f'scene{i}' / 'change.tif'), read(output)
+            )
+
+    def test_complete_ones_are_left_out(
+        self, two_scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        def run(**kwargs: Any) -> None:
+            datamodule = SceneDataModule(
+                scenes=two_scenes, mean=MEAN, std=STD, patch_size=48, **kwargs
+            )
+            trainer = Trainer(
+                accelerator='cpu', callbacks=[SceneWriter(tmp_path / '{name}.tif')],
+                logger=False, enable_progress_bar=False,
+            )  # fmt: skip
+            trainer.predict(PixelTask(), datamodule=datamodule)
+
+        run()
+        first, second = tmp_path / 'scene0.tif', tmp_path / 'scene1.tif'
+        before = second.read_bytes(), second.stat().st_mtime_ns
+        first.unlink()
+        run()
+        assert first.exists()
+        assert (second.read_bytes(), second.stat().st_mtime_ns) == before
+        # Nothing at all to do
+        run()
+        # Made in another way, or broken
+        with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
+            run(stride=48)
+        first.write_text('broken')
+        with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
+            run()
+
+    def test_names(self, two_scenes: Path, tmp_path: Path) -> None:
+        datamodule = SceneDataModule(scenes=two_scenes, mean=MEAN, std=STD)
+        trainer = Trainer(
+            accelerator='cpu', callbacks=[SceneWriter(tmp_path / 'change.tif')],
+            logger=False, enable_progress_bar=False,
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=r'expected \{name\} in each of them'):
+            trainer.predict(PixelTask(), datamodule=datamodule)
+
+    def test_two_processes(self, two_scenes: Path, tmp_path: Path) -> None:
+        """Two processes, started by torchrun, make the same files as one."""
+        checkpoint = tmp_path / 'model.ckpt'
+        trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
+        task = ChangeDetectionTask(
+            'm2cd', 'mit_b0', in_channels=[4, 1], model_args={'moe_stages': [4]}
+        )
+        trainer.strategy.connect(task)
+        trainer.save_checkpoint(checkpoint)
+        config = {
+            'seed_everything': 0,
+            'ckpt_path': str(checkpoint),
+            'trainer': {
+                'accelerator': 'cpu',
+                'logger': False,
+                'strategy': 'auto',
+                'use_distributed_sampler': False,
+                'enable_progress_bar': False,
+                'callbacks': [
+                    {
+                        'class_path': 'torchgeo_m2cd.callbacks.SceneWriter',
+                        'init_args': {'output': 'one/{name}.tif'},
+                    }
+                ],
+            },
+            'model': {'class_path': 'torchgeo_m2cd.tasks.ChangeDetectionTask'},
+            'data': {
+                'class_path': 'torchgeo_m2cd.datamodules.SceneDataModule',
+                'init_args': {
+                    'scenes': str(two_scenes),
+                    'mean': MEAN,
+                    'std': STD,
+                    'patch_size': 64,
+                    'batch_size': 2,
+                },
+            },
+        }
+        (tmp_path / 'config.json').write_text(json.dumps(config))
+        command = ['torchgeo', 'predict', '--config', 'config.json']
+        several = [
+            '--trainer.strategy=ddp', '--trainer.devices=2',
+            '--trainer.callbacks.output=two/{name}.tif',
+        ]  # fmt: skip
+        launcher = ['torch.distributed.run', '--standalone', '--nproc-per-node=2']
+        for arguments in (command, [*launcher, '-m', *command, *several]):
+            result = subprocess.run(
+                [sys.executable, '-m', *arguments],
+                cwd=tmp_path,
+                env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert result.returncode == 0, result.stderr[-2000:]
+        for name in ('scene0.tif', 'scene1.tif'):
+            one, two = (tmp_path / n / name for n in ('one', 'two'))
+            assert one.read_bytes() == two.read_bytes()
+        assert len(list((tmp_path / 'two').iterdir())) == 2

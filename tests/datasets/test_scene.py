@@ -2,19 +2,25 @@
 # Licensed under the MIT License.
 
 import math
+import pickle
 from pathlib import Path
+from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+import shapely
 import torch
 from pyproj import Transformer
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import calculate_default_transform, reproject
-from torchgeo.datasets import DatasetNotFoundError
+from torchgeo.datasets import DatasetNotFoundError, Sentinel1, Sentinel2
+from torchgeo.datasets.splits import random_grid_cell_assignment
 
-from torchgeo_m2cd.datasets import SceneDataset
+from torchgeo_m2cd.datasets import SceneDataset, SceneList
 
 WEST, NORTH = 500_000.0, 5_300_000.0
 GRID = from_origin(WEST, NORTH, 10, 10)
@@ -392,3 +398,334 @@ class TestSceneDataset:
             RuntimeError, match=r"SAR file '.*half\.tif' cannot be .*IReadBlock failed"
         ):
             read_all(dataset)
+
+
+class TestFiles:
+    """How scenes may be stored."""
+
+    def test_pattern(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        dataset = SceneDataset(str(tmp_path / 'opt*.tif'), str(tmp_path / '**/s*.tif'))
+        assert torch.equal(
+            read_all(dataset)['image'], read_all(SceneDataset(*pair))['image']
+        )
+        with pytest.raises(
+            FileNotFoundError, match=r"no SAR file matches '.*x\*\.tif'"
+        ):
+            SceneDataset(pair[0], str(tmp_path / 'x*.tif'))
+
+    def test_one_file_per_band(self, tmp_path: Path) -> None:
+        """Names, and resolutions, as those of Sentinel-2 and Sentinel-1."""
+        image = optical()
+        for band, values, step in (
+            ('B02', image[0], 10), ('B03', image[1], 10), ('B11', image[2, ::2, ::2], 20),
+        ):  # fmt: skip
+            write(
+                tmp_path / f'T33UWP_20240101T101010_{band}_{step}m.tif',
+                values,
+                from_origin(WEST, NORTH, step, step),
+            )
+        sar = np.full((100, 120), -10, np.float32)
+        for i, band in enumerate(('VV', 'VH')):
+            name = f'S1A_IW_20240102T101010_DVP_RTC10_G_gdufem_ABCD_{band}.tif'
+            write(tmp_path / name, sar - i)
+        with pytest.raises(
+            FileNotFoundError, match=r"optical file '.*_10m\.tif' does not"
+        ):
+            # As TorchGeo has it, 20 m bands are in a folder of their own
+            SceneDataset(
+                tmp_path, tmp_path, optical_class=Sentinel2, sar_class=Sentinel1,
+                optical_bands=['B03', 'B11'], sar_bands=['VH', 'VV'],
+            )  # fmt: skip
+        for path in tmp_path.glob('*m.tif'):
+            path.rename(tmp_path / f'{path.stem.rpartition("_")[0]}.tif')
+        dataset = SceneDataset(
+            tmp_path, tmp_path, optical_class=Sentinel2, sar_class=Sentinel1,
+            optical_bands=['B03', 'B02', 'B11'], sar_bands=['VH', 'VV'],
+        )  # fmt: skip
+        assert dataset.band_counts == (3, 2)
+        assert dataset.rgb_channels == [0, 1, 2]
+        loaded = pickle.loads(pickle.dumps(dataset))
+        for one in (dataset, loaded):
+            sample = read_all(one)
+            assert torch.equal(
+                sample['image'][0, :2],
+                torch.from_numpy(image[[1, 0]].astype(np.float32)),
+            )
+            assert (sample['image'][1, 0] == -11).all()
+            assert (sample['image'][1, 1] == -10).all()
+            # Bilinear from 20 m: at the centre of a coarse pixel's corner
+            corner = image[2, ::2, ::2].astype(float)[10:12, 20:22]
+            weights = np.outer((0.75, 0.25), (0.75, 0.25))
+            assert sample['image'][0, 2, 21, 41].item() == pytest.approx(
+                (corner * weights).sum(), rel=1e-5
+            )
+        with pytest.raises(ValueError, match="unknown optical band 'B3', did you mean"):
+            SceneDataset(
+                tmp_path, tmp_path, optical_class=Sentinel2, optical_bands=['B3']
+            )
+
+    def test_named_bands_of_one_file(self, pair: tuple[Path, Path]) -> None:
+        class Named(Sentinel2):
+            filename_glob = '*'
+            filename_regex = '.*'
+            separate_files = False
+            all_bands = ('B02', 'B03', 'B04')
+
+        dataset = SceneDataset(*pair, optical_class=Named, optical_bands=['B04', 'B02'])
+        expected = optical()[[2, 0], 30:, 30:].astype(np.float32)
+        assert torch.equal(read_all(dataset)['image'][0], torch.from_numpy(expected))
+
+    @pytest.mark.parametrize(
+        ('names', 'expected'),
+        [
+            (('B02', 'B03', 'B04'), [2, 1, 0]),
+            (('blue', 'red', 'green'), [1, 2, 0]),
+            ((None, None, None), [0, 1, 2]),
+        ],
+    )
+    def test_rgb_channels(
+        self,
+        names: tuple[str | None, ...],
+        expected: list[int],
+        pair: tuple[Path, Path],
+    ) -> None:
+        with rasterio.open(pair[0], 'r+') as src:
+            src.descriptions = names
+        assert SceneDataset(*pair).rgb_channels == expected
+        assert SceneDataset(*pair, optical_bands=[2]).rgb_channels == [0, 0, 0]
+
+    @pytest.mark.parametrize(('scale', 'factor'), [('power', 10), ('amplitude', 20)])
+    def test_linear(self, scale: Any, factor: float, tmp_path: Path) -> None:
+        sar = np.full((50, 60), 0.1, np.float32)
+        sar[:, 30:] = 0.001
+        sar[0] = 0
+        path = write(tmp_path / 'sar.tif', sar, from_origin(WEST, NORTH, 20, 20))
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', optical()), path, sar_scale=scale
+        )
+        sample = read_all(dataset)
+        image = sample['image'][1, 0]
+        torch.testing.assert_close(image[10:, :50], torch.full((90, 50), -1.0 * factor))
+        # Averages are those of linear values
+        expected = factor * math.log10(0.75 * 0.1 + 0.25 * 0.001)
+        assert image[50, 59].item() == pytest.approx(expected, rel=1e-5)
+        assert not sample['valid'][0, 0].any()
+
+    def test_decibels_that_were_said_to_be_linear(
+        self, pair: tuple[Path, Path]
+    ) -> None:
+        dataset = SceneDataset(*pair, sar_scale='power')
+        match = r"SAR file '.*sar\.tif' has values below zero, but sar_scale is 'power'"
+        with pytest.raises(ValueError, match=match):
+            read_all(dataset)
+        with pytest.raises(ValueError, match="unknown sar_scale 'linear'"):
+            SceneDataset(*pair, sar_scale='linear')  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize('res', [None, 15, (30, 20)])
+    def test_crs_and_resolution(self, res: Any, pair: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*pair, crs='EPSG:3035', res=res)
+        assert dataset.crs.to_epsg() == 3035
+        transform = dataset.transform
+        if res is not None:
+            xres, yres = (res, res) if isinstance(res, int) else res
+            assert (transform.a, -transform.e) == (xres, yres)
+            assert transform.c % xres == transform.f % yres == 0
+        else:
+            assert transform.a == pytest.approx(10, rel=0.05)
+        sample = read_all(dataset)
+        # Where the optical image is known, by its own georeference
+        height, width = dataset.shape
+        row, column = height // 2, width // 2
+        assert sample['valid'][0, row, column]
+        x, y = transform @ (column + 0.5, row + 0.5)
+        x, y = Transformer.from_crs(3035, 32633, always_xy=True).transform(x, y)
+        rows, columns = np.mgrid[:100, :120]
+        plane = (columns + 200 * rows).astype(np.float32)
+        with rasterio.open(pair[0]) as src:
+            profile = {**src.profile, 'count': 1, 'dtype': 'float32', 'nodata': None}
+        plane_path = pair[0].with_name('plane.tif')
+        with rasterio.open(plane_path, 'w', **profile) as dst:
+            dst.write(plane[None])
+        plane_dataset = SceneDataset(plane_path, pair[1], crs='EPSG:3035', res=res)
+        found = read_all(plane_dataset)['image'][0, 0, row, column].item()
+        expected = (x - WEST) / 10 - 0.5 + 200 * ((NORTH - y) / 10 - 0.5)
+        assert found == pytest.approx(expected, abs=0.5 * 200 * 0.2)
+
+    @pytest.mark.parametrize('step', [10, 20])
+    def test_given_nodata(self, step: int, tmp_path: Path) -> None:
+        sar = np.full((100, 120), -10, np.float32)
+        sar[20:40, 20:40] = 0
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', optical()),
+            write(tmp_path / 'sar.tif', sar, from_origin(WEST, NORTH, step, step)),
+            sar_nodata=0,
+        )
+        sample = read_all(dataset)
+        assert (sample['image'][1, 0][sample['valid'][0]] == -10).all()
+        assert (~sample['valid']).sum() == {10: 400, 20: 1600}[step]
+
+    @pytest.mark.parametrize('kind', ['alpha', 'mask'])
+    @pytest.mark.parametrize('step', [10, 20])
+    def test_masked(self, kind: str, step: int, tmp_path: Path) -> None:
+        """Pixels may be masked by a band, or by a mask of the file."""
+        path = tmp_path / 'sar.tif'
+        opaque = np.full((100, 120), 255, np.uint8)
+        opaque[20:40, 20:40] = 0
+        sar = np.full((1, 100, 120), 90, np.uint8)
+        if kind == 'alpha':
+            sar = np.concatenate((sar, opaque[None]))
+        write(path, sar, from_origin(WEST, NORTH, step, step))
+        with rasterio.open(path, 'r+') as src:
+            if kind == 'alpha':
+                src.colorinterp = (ColorInterp.gray, ColorInterp.alpha)
+            else:
+                src.write_mask(opaque)
+        dataset = SceneDataset(
+            write(tmp_path / 'optical.tif', optical()), path, sar_scale='other'
+        )
+        assert dataset.band_counts == (3, 1)
+        sample = read_all(dataset)
+        assert (sample['image'][1, 0][sample['valid'][0]] == 90).all()
+        assert (~sample['valid']).sum() == {10: 400, 20: 1600}[step]
+
+
+class TestLabels:
+    @pytest.mark.parametrize('suffix', ['.gpkg', '.geojson', '.shp'])
+    def test_vector(self, suffix: str, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        """Polygons in another CRS are where they belong."""
+        boxes = [
+            shapely.box(WEST + 400, NORTH - 600, WEST + 600, NORTH - 500),
+            shapely.box(WEST + 900, NORTH - 900, WEST + 1000, NORTH - 400),
+        ]
+        table = gpd.GeoDataFrame({'kind': [1, 2]}, geometry=boxes, crs='EPSG:32633')
+        path = tmp_path / f'labels{suffix}'
+        table.to_crs(4326).to_file(path)
+        for label, values in ((None, (1, 1)), ('kind', (1, 2))):
+            dataset = SceneDataset(*pair, mask=path, mask_label=label)
+            expected = torch.zeros(70, 90, dtype=torch.int64)
+            expected[20:30, 10:30] = values[0]
+            expected[10:60, 60:70] = values[1]
+            assert torch.equal(read_all(dataset)['mask'][0], expected)
+            # No shapes there, and still labelled
+            x, y = WEST + 300, NORTH - 300
+            assert (dataset[x : x + 50, y - 50 : y]['mask'] == 0).all()
+        with pytest.raises(ValueError, match=r"unknown attribute of .*labels.* 'sort'"):
+            SceneDataset(*pair, mask=path, mask_label='sort')
+
+    def test_invalid_vector(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        path = tmp_path / 'labels.gpkg'
+        with pytest.raises(FileNotFoundError, match=r"mask file '.*labels\.gpkg' does"):
+            SceneDataset(*pair, mask=path)
+        path.write_text('no vectors')
+        with pytest.raises(RuntimeError, match=r"mask file '.*labels\.gpkg' cannot be"):
+            SceneDataset(*pair, mask=path)
+
+    def test_negative(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        mask = np.zeros((100, 120), np.int16)
+        mask[:50], mask[50:60] = -1, 1
+        path = write(tmp_path / 'mask.tif', mask)
+        labels = read_all(SceneDataset(*pair, mask=path))['mask'][0]
+        assert (labels[:20] == 255).all()
+        assert (labels[20:30] == 1).all()
+        assert (labels[30:] == 0).all()
+
+    def test_splits(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        """Each labelled pixel counts in one split, whatever patch it is read with."""
+        mask = np.ones((100, 120), np.uint8)
+        dataset = SceneDataset(*pair, mask=write(tmp_path / 'mask.tif', mask))
+        splits = random_grid_cell_assignment(dataset, [0.5, 0.5], grid_size=4)
+        counts = torch.zeros(70, 90)
+        for split in splits:
+            assert isinstance(split, SceneDataset)
+            x, y = split.pixel_slice(0, 0, 70, 90)
+            labels = split[x, y]['mask'][0]
+            counts += labels == 1
+            assert 0.3 < (labels == 1).float().mean() < 0.7
+        assert counts.max() == 1
+        assert counts.min() == 1
+
+
+class TestIndex:
+    def test_moved_to_pixels(self, pair: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*pair)
+        x, y = dataset.pixel_slice(3, 5, 32, 32)
+        expected = dataset[x, y]
+        moved = dataset[x.start + 4.9 : x.stop + 4.9, y.start - 4.9 : y.stop - 4.9]
+        assert torch.equal(moved['image'], expected['image'])
+        assert moved['window'].tolist() == [3, 5]
+
+    @pytest.mark.parametrize('max_size', [10, 45, 1000])
+    def test_overview(self, max_size: int, pair: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*pair)
+        sample = dataset.overview(max_size)
+        assert max(sample['image'].shape[-2:]) <= max_size
+        step = -(-90 // max_size)
+        whole = read_all(dataset)['image'][1, 0]
+        small = sample['image'][1, 0]
+        assert small.shape == (70 // step, 90 // step)
+        coarse = whole[: 70 // step * step, : 90 // step * step]
+        mean = coarse.unfold(0, step, step).unfold(1, step, step).mean((-1, -2))
+        torch.testing.assert_close(small, mean, rtol=0, atol=0.4)
+
+    def test_list(self, pair: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*pair)
+        scenes = SceneList([dataset, dataset])
+        assert len(scenes) == 2
+        assert scenes.band_counts == (3, 1)
+        x, y = dataset.pixel_slice(0, 8, 16, 16)
+        first, second = scenes[[(0, x, y), (1, x, y)]]
+        assert torch.equal(first['image'], dataset[x, y]['image'])
+        assert [int(sample['scene']) for sample in (first, second)] == [0, 1]
+
+
+class TestCheck:
+    @pytest.fixture
+    def real(self, tmp_path: Path) -> tuple[Path, Path]:
+        """A scene with plausible values."""
+        rng = np.random.default_rng(0)
+        image = rng.normal(2000, 300, (3, 100, 120)).astype(np.uint16)
+        sar = rng.normal(-12, 4, (1, 100, 120)).astype(np.float32)
+        return write(tmp_path / 'o.tif', image), write(tmp_path / 's.tif', sar)
+
+    MEAN = torch.tensor([[2000.0] * 3, [-12.0] * 3])
+    STD = torch.tensor([[300.0] * 3, [4.0] * 3])
+
+    def test_probe(self, real: tuple[Path, Path]) -> None:
+        pixels = SceneDataset(*real).probe(4, 16)
+        assert pixels.shape == (2, 3, 16 * 256)
+        mean = pixels.mean(-1)
+        torch.testing.assert_close(mean, self.MEAN, rtol=0.02, atol=0)
+
+    def test_good(self, real: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*real)
+        assert dataset.check() == 64 * 32 * 32
+        assert dataset.check(self.MEAN, self.STD) == 64 * 32 * 32
+
+    def test_swapped(self, real: tuple[Path, Path]) -> None:
+        with pytest.raises(ValueError, match=r's\.tif.* are optical and sar swapped'):
+            SceneDataset(*real[::-1]).check()
+        # A linear scale is not negative
+        with pytest.raises(ValueError, match=r'median of 33\.01 dB .* swapped'):
+            SceneDataset(real[0], real[0], sar_scale='power').check()
+
+    def test_linear_that_was_said_to_be_decibels(
+        self, real: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        path = write(tmp_path / 'power.tif', np.full((100, 120), 0.06, np.float32))
+        with pytest.raises(ValueError, match=r"power\.tif' has mostly positive values"):
+            SceneDataset(real[0], path).check()
+        assert SceneDataset(real[0], path, sar_scale='power').check() > 0
+        assert SceneDataset(real[0], path, sar_scale='other').check() > 0
+
+    def test_other_units(self, real: tuple[Path, Path]) -> None:
+        dataset = SceneDataset(*real)
+        for mean, std, name in (
+            (self.MEAN, self.STD * torch.tensor([[100.0], [1.0]]), 'optical'),
+            (self.MEAN + torch.tensor([[0.0], [500.0]]), self.STD, 'SAR'),
+        ):
+            with pytest.raises(ValueError, match=f'{name} file .* does not fit mean'):
+                dataset.check(mean, std)
+
+    def test_no_data(self, real: tuple[Path, Path], tmp_path: Path) -> None:
+        path = write(tmp_path / 'nan.tif', np.full((100, 120), np.nan, np.float32))
+        assert SceneDataset(real[0], path).check(self.MEAN, self.STD) == 0

@@ -1,12 +1,11 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-
 import pytest
 import torch
 
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
-from torchgeo_m2cd.samplers import SceneSampler
+from torchgeo_m2cd.samplers import SceneRowSampler, SceneSampler
 
 
 @pytest.fixture(scope='module')
@@ -51,3 +50,42 @@ def test_covers_scene(
         count[int(row) : int(row) + size[0], int(column) : int(column) + size[1]] += 1
     assert count.min() >= 1
     assert places == sorted(set(places))
+
+
+class TestSceneRowSampler:
+    @pytest.mark.parametrize('world_size', [1, 2, 5])
+    @pytest.mark.parametrize('batch_size', [1, 2, 64])
+    def test_shares(
+        self, batch_size: int, world_size: int, dataset: SceneDataset
+    ) -> None:
+        """Processes do each patch of two scenes once, no batch spans two rows."""
+        samplers = [
+            SceneSampler(dataset, (64, 64), (48, 48)),
+            SceneSampler(dataset, (64, 100), (64, 48)),
+        ]
+        found = []
+        for rank in range(world_size):
+            sampler = SceneRowSampler(samplers, batch_size, rank, world_size)
+            batches = list(sampler)
+            assert len(batches) == len(sampler)
+            for batch in batches:
+                assert 1 <= len(batch) <= batch_size
+                assert len({(scene, y.start) for scene, _, y in batch}) == 1
+                found += batch
+        expected = [(i, *patch) for i, s in enumerate(samplers) for patch in s]
+        assert sorted(map(repr, found)) == sorted(map(repr, expected))
+
+    def test_done(self, dataset: SceneDataset) -> None:
+        """What was done before does not change which process does what."""
+        samplers = [SceneSampler(dataset, (64, 64), (32, 32))]
+        assert SceneRowSampler(samplers, 2, 1, 2).todo == [(0, 1), (0, 3)]
+        sampler = SceneRowSampler(samplers, 2, 1, 2)
+        sampler.find_done = lambda: {(0, 0), (0, 1)}
+        assert sampler.todo == [(0, 3)]
+        assert len(list(sampler)) == len(sampler) == 2
+
+        sampler = SceneRowSampler(samplers, 2, 1, 2)
+        sampler.find_done = lambda: {(0, row) for row in range(4)}
+        # One batch, for Lightning
+        assert list(sampler) == [[(0, *patch) for patch in samplers[0].row(0)[:2]]]
+        assert len(sampler) == 1

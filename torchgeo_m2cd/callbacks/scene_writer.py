@@ -3,53 +3,53 @@
 
 """Writing of predicted scenes."""
 
+import concurrent.futures
 import hashlib
-import math
+import json
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import rasterio
-import rasterio.shutil
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
-from rasterio.io import DatasetWriter
-from rasterio.windows import Window
-from torch import Tensor
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from rasterio.errors import RasterioError
 from torchgeo.datasets.utils import Path, Sample
 
 from .. import __version__
-from ..datasets import SceneDataset
+from ..datamodules import SceneDataModule
+from ..samplers import SceneSampler
+from .scene_map import Outputs, SceneMap
 
-# GDAL would keep a share of the machine's memory instead
-_ENV = {'GDAL_CACHEMAX': 64}  # MiB
 
-
-class SceneWriter(BasePredictionWriter):
-    """Write the predictions of a scene to Cloud-Optimized GeoTIFF files.
+class SceneWriter(Callback):
+    """Write the predictions of one or more scenes to Cloud-Optimized GeoTIFF files.
 
     Where patches overlap, their probabilities are averaged with weights that fall
-    linearly from the centre of a patch to its edges, where a model sees least.
+    smoothly towards the edges of a patch, where a model sees least.
 
-    Only the rows that patches still to come may change are kept in memory: it needs
-    memory for a strip of the scene as high as a patch, however large the scene. The
-    trainer does not keep the predictions.
+    Every row of patches is kept in the folder ``OUTPUT.parts``. The same command, run
+    again after an interruption, goes on where it stopped; several processes share the
+    rows, on a file system that all of them see. Memory is needed for one row of patches,
+    however large the scene. The trainer does not keep the predictions.
 
     Files are written beside their places and renamed when all are complete. Their
     tags say which model, checkpoint (path and SHA-256) and images they were made of.
 
-    To be used with :class:`~torchgeo_m2cd.datamodules.SceneDataModule`, whose patches
-    come row by row, and a task that predicts probabilities, on one device.
+    To be used with :class:`~torchgeo_m2cd.datamodules.SceneDataModule` and a task that
+    predicts probabilities.
     """
 
     def __init__(
         self,
         output: Path,
         mask: Path | None = None,
+        polygons: Path | None = None,
+        quicklook: Path | None = None,
         threshold: float = 0.5,
+        min_area: float = 0.0,
         overwrite: bool = False,
     ) -> None:
         """Initialize a new SceneWriter instance.
@@ -57,26 +57,39 @@ class SceneWriter(BasePredictionWriter):
         Args:
             output: GeoTIFF to write the probabilities to: float32, one band, the
                 probability of change, for a binary task, else one per class;
-                NaN where not valid.
+                NaN where not valid. With several scenes, this path and those below
+                hold ``{name}`` for the name of the scene.
             mask: GeoTIFF to write the predicted classes to, if any: uint8, 255 where
                 not valid.
+            polygons: GeoPackage to write the outlines of what has changed to, if any,
+                see :func:`~torchgeo_m2cd.products.write_polygons`.
+            quicklook: PNG to draw images and probabilities to, if any.
             threshold: Probability from which on a pixel of a binary task is changed.
-            overwrite: Whether to replace existing files.
+            min_area: Smallest area of a polygon in m².
+            overwrite: Whether to replace existing files. If not, and there are several
+                scenes, those that are complete are left out.
 
         Raises:
-            ValueError: If *mask* is the same file as *output*.
+            ValueError: If two of the files are the same.
         """
-        super().__init__('batch')
-        self.output = pathlib.Path(output)
-        self.mask = None if mask is None else pathlib.Path(mask)
-        if self.output == self.mask:
-            raise ValueError(f'output and mask are the same file {str(output)!r}')
+        super().__init__()
+        files = [output, mask, polygons, quicklook]
+        self.templates = [None if file is None else str(file) for file in files]
+        names = [name for name in self.templates if name is not None]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f'two of the files to write are the same: {name!r}')
         self.threshold = threshold
+        self.min_area = min_area
         self.overwrite = overwrite
-        self._scene: _StripedScene | None = None
+        self._maps: dict[int, SceneMap] = {}
+        self._row: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
+        self._todo: list[tuple[int, int]] = []
+        self._thread: concurrent.futures.ThreadPoolExecutor | None = None
+        self._written: list[concurrent.futures.Future[None]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that the files can be written, before anything is predicted.
+        """Tell the data module what need not be predicted again.
 
         Args:
             trainer: The trainer.
@@ -84,313 +97,264 @@ class SceneWriter(BasePredictionWriter):
             stage: Either 'fit', 'validate', 'test', or 'predict'.
 
         Raises:
-            FileExistsError: If a file exists and *overwrite* is False.
-            IsADirectoryError: If a file is a folder.
-            RuntimeError: If there is more than one device.
+            TypeError: If the data module is not a SceneDataModule.
         """
-        super().setup(trainer, pl_module, stage)
         if stage != 'predict':
             return
-        if trainer.world_size > 1:
-            raise RuntimeError(
-                f'SceneWriter needs one device, got {trainer.world_size}: each would '
-                'write a part of the scene to the same file. Set devices=1.'
-            )
-        for path in self._paths():
-            if path.is_dir():
-                raise IsADirectoryError(f'{path} is a folder: expected a GeoTIFF')
-            if path.exists() and not self.overwrite:
-                raise FileExistsError(f'{path} exists and overwrite is False')
+        datamodule = self._datamodule(trainer)
+        # Asked when there are data loaders to make, as the checkpoint is not known yet
+        datamodule.row_sampler.find_done = lambda: self._prepare(trainer, pl_module)
         # They are as large as the scene, several times, and they are in the file
         trainer.predict_loop.return_predictions = False
 
+    def _prepare(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> set[tuple[int, int]]:
+        """Check that the files can be written, before anything is predicted.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+
+        Returns:
+            Rows of patches that are complete: number of the scene and of the row.
+
+        Raises:
+            FileExistsError: If a file exists and *overwrite* is False.
+            IsADirectoryError: If a file is a folder.
+            ValueError: If a file to write is an image to read, or the same for two scenes.
+        """
+        datamodule = self._datamodule(trainer)
+        samplers = datamodule.row_sampler.samplers
+        if len(samplers) > 1 and any(
+            template is not None and '{name}' not in template
+            for template in self.templates
+        ):
+            raise ValueError(
+                f'there are {len(samplers)} scenes, and the files to write are '
+                f'{self.templates}: expected {{name}} in each of them'
+            )
+        model = _describe(trainer, pl_module)
+        self._maps = {}
+        for number, (paths, sampler) in enumerate(
+            zip(datamodule.paths, samplers, strict=True)
+        ):
+            output, *others = (
+                None if t is None else pathlib.Path(t.replace('{name}', paths.name))
+                for t in self.templates
+            )
+            assert output is not None
+            outputs = Outputs(output, *others)
+            plan = _plan(trainer, datamodule, sampler, number, model)
+            digest = hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+            tags = {**_tags(model, sampler), 'PLAN_SHA256': digest}
+            if len(samplers) > 1 and self._is_complete(outputs, digest):
+                rank_zero_info(f'{output} is complete already')
+                continue
+            self._check(outputs, sampler)
+            self._maps[number] = SceneMap(
+                sampler, outputs, plan, tags, self.threshold, self.min_area
+            )
+        for scene in self._maps.values() if trainer.is_global_zero else ():
+            scene.prepare()
+        trainer.strategy.barrier('SceneWriter')
+        return {
+            (number, row)
+            for number, sampler in enumerate(samplers)
+            for row in (
+                self._maps[number].done()
+                if number in self._maps
+                else range(len(sampler.rows))
+            )
+        }
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that a scene is predicted, and that it is not one of the files.
+        """Start the thread that writes.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
 
         Raises:
-            TypeError: If the dataset is not a SceneDataset.
-            ValueError: If a file to write is an image to read.
+            ValueError: If Lightning would share the patches among processes once more.
         """
-        files = {
-            os.path.realpath(file)
-            for images in self._dataset(trainer).datasets
-            for file in images.files
-        }
-        for path in self._paths():
-            if os.path.realpath(path) in files:
-                raise ValueError(f'{path} is a file of the scene itself')
+        sampler = self._datamodule(trainer).row_sampler
+        if getattr(trainer.predict_dataloaders, 'sampler', None) is not sampler:
+            raise ValueError(
+                'SceneDataModule shares the rows of patches among processes itself: set '
+                'use_distributed_sampler=False in the trainer'
+            )
+        self._row = []
+        self._todo = sampler.todo
+        self._written = []
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
 
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Tensor,
-        batch_indices: Sequence[int] | None,
+        outputs: Any,
         batch: Sample,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Add the predictions of a batch to the scene.
+        """Take the predictions of a batch, and have complete rows written.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
-            prediction: Probabilities of shape (B, classes, H, W).
-            batch_indices: Not used.
-            batch: The batch, with ``window`` and ``valid``.
+            outputs: Probabilities of shape (B, classes, H, W).
+            batch: The batch, with ``valid``.
             batch_idx: Not used.
             dataloader_idx: Not used.
-
-        Raises:
-            RuntimeError: If patches do not come row by row from top to bottom.
         """
-        patches = prediction.detach().float().cpu().numpy()
-        if self._scene is None:
-            dataset = self._dataset(trainer)
-            self._scene = _StripedScene(
-                self.output,
-                self.mask,
-                dataset,
-                patches.shape[1],
-                patches.shape[2],
-                self.threshold,
-                _tags(trainer, pl_module, dataset),
-            )
-        for patch, valid, (row, column) in zip(
-            patches, batch['valid'].cpu().numpy(), batch['window'].tolist(), strict=True
-        ):
-            self._scene.add(patch, valid[0], row, column)
+        if not self._todo:  # A process with nothing to do predicts a batch all the same
+            return
+        assert self._thread is not None
+        patches = outputs.detach().float().cpu().numpy()
+        self._row += zip(patches, batch['valid'][:, 0].cpu().numpy(), strict=True)
+        number, row = self._todo[0]
+        scene = self._maps[number]
+        if len(self._row) < len(scene.sampler.columns):
+            return
+        self._written.append(self._thread.submit(scene.write_row, row, self._row))
+        self._row = []
+        self._todo = self._todo[1:]
+        # One row in the making, one being written: more would fill the memory
+        while len(self._written) > 1:
+            self._written.pop(0).result()
 
     def on_predict_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Complete the files.
+        """Complete the files, each process those of some of the scenes.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
 
         Raises:
-            ValueError: If no pixel is valid.
+            RuntimeError: If a row of patches is missing.
+            ValueError: If no pixel of a scene is valid.
         """
-        if self._scene is not None:
-            self._scene.finish()
-            self._scene = None
+        while self._written:
+            self._written.pop(0).result()
+        self._stop()
+        trainer.strategy.barrier('SceneWriter')
+        for scene in list(self._maps.values())[
+            trainer.global_rank :: trainer.world_size
+        ]:
+            scene.finish()
+        trainer.strategy.barrier('SceneWriter')
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Remove what was written.
+        """Stop writing; complete rows are kept.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
             exception: Not used.
         """
-        if self._scene is not None:
-            self._scene.discard()
-            self._scene = None
+        self._stop()
 
-    def _paths(self) -> list[pathlib.Path]:
-        """Return the files to write."""
-        return [path for path in (self.output, self.mask) if path is not None]
+    def _stop(self) -> None:
+        """Wait for the thread that writes."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
 
     @staticmethod
-    def _dataset(trainer: Trainer) -> SceneDataset:
-        """Return the dataset that is predicted."""
-        dataset = getattr(trainer.predict_dataloaders, 'dataset', None)
-        if not isinstance(dataset, SceneDataset):
+    def _datamodule(trainer: Trainer) -> SceneDataModule:
+        """Return the data module of the scenes."""
+        datamodule = getattr(trainer, 'datamodule', None)
+        if not isinstance(datamodule, SceneDataModule):
             raise TypeError(
-                f'SceneWriter got predictions of a {type(dataset).__name__}: expected '
-                'a SceneDataset, use SceneDataModule'
+                f'SceneWriter got predictions of {type(datamodule).__name__}: expected '
+                'those of SceneDataModule'
             )
-        return dataset
+        return datamodule
 
+    def _check(self, outputs: Outputs, sampler: SceneSampler) -> None:
+        """Check that the files of a scene can be written."""
+        inputs = {
+            os.path.realpath(file)
+            for images in sampler.dataset.datasets
+            for file in images.files
+        }
+        for path in outputs.paths():
+            if path.is_dir():
+                raise IsADirectoryError(f'{path} is a folder: expected a file')
+            if os.path.realpath(path) in inputs:
+                raise ValueError(f'{path} is a file of the scene itself')
+            if path.exists() and not self.overwrite:
+                raise FileExistsError(f'{path} exists and overwrite is False')
 
-class _StripedScene:
-    """A scene that is put together and written strip by strip."""
-
-    def __init__(
-        self,
-        output: pathlib.Path,
-        mask: pathlib.Path | None,
-        dataset: SceneDataset,
-        bands: int,
-        height: int,
-        threshold: float,
-        tags: dict[str, str],
-    ) -> None:
-        """Open the files.
-
-        Args:
-            output: File of the probabilities.
-            mask: File of the classes, if any.
-            dataset: The scene.
-            bands: Number of classes.
-            height: Height of the patches in pixels.
-            threshold: See :class:`SceneWriter`.
-            tags: Tags of the files.
-        """
-        self.shape = dataset.shape
-        self.threshold = threshold
-        self.top = 0
-        self.any_valid = False
-        self.sum = np.zeros((bands, height, self.shape[1]), np.float32)
-        self.weight = np.zeros((height, self.shape[1]), np.float32)
-        self.files: dict[pathlib.Path, DatasetWriter] = {}
-        self.no_label = dataset.ignore_index
-        formats: list[tuple[pathlib.Path | None, int, str, float]] = [
-            (output, bands, 'float32', math.nan),
-            (mask, 1, 'uint8', dataset.ignore_index),
-        ]
+    def _is_complete(self, outputs: Outputs, digest: str) -> bool:
+        """Whether a map of the same plan is there."""
+        if self.overwrite or not all(path.exists() for path in outputs.paths()):
+            return False
         try:
-            for path, count, dtype, nodata in formats:
-                if path is None:
-                    continue
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.files[path] = rasterio.open(
-                    _beside(path, 'part'),
-                    'w',
-                    driver='GTiff',
-                    dtype=dtype,
-                    count=count,
-                    height=self.shape[0],
-                    width=self.shape[1],
-                    crs=dataset.crs,
-                    transform=dataset.transform,
-                    nodata=nodata,
-                    bigtiff='if_safer',
-                )
-                self.files[path].update_tags(**tags)
-        except BaseException:
-            self.discard()
-            raise
-
-    def add(
-        self,
-        patch: npt.NDArray[np.float32],
-        valid: npt.NDArray[np.bool_],
-        row: int,
-        column: int,
-    ) -> None:
-        """Add a patch.
-
-        Args:
-            patch: Probabilities of shape (classes, H, W).
-            valid: Which of them count, shape (H, W).
-            row: First row of the patch in the scene.
-            column: First column of the patch in the scene.
-        """
-        if row < self.top:
-            raise RuntimeError(
-                f'got a patch at row {row} after one at row {self.top}: expected '
-                'patches row by row from top to bottom, as of SceneDataModule'
-            )
-        self.write(row)
-        # Of a scene that is smaller than a patch, patches reach beyond it
-        height, width = patch.shape[1:]
-        width = min(width, self.shape[1] - column)
-        weight = np.outer(_ramp(height), _ramp(patch.shape[2])) * valid
-        columns = slice(column, column + width)
-        self.sum[:, :, columns] += (patch * weight)[..., :width]
-        self.weight[:, columns] += weight[:, :width]
-
-    def write(self, stop: int) -> None:
-        """Write the rows above *stop*, which are complete.
-
-        Args:
-            stop: First row that is not.
-        """
-        rows = min(stop, self.shape[0]) - self.top
-        if rows <= 0:
-            return
-        weight = self.weight[:rows]
-        known = weight > 0
-        self.any_valid |= bool(known.any())
-        probability = np.full_like(self.sum[:, :rows], math.nan)
-        np.divide(self.sum[:, :rows], weight, out=probability, where=known)
-        classes = (
-            probability.argmax(0)
-            if len(probability) > 1
-            else probability[0] >= self.threshold
-        )
-        labels = np.where(known, classes, self.no_label).astype(np.uint8)
-        window = Window(0, self.top, self.shape[1], rows)
-        with rasterio.Env(**_ENV):
-            arrays = (probability, labels[None])
-            for file, array in zip(self.files.values(), arrays, strict=False):
-                file.write(array, window=window)
-        for array in (self.sum, self.weight):
-            array[..., :-rows, :] = array[..., rows:, :].copy()
-            array[..., -rows:, :] = 0
-        self.top += rows
-
-    def finish(self) -> None:
-        """Write the last rows, make the files Cloud-Optimized, and rename them.
-
-        Raises:
-            ValueError: If no pixel is valid.
-        """
-        self.write(self.shape[0])
-        if not self.any_valid:
-            raise ValueError(
-                f'{next(iter(self.files))} is not written: no pixel of the scene has '
-                'data in both images'
-            )
-        for path, file in self.files.items():
-            file.close()
-            with rasterio.Env(**_ENV):
-                rasterio.shutil.copy(
-                    _beside(path, 'part'),
-                    _beside(path, 'cog'),
-                    driver='COG',
-                    compress='deflate',
-                    predictor='yes',
-                    blocksize=256,
-                    bigtiff='if_safer',
-                    overview_resampling=(
-                        'average' if file.dtypes[0] == 'float32' else 'nearest'
-                    ),
-                )
-        for path in self.files:
-            _beside(path, 'cog').replace(path)
-        self.discard()
-
-    def discard(self) -> None:
-        """Close and remove all that is beside the files."""
-        for path, file in self.files.items():
-            file.close()
-            for step in ('part', 'cog'):
-                _beside(path, step).unlink(missing_ok=True)
+            with rasterio.open(outputs.output) as src:
+                return bool(src.tags().get('PLAN_SHA256') == digest)
+        except RasterioError:
+            return False
 
 
-def _beside(path: pathlib.Path, step: str) -> pathlib.Path:
-    """Return a file beside another one, of this process alone."""
-    return path.with_name(f'{path.name}.{os.getpid()}.{step}')
-
-
-def _tags(
-    trainer: Trainer, task: LightningModule, dataset: SceneDataset
-) -> dict[str, str]:
-    """Say what a map was made of."""
-    tags = {'TIFFTAG_SOFTWARE': f'torchgeo-m2cd {__version__}'}
+def _describe(trainer: Trainer, task: LightningModule) -> dict[str, str]:
+    """Say which model it is, down to its weights."""
     hparams: dict[str, Any] = dict(task.hparams)
     words = [type(task).__name__, hparams.get('model'), hparams.get('backbone')]
-    tags['MODEL'] = ', '.join(str(word) for word in words if word)
+    model = {'MODEL': ', '.join(str(word) for word in words if word)}
     if trainer.ckpt_path:
-        tags['CHECKPOINT'] = str(trainer.ckpt_path)
+        model['CHECKPOINT'] = str(trainer.ckpt_path)
         with open(trainer.ckpt_path, 'rb') as file:
-            tags['CHECKPOINT_SHA256'] = hashlib.file_digest(file, 'sha256').hexdigest()
-    for name, images in zip(('OPTICAL', 'SAR'), dataset.datasets, strict=True):
+            model['CHECKPOINT_SHA256'] = hashlib.file_digest(file, 'sha256').hexdigest()
+    else:
+        weights = hashlib.sha256()
+        for value in task.state_dict().values():
+            weights.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
+        model['WEIGHTS_SHA256'] = weights.hexdigest()
+    return model
+
+
+def _tags(model: dict[str, str], sampler: SceneSampler) -> dict[str, str]:
+    """Say what a map was made of."""
+    tags = {'TIFFTAG_SOFTWARE': f'torchgeo-m2cd {__version__}', **model}
+    for name, images in zip(('OPTICAL', 'SAR'), sampler.dataset.datasets, strict=True):
         tags[name] = ', '.join(map(str, images.files))
     return tags
 
 
-def _ramp(length: int) -> npt.NDArray[np.float32]:
-    """Return weights that rise to the middle and fall again, within (0, 1]."""
-    distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5
-    return (distance / distance.max()).astype(np.float32)
+def _plan(
+    trainer: Trainer,
+    datamodule: SceneDataModule,
+    sampler: SceneSampler,
+    number: int,
+    model: dict[str, str],
+) -> dict[str, Any]:
+    """List all that the probabilities of a scene depend on."""
+    files = [file for images in sampler.dataset.datasets for file in images.files]
+    return {
+        'version': __version__,
+        'model': {key: value for key, value in model.items() if key != 'CHECKPOINT'},
+        'precision': str(trainer.precision),
+        'files': [
+            # Those on a network have no such things
+            [file, *((s.st_size, s.st_mtime_ns) if (s := _stat(file)) else ())]
+            for file in files
+        ],
+        'data': {key: str(value) for key, value in sorted(datamodule.kwargs.items())},
+        'shape': list(sampler.dataset.shape),
+        'transform': list(sampler.dataset.transform)[:6],
+        'size': list(sampler.size),
+        'stride': list(sampler.stride),
+        'batch_size': datamodule.batch_size,
+        'statistics': [v[number].flatten().tolist() for v in datamodule.statistics],
+    }
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """Return size and time of a local file."""
+    return os.stat(file) if os.path.exists(file) else None

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import kornia.augmentation as K
 import torch
+from kornia.augmentation.base import _AugmentationBase
 from torch import Tensor
 from torchgeo.datamodules import NonGeoDataModule
 
@@ -63,8 +64,8 @@ class OpticalSARDataModule(NonGeoDataModule):
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
-            ValueError: If *standardize* is unknown, if the shapes of *mean* and *std* are not (2, C), a standard
-                deviation is not positive, or *patch_size* is not.
+            ValueError: If *standardize* is unknown, the shapes of *mean* and *std* are
+                not (2, C), a standard deviation is not positive, or *patch_size* is not.
         """
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
 
@@ -81,17 +82,12 @@ class OpticalSARDataModule(NonGeoDataModule):
                 raise ValueError(f'patch_size is {patch_size}: expected at least 1')
             crop = [StrictRandomCrop(self.patch_size)]
         check_choice('standardize', standardize, ('dataset', 'image'))
+        self.standardize = standardize
         # The whole chip counts, as in evaluation, not the crop
         own = [StandardizeImage()] if standardize == 'image' else []
         self.aug = PairAugmentation(pair_normalize(mean, std), *own)
         self.train_aug = PairAugmentation(
-            pair_normalize(mean, std),
-            *own,
-            *crop,
-            *([RandomGainOffset(jitter)] if jitter else []),
-            K.RandomHorizontalFlip(p=0.5),
-            K.RandomVerticalFlip(p=0.5),
-            RandomQuarterTurn(p=0.5),
+            pair_normalize(mean, std), *own, *crop, *random_changes(jitter)
         )
 
     def setup(self, stage: str) -> None:
@@ -118,6 +114,23 @@ class OpticalSARDataModule(NonGeoDataModule):
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
         if stage in ['predict']:
             self.predict_dataset = make_dataset(split=self.test_split, **self.kwargs)
+
+
+def random_changes(jitter: float) -> list[_AugmentationBase]:
+    """Make the random changes of standardised images that all training has.
+
+    Args:
+        jitter: Standard deviation of a random gain and offset per band.
+
+    Returns:
+        Augmentations: gain and offset, flips, and turns by multiples of 90 degrees.
+    """
+    return [
+        *([RandomGainOffset(jitter)] if jitter else []),
+        K.RandomHorizontalFlip(p=0.5),
+        K.RandomVerticalFlip(p=0.5),
+        RandomQuarterTurn(p=0.5),
+    ]
 
 
 def pair_statistics(values: Sequence[Sequence[float]]) -> Tensor:

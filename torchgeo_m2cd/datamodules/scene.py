@@ -3,65 +3,145 @@
 
 """Scene data module."""
 
+import json
+import pathlib
 from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
 
+import geopandas as gpd
+import pandas as pd
+import torch
+from einops import rearrange
+from pyproj import CRS
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchgeo.datamodules import GeoDataModule
+from torchgeo.datasets import RasterDataset
+from torchgeo.datasets.splits import random_grid_cell_assignment
 from torchgeo.datasets.utils import Path, Sample
+from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 
-from ..datasets import SceneDataset
-from ..samplers import SceneSampler
+from ..datasets import SceneDataset, SceneList
+from ..datasets.scene import SARScale, _listed, _names
+from ..samplers import SceneRowSampler, SceneSampler
 from ..transforms import PairAugmentation, pair_normalize
 from ..utils import check_choice
-from .base import pair_statistics
+from .base import pair_statistics, random_changes
+
+
+class ScenePaths(NamedTuple):
+    """The files of one scene."""
+
+    name: str
+    optical: list[str]
+    sar: list[str]
 
 
 class SceneDataModule(GeoDataModule):
-    """LightningDataModule implementation to predict the change of a scene.
+    """LightningDataModule implementation for georeferenced scenes.
 
-    The scene is the overlap of an optical and a SAR scene, see
-    :class:`~torchgeo_m2cd.datasets.SceneDataset`. It is cut into overlapping patches,
-    for :class:`~torchgeo_m2cd.callbacks.SceneWriter` to put their predictions together.
+    A scene is the overlap of an optical and a SAR scene, see
+    :class:`~torchgeo_m2cd.datasets.SceneDataset`.
+
+    To train, validate and test, the scene is divided into cells, each of which belongs
+    to one split. Training takes random patches, the other splits patches on a grid, of
+    which only what is within the split counts.
+
+    To predict, one or more scenes are cut into overlapping patches, whose
+    predictions :class:`~torchgeo_m2cd.callbacks.SceneWriter` puts together. Several
+    processes share the rows of patches; set ``use_distributed_sampler=False`` in the
+    trainer.
     """
+
+    #: Lightning may not refuse a process that has nothing to do.
+    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
-        optical: Path | Sequence[Path],
-        sar: Path | Sequence[Path],
-        mean: Sequence[Sequence[float]],
-        std: Sequence[Sequence[float]],
+        optical: Path | Sequence[Path] | None = None,
+        sar: Path | Sequence[Path] | None = None,
+        mask: Path | Sequence[Path] | None = None,
+        scenes: Path | None = None,
+        mean: Sequence[Sequence[float]] | None = None,
+        std: Sequence[Sequence[float]] | None = None,
+        standardize: Literal['dataset', 'image'] | None = None,
         batch_size: int = 8,
         patch_size: int | tuple[int, int] = 256,
         stride: int | tuple[int, int] | None = None,
+        length: int | None = None,
         num_workers: int = 0,
-        optical_bands: Sequence[int] | None = None,
-        sar_bands: Sequence[int] | None = None,
+        jitter: float = 0.0,
+        splits: Sequence[float] | None = (0.6, 0.2, 0.2),
+        grid_size: int = 6,
+        split_seed: int = 0,
+        check: bool = True,
+        optical_bands: Sequence[int] | Sequence[str] | None = None,
+        sar_bands: Sequence[int] | Sequence[str] | None = None,
+        sar_scale: SARScale = 'db',
+        optical_class: type[RasterDataset] | None = None,
+        sar_class: type[RasterDataset] | None = None,
+        optical_nodata: float | None = None,
+        sar_nodata: float | None = None,
+        mask_label: str | None = None,
+        crs: str | None = None,
+        res: float | tuple[float, float] | None = None,
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
         Args:
-            optical: Pre-event optical scene: one or more files, or folders with them.
+            optical: Pre-event optical scene: one or more files, folders or patterns.
             sar: Post-event SAR scene, likewise.
-            mean: Mean of each band, first of the optical, then of the SAR bands,
-                in the units of the files. Take those that the model was trained with.
+            mask: Change mask, likewise, raster or vector files; not needed to predict.
+            scenes: List of scenes to predict, instead of *optical* and *sar*: a table
+                (CSV, GeoPackage) with the columns ``optical``, ``sar`` and, if the maps
+                are not to have the names of the optical files, ``name``; or STAC items
+                (JSON) with the assets ``optical`` and ``sar``. Several files
+                are separated by ``;``. Paths are relative to the list.
+            mean: Mean of each band, first of the optical, then of the SAR bands, in the
+                units of the files, SAR power and amplitude in dB (defaults to those in
+                the checkpoint, or in training to those of the training split).
             std: Standard deviation of each band, likewise.
+            standardize: Whether to standardise images with *mean* and *std* alone
+                (``'dataset'``), or then each scene and modality by itself
+                (``'image'``) (defaults to what the checkpoint says, or
+                ``'dataset'``).
             batch_size: Size of each mini-batch.
             patch_size: Size of each patch in pixels, either ``size`` or
                 ``(height, width)``.
-            stride: Distance between patches in pixels (defaults to half of
-                *patch_size*).
+            stride: Distance between patches in prediction, in pixels (defaults to three
+                quarters of *patch_size*).
+            length: Random patches in an epoch of training (defaults to as many as cover
+                the area).
             num_workers: Number of workers for parallel data loading.
-            optical_bands: Optical bands to use, starting at 1 (defaults to all).
-            sar_bands: SAR bands to use, starting at 1 (defaults to all).
+            jitter: Standard deviation of a random gain and offset per band in training,
+                in units of the standardised images.
+            splits: Share of the cells to train, validate and test with. All of the scene
+                is for the stage at hand if None, in which case
+                there is no training.
+            grid_size: Rows and columns of cells.
+            split_seed: Seed of the assignment of cells to splits.
+            check: Whether to look for swapped or wrong inputs, see
+                :meth:`~torchgeo_m2cd.datasets.SceneDataset.check`.
+            optical_bands: See :class:`~torchgeo_m2cd.datasets.SceneDataset`.
+            sar_bands: Likewise.
+            sar_scale: Likewise.
+            optical_class: Likewise.
+            sar_class: Likewise.
+            optical_nodata: Likewise.
+            sar_nodata: Likewise.
+            mask_label: Likewise.
+            crs: Likewise.
+            res: Likewise.
 
         Raises:
-            ValueError: If *mean* or *std* does not hold values for both images,
-                *patch_size* is not positive, or *stride* is not within
-                [1, *patch_size*].
+            FileNotFoundError: If *scenes* does not exist.
+            ValueError: If there are not either *optical* and *sar* or *scenes*,
+                *mean* or *std* does not hold values for both images, *patch_size* is not
+                positive, or *stride* is not within [1, *patch_size*].
         """
         height, width = size = _to_pair(patch_size)
         steps = (
-            (max(height // 2, 1), max(width // 2, 1))
+            (max(3 * height // 4, 1), max(3 * width // 4, 1))
             if stride is None
             else _to_pair(stride)
         )
@@ -72,74 +152,365 @@ class SceneDataModule(GeoDataModule):
                 f'stride is {stride}: expected at least 1 and at most patch_size, '
                 f'which is {patch_size}, or else pixels are left out'
             )
+        if (mean is None) != (std is None):
+            raise ValueError('got one of mean and std: expected both, or none')
+        if standardize is not None:
+            check_choice('standardize', standardize, ('dataset', 'image'))
         super().__init__(
             SceneDataset,
             batch_size,
             size,
-            num_workers=num_workers,
-            optical=optical,
-            sar=sar,
+            length,
+            num_workers,
             optical_bands=optical_bands,
             sar_bands=sar_bands,
+            sar_scale=sar_scale,
+            optical_class=optical_class,
+            sar_class=sar_class,
+            optical_nodata=optical_nodata,
+            sar_nodata=sar_nodata,
+            mask_label=mask_label,
+            crs=None if crs is None else CRS.from_user_input(crs),
+            res=res,
         )
+        self.paths = _list_scenes(optical, sar, scenes)
+        self.mask = mask
         self.stride = steps
-        self.band_counts = tuple(map(len, mean))
-        self.mean = pair_statistics(mean)
-        self.std = pair_statistics(std)
-        self.aug = _NormalizeValid(self.mean, self.std)
+        self.jitter = jitter
+        self.splits = splits
+        self.grid_size = grid_size
+        self.split_seed = split_seed
+        self.check = check
+        self.standardize = standardize
+        self.band_counts: tuple[int, ...] | None = None
+        if mean is not None and std is not None:
+            self._set_statistics(mean, std)
 
     def setup(self, stage: str) -> None:
-        """Set up dataset and sampler.
+        """Set up datasets and samplers.
 
         Args:
-            stage: 'predict'.
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
 
         Raises:
             DatasetNotFoundError: If there is no raster file in a folder.
             FileNotFoundError: If a file or folder does not exist.
-            ValueError: If *stage* is another one, a file has no CRS or lacks a band,
-                the scenes do not overlap, or they have not as many bands as *mean*.
+            ValueError: If a file has no CRS or lacks a band, or the scenes do not
+                overlap; if no mask is given to train, validate or test, or a split
+                has no room for a patch.
         """
         stage = str(getattr(stage, 'value', stage))  # The trainer gives an enum
-        check_choice('stage of SceneDataModule', stage, ['predict'])
-        dataset = SceneDataset(**self.kwargs)
-        if dataset.band_counts != self.band_counts:
+        self._is_standardized = False
+        if stage == 'predict':
+            self._setup_predict()
+            return
+        if self.mask is None or len(self.paths) != 1:
+            raise ValueError(f'{stage} needs one scene and its mask')
+        paths = self.paths[0]
+        scene = SceneDataset(paths.optical, paths.sar, self.mask, **self.kwargs)
+        self.scenes = SceneList([scene])
+        train, val, test = self._split(scene, stage)
+        size = _to_pair(self.patch_size)
+        if stage == 'fit':
+            self.train_dataset = train
+            self.train_sampler = self._sample_randomly(train)
+        if stage in ('fit', 'validate'):
+            self.val_dataset = val
+            self.val_sampler = GriddedPatchSampler(val, size=size)
+        if stage == 'test':
+            self.test_dataset = test
+            self.test_sampler = GriddedPatchSampler(test, size=size)
+
+    def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
+        """Implement one or more PyTorch DataLoaders."""
+        self._standardize(split)
+        return super()._dataloader_factory(split)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Implement a PyTorch DataLoader for prediction.
+
+        Returns:
+            Batches of overlapping patches, row by row, scene by scene.
+
+        Raises:
+            ValueError: If the scenes are not what is expected of them.
+        """
+        self._standardize('predict')
+        return DataLoader(
+            self.scenes,
+            batch_size=None,  # The sampler makes batches
+            sampler=self.row_sampler,
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
+        )
+
+    def _setup_predict(self) -> None:
+        """Set up the scenes to predict, and their patches."""
+        self.scenes = SceneList(
+            [SceneDataset(p.optical, p.sar, **self.kwargs) for p in self.paths]
+        )
+        self.predict_dataset = cast(Any, self.scenes)
+        size = _to_pair(self.patch_size)
+        trainer = self.trainer
+        self.row_sampler = SceneRowSampler(
+            [SceneSampler(scene, size, self.stride) for scene in self.scenes.scenes],
+            self.batch_size or 1,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+        )
+
+    def _standardize(self, split: str) -> None:
+        """Check the scenes, and set how they are standardised.
+
+        Not done before there are data loaders to make: only then Lightning says which
+        checkpoint it is.
+        """
+        if self._is_standardized:
+            return
+        if self.band_counts is None:
+            self._load_statistics(needed=self.train_dataset is None)
+        if self.band_counts is None:
+            self._measure_statistics(cast(SceneDataset, self.train_dataset))
+        for scene, paths in zip(self.scenes.scenes, self.paths, strict=True):
+            if self._inspect(scene) == 0 and split != 'predict':
+                raise _no_data(split, paths)
+        self.statistics = tuple(
+            torch.cat(values)
+            for values in zip(*map(self._statistics, self.scenes.scenes), strict=True)
+        )
+        mean, std = self.statistics
+        self.aug = _NormalizeValid(mean, std)
+        # Flips and turns leave ``valid`` as it was
+        self.train_aug = nn.Sequential(
+            _NormalizeValid(mean, std, drop=True),
+            PairAugmentation(*random_changes(self.jitter)),
+        )
+        self._is_standardized = True
+
+    def _split(self, scene: SceneDataset, stage: str) -> list[SceneDataset]:
+        """Divide a scene into the splits to train, validate and test with."""
+        if self.splits is None:
+            if stage == 'fit':
+                raise ValueError('fit needs splits, got None')
+            return [scene] * 3
+        generator = torch.Generator().manual_seed(self.split_seed)
+        splits = random_grid_cell_assignment(
+            scene, self.splits, self.grid_size, generator
+        )
+        return cast(list[SceneDataset], splits)
+
+    def _sample_randomly(self, train: SceneDataset) -> RandomPatchSampler:
+        """Sample random patches of the training split."""
+        height, width = size = _to_pair(self.patch_size)
+        sampler = RandomPatchSampler(train, size=size, length=self.length)
+        if sampler.series.is_empty.all():
+            raise ValueError(
+                f'no cell of the training split has room for a patch of {height} x '
+                f'{width} pixels: the scene has {train.shape[0]} x {train.shape[1]}, '
+                f'divided into {self.grid_size} x {self.grid_size} cells. Expected a '
+                'smaller patch_size or grid_size'
+            )
+        return sampler
+
+    def _measure_statistics(self, train: SceneDataset) -> None:
+        """Measure mean and standard deviation on random patches of the training split."""
+        size = _to_pair(self.patch_size)
+        pixels = []
+        for x, y in RandomPatchSampler(train, size=size, length=64, generator=0):
+            sample = train[x, y]
+            # Neighbours say little that is new
+            pixels.append(sample['image'][:, :, sample['valid'][0]][..., ::97])
+        counts = train.band_counts
+        values = torch.cat(pixels, dim=-1)
+        if values.shape[-1] == 0:
+            raise _no_data('train', self.paths[0])
+        std, mean = torch.std_mean(values, dim=-1)
+        self._set_statistics(
+            *(
+                [
+                    values[:count].tolist()
+                    for values, count in zip(pair, counts, strict=True)
+                ]
+                for pair in (mean, std)
+            )
+        )
+
+    def _inspect(self, scene: SceneDataset) -> int:
+        """Check a scene, and return the number of valid pixels that were looked at."""
+        if scene.band_counts != self.band_counts:
             raise ValueError(
                 'mean has values for {} optical and {} SAR bands, but the scenes have '
-                '{} and {}'.format(*self.band_counts, *dataset.band_counts)
+                '{} and {}'.format(*self.band_counts or (), *scene.band_counts)
             )
-        self.predict_dataset = dataset
-        self.predict_sampler = SceneSampler(
-            dataset, _to_pair(self.patch_size), self.stride
-        )
+        if not self.check:
+            return 1
+        return scene.check(self.mean, self.std)
+
+    def _statistics(self, scene: SceneDataset) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of a scene, both of shape (1, 2, C)."""
+        mean, std = self.mean, self.std
+        if self.standardize == 'image':
+            pixels = (scene.probe() - mean[..., None]) / std[..., None]
+            if pixels.shape[-1] > 0:
+                own_std, own_mean = torch.std_mean(pixels, dim=(1, 2), keepdim=True)
+                mean = mean + own_mean[..., 0] * std
+                std = std * (own_std[..., 0] + 1e-6)
+        return mean[None], std[None]
+
+    def _load_statistics(self, needed: bool) -> None:
+        """Take the statistics that the model of the checkpoint was trained with."""
+        path = self.trainer.ckpt_path if self.trainer else None
+        statistics: dict[str, Any] = {}
+        if path:
+            checkpoint = torch.load(path, 'cpu', weights_only=True, mmap=True)
+            statistics = checkpoint.get('statistics', {})
+        if not statistics and not needed:
+            return
+        if not statistics:
+            raise ValueError(
+                'mean and std are not given, and '
+                + (f'checkpoint {path} has none' if path else 'there is no checkpoint')
+                + ': expected those that the model was trained with'
+            )
+        self._set_statistics(statistics['mean'], statistics['std'])
+        self.standardize = self.standardize or statistics['standardize']
+
+    def _set_statistics(
+        self, mean: Sequence[Sequence[float]], std: Sequence[Sequence[float]]
+    ) -> None:
+        """Set the statistics that all scenes are standardised with."""
+        self.mean = pair_statistics(mean)
+        self.std = pair_statistics(std)
+        pair_normalize(self.mean, self.std)  # Checks them
+        self.band_counts = tuple(map(len, mean))
 
 
 class _NormalizeValid(nn.Module):
     """Normalize a batch of scene patches, 0 where not valid."""
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, drop: bool = False) -> None:
         """Initialize a new _NormalizeValid instance.
 
         Args:
-            mean: Mean of shape (2, C).
-            std: Standard deviation of shape (2, C).
+            mean: Mean of each scene, shape (S, 2, C).
+            std: Standard deviation of each scene, shape (S, 2, C).
+            drop: Whether to leave ``valid`` out of the result.
         """
         super().__init__()
-        self.normalize = PairAugmentation(pair_normalize(mean, std))
+        self.drop = drop
+        self.mean, self.std = (
+            rearrange(values, 's t c -> s t c 1 1') for values in (mean, std)
+        )
 
     def forward(self, batch: Sample) -> Sample:
         """Normalize a batch.
 
         Args:
-            batch: Batch with ``image`` of shape (B, 2, C, H, W) and ``valid`` of shape
-                (B, 1, H, W).
+            batch: Batch with ``image`` of shape (B, 2, C, H, W), ``valid`` of shape
+                (B, 1, H, W), and ``scene``, if there is more than one.
 
         Returns:
             Batch with normalized ``image``.
         """
-        batch = self.normalize(batch)
-        batch['image'] = batch['image'] * batch['valid'].unsqueeze(1)
-        return batch
+        image: Tensor = batch['image']
+        scene = batch.get('scene', torch.zeros(len(image), dtype=torch.int64)).cpu()
+        mean, std = (values[scene].to(image) for values in (self.mean, self.std))
+        image = (image - mean) / std * batch['valid'].unsqueeze(1)
+        dropped = {'valid'} if self.drop else set()
+        return {**{k: v for k, v in batch.items() if k not in dropped}, 'image': image}
+
+
+def _no_data(split: str, paths: ScenePaths) -> ValueError:
+    """Make the error that there is nothing to work on."""
+    return ValueError(
+        f'{split} needs pixels with data in both {_names(paths.optical)} and '
+        f'{_names(paths.sar)}, but there are none where they were looked for'
+    )
+
+
+def _list_scenes(
+    optical: Path | Sequence[Path] | None,
+    sar: Path | Sequence[Path] | None,
+    scenes: Path | None,
+) -> list[ScenePaths]:
+    """List the files of each scene.
+
+    Raises:
+        FileNotFoundError: If the list does not exist.
+        ValueError: If it holds no scenes, or lacks a column.
+    """
+    if scenes is None:
+        if optical is None or sar is None:
+            raise ValueError('expected optical and sar, or scenes')
+        first, second = _listed(optical), _listed(sar)
+        return [ScenePaths(pathlib.PurePath(first[0]).stem, first, second)]
+    if optical is not None or sar is not None:
+        raise ValueError('got scenes, and optical or sar: expected one of them')
+
+    path = pathlib.Path(scenes)
+    if not path.is_file():
+        raise FileNotFoundError(f'list of scenes {str(path)!r} does not exist')
+    try:
+        match path.suffix.lower():
+            case '.csv':
+                table = pd.read_csv(path, dtype=str)
+            case '.json' | '.geojson':
+                table = _read_stac(json.loads(path.read_text()))
+            case _:
+                table = gpd.read_file(path)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f'list of scenes {str(path)!r} cannot be read: {error}'
+        ) from error
+    missing = sorted({'optical', 'sar'} - set(table.columns))
+    if missing or not len(table) or table[['optical', 'sar']].isna().any(axis=None):
+        raise ValueError(
+            f'list of scenes {str(path)!r} has {len(table)} rows with the columns '
+            f'{list(table.columns)}: expected one row or more, with values for optical '
+            'and sar'
+        )
+
+    def files(value: str) -> list[str]:
+        return [
+            item
+            if '://' in item or item.startswith('/vsi')
+            else str(path.parent / item)
+            for item in value.split(';')
+        ]
+
+    if 'name' not in table:
+        table['name'] = [pathlib.PurePath(files(v)[0]).stem for v in table['optical']]
+    names = table['name'].astype(str)
+    if names.duplicated().any():
+        raise ValueError(
+            f'list of scenes {str(path)!r} has two scenes of the name '
+            f'{names[names.duplicated()].iloc[0]!r}: expected a column name that tells '
+            'them apart'
+        )
+    return [
+        ScenePaths(name, files(first), files(second))
+        for name, first, second in zip(
+            names, table['optical'], table['sar'], strict=True
+        )
+    ]
+
+
+def _read_stac(document: Any) -> pd.DataFrame:
+    """Read STAC items: one, or a collection of them."""
+    items = document.get('features', [document])
+    return pd.DataFrame(
+        [
+            {
+                'name': item.get('id'),
+                **{
+                    key: asset.get('href')
+                    for key, asset in item.get('assets', {}).items()
+                    if key in ('optical', 'sar')
+                },
+            }
+            for item in items
+        ]
+    )
 
 
 def _to_pair(size: int | tuple[int, int]) -> tuple[int, int]:

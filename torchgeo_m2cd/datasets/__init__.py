@@ -6,7 +6,7 @@
 from .base import OpticalSARDataset, stack_pair
 from .cau_flood import CAUFlood
 from .ombria import OMBRIA
-from .scene import SceneDataset
+from .scene import SceneDataset, SceneList
 from .synthetic import SyntheticFlood
 
 __all__ = (
@@ -14,6 +14,7 @@ __all__ = (
     'CAUFlood',
     'OpticalSARDataset',
     'SceneDataset',
+    'SceneList',
     'SyntheticFlood',
     'stack_pair',
 )

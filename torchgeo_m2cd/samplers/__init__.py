@@ -3,6 +3,6 @@
 
 """Samplers."""
 
-from .scene import SceneSampler
+from .scene import SceneRowSampler, SceneSampler
 
-__all__ = ('SceneSampler',)
+__all__ = ('SceneRowSampler', 'SceneSampler')

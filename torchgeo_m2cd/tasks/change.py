@@ -236,6 +236,7 @@ class ChangeDetectionTask(ChangeDetection):
 
         It takes class and arguments from a checkpoint, which may be made without it.
         Initial weights are not needed any more, and need not be downloaded again.
+        ``statistics`` are those of the training data, which scenes need, too.
 
         Args:
             checkpoint: The checkpoint.
@@ -244,6 +245,24 @@ class ChangeDetectionTask(ChangeDetection):
         path = f'{type(self).__module__}.{type(self).__qualname__}'
         arguments.setdefault('_class_path', path)
         arguments['weights'] = None
+        # What scenes are to be standardised with when the model maps them
+        datamodule = getattr(self._trainer, 'datamodule', None)
+        mean = getattr(datamodule, 'mean', None)
+        dataset = getattr(datamodule, 'train_dataset', None)
+        counts = getattr(dataset, 'band_counts', None)
+        if counts is not None and torch.is_tensor(mean) and mean.ndim == 2:
+            checkpoint['statistics'] = {
+                'standardize': getattr(datamodule, 'standardize', None) or 'dataset',
+                **{
+                    name: [
+                        values[:count].tolist()
+                        for values, count in zip(
+                            getattr(datamodule, name), counts, strict=True
+                        )
+                    ]
+                    for name in ('mean', 'std')
+                },
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint fits the model.

@@ -1,0 +1,222 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Whole scenes: memory, throughput, and several processes.
+
+python benchmarks/scenes.py docs/user/scenes.csv
+
+Maps synthetic scenes of several sizes from file to file, each in a process of its own, and
+runs the model alone on as many patches. Variants take turns. The start of the
+process, imports included, does not count.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from lightning.pytorch import Trainer
+from rasterio.windows import Window
+
+from torchgeo_m2cd.datamodules import SceneDataModule
+from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.predict import predict_scene
+from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+TILE = 1024
+DATA = {'batch_size': 4, 'num_workers': 1}
+
+
+def write_scene(folder: Path, size: int) -> None:
+    """Write a scene of any size, block by block: a synthetic one, again and again."""
+    dataset = SyntheticFlood(split='test', length=1)
+    tile = dataset.write_scene(folder / 'tile', TILE, sar_resolution=10)
+    for name in ('optical', 'sar'):
+        with rasterio.open(tile[name]) as src:
+            values, profile = src.read(), src.profile
+        # The SAR scene lies further south-east: only its overlap is repeated
+        values = np.nan_to_num(values, nan=-12.0)
+        profile.update(
+            height=size, width=size, tiled=True, blockxsize=512, blockysize=512,
+            transform=rasterio.transform.from_origin(500_000, 5_300_000, 10, 10),
+        )  # fmt: skip
+        with rasterio.open(folder / f'{name}.tif', 'w', **profile) as dst:
+            height, width = values.shape[1:]
+            for row in range(0, size, height):
+                for column in range(0, size, width):
+                    h, w = min(height, size - row), min(width, size - column)
+                    window = Window(column, row, w, h)
+                    dst.write(values[:, :h, :w], window=window)
+
+
+def run_child(job: dict[str, Any]) -> None:
+    """Do one measurement in this process, and print the result."""
+    folder, checkpoint = Path(job['scene']), job['checkpoint']
+    paths = folder / 'optical.tif', folder / 'sar.tif'
+    output = Path(job['output'])
+    trainer_args: dict[str, Any] = {'accelerator': 'cpu', 'enable_progress_bar': False}
+    if job['processes'] > 1:
+        trainer_args.update(strategy='ddp', devices=job['processes'])
+    if job['what'] == 'model':
+        seconds = run_model(paths, checkpoint)
+    else:
+        start = time.perf_counter()
+        predict_scene(
+            checkpoint, *paths, output, data_args=DATA, trainer_args=trainer_args
+        )
+        seconds = time.perf_counter() - start
+    if os.environ.get('RANK', '0') == '0':
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({'seconds': seconds, 'MiB': peak}))
+
+
+def run_model(paths: tuple[Path, Path], checkpoint: str) -> float:
+    """Run the model alone on as many patches as the scene has."""
+    task = ChangeDetectionTask.load_from_checkpoint(
+        checkpoint, map_location='cpu', weights_only=True
+    ).eval()
+    module = SceneDataModule(*paths, batch_size=DATA['batch_size'])
+    module.trainer = Trainer(accelerator='cpu', logger=False)
+    module.trainer.ckpt_path = checkpoint
+    module.setup('predict')
+    loader = module.predict_dataloader()
+    batch = module.aug(next(iter(loader)))
+    with torch.inference_mode():
+        task.predict_step(batch, 0)
+        start = time.perf_counter()
+        for indices in module.row_sampler:
+            part = {key: value[: len(indices)] for key, value in batch.items()}
+            task.predict_step(part, 0)
+        return time.perf_counter() - start
+
+
+def measure(job: dict[str, Any], threads: int) -> dict[str, float]:
+    """Do one measurement in a process of its own, or in several."""
+    launcher = (
+        [
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            f'--nproc-per-node={job["processes"]}',
+        ]
+        if job['processes'] > 1
+        else []
+    )
+    Path(job['output']).unlink(missing_ok=True)
+    result = subprocess.run(
+        [sys.executable, *launcher, __file__, '--job', json.dumps(job)],
+        env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    values: dict[str, float] = json.loads(result.stdout.strip().splitlines()[-1])
+    return values
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command-line interface."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('output', type=Path, nargs='?', help='CSV file to write')
+    parser.add_argument('--job', help=argparse.SUPPRESS)
+    parser.add_argument('--backbone', default='mit_b0')
+    parser.add_argument('--size', type=int, default=2048, help='for throughput')
+    parser.add_argument(
+        '--sizes', type=int, nargs='+', default=[4096, 16384], help='for memory'
+    )
+    parser.add_argument('--repeats', type=int, default=3)
+    args = parser.parse_args(argv)
+    if args.job:
+        run_child(json.loads(args.job))
+        return
+    if args.output is None:
+        parser.error('the following arguments are required: output')
+
+    cores = len(os.sched_getaffinity(0))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = make_checkpoint(folder, args.backbone)
+
+        def job(what: str, size: int, processes: int = 1) -> dict[str, Any]:
+            scene = folder / str(size)
+            if not scene.exists():
+                scene.mkdir()
+                write_scene(scene, size)
+            return {
+                'what': what, 'scene': str(scene), 'checkpoint': str(checkpoint),
+                'processes': processes, 'output': str(folder / 'change.tif'),
+            }  # fmt: skip
+
+        variants = {
+            'the model alone': (job('model', args.size), cores),
+            'file to file': (job('map', args.size), cores),
+            'file to file, 1 process of 1 thread': (job('map', args.size), 1),
+            'file to file, 2 processes of 1 thread': (job('map', args.size, 2), 1),
+        }
+        results: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+        for _ in range(args.repeats):
+            for variant, (one, threads) in variants.items():
+                results[variant].append(measure(one, threads))
+                print(variant, results[variant][-1], flush=True)
+        for variant, values in results.items():
+            rows.append(make_row(variant, args.size, values))
+        for size in args.sizes:
+            rows.append(
+                make_row('file to file', size, [measure(job('map', size), cores)])
+            )
+            print(*rows[-1].values(), sep='\t', flush=True)
+    with args.output.open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(*row.values(), sep='\t')
+
+
+def make_checkpoint(folder: Path, backbone: str) -> Path:
+    """Save a model of random weights, which take as long as any other."""
+    torch.manual_seed(0)
+    task = ChangeDetectionTask('m2cd', backbone, in_channels=[4, 1])
+    trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(task)
+    path = folder / 'model.ckpt'
+    trainer.save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint['statistics'] = {
+        'standardize': 'dataset',
+        'mean': [[634.12, 866.40, 818.45, 2974.99], [-12.448]],
+        'std': [[274.39, 304.58, 512.64, 993.88], [4.755]],
+    }
+    torch.save(checkpoint, path)
+    return path
+
+
+def make_row(variant: str, size: int, values: list[dict[str, float]]) -> dict[str, Any]:
+    """Make a row of the table."""
+    seconds = statistics.median(value['seconds'] for value in values)
+    return {
+        'what': variant,
+        'pixels': f'{size} x {size}',
+        's': f'{seconds:.1f}',
+        'km²/min at 10 m': f'{size**2 * 1e-4 / seconds * 60:.0f}',
+        'MiB': f'{max(value["MiB"] for value in values):.0f}',
+    }
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,91 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import torch
+from lightning.pytorch import Trainer
+
+from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
+from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.predict import predict_scene
+from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('model')
+    trainer = Trainer(
+        accelerator='cpu', logger=False, enable_checkpointing=False, max_steps=1,
+        limit_val_batches=1, default_root_dir=folder, enable_progress_bar=False,
+    )  # fmt: skip
+    task = ChangeDetectionTask('unet', 'resnet18', in_channels=[4, 1])
+    datamodule = SyntheticFloodDataModule(
+        size=64, length=2, eval_length=2, batch_size=2
+    )
+    trainer.fit(task, datamodule=datamodule)
+    trainer.save_checkpoint(folder / 'model.ckpt')
+    return folder / 'model.ckpt'
+
+
+def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
+    paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=128)
+    files = {
+        name: tmp_path / 'maps' / f'change{suffix}'
+        for name, suffix in (
+            ('output', '.tif'), ('mask', '_mask.tif'), ('polygons', '.gpkg'),
+            ('quicklook', '.png'),
+        )
+    }  # fmt: skip
+    predict_scene(
+        checkpoint, paths['optical'], paths['sar'], **files, threshold=0.4,  # type: ignore[arg-type]
+        data_args={'batch_size': 4, 'patch_size': 64},
+        trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
+    )  # fmt: skip
+    assert sorted((tmp_path / 'maps').iterdir()) == sorted(files.values())
+    with rasterio.open(files['output']) as src, rasterio.open(files['mask']) as mask:
+        np.testing.assert_array_equal(mask.read() == 1, src.read() >= 0.4)
+        assert src.tags()['CHECKPOINT'] == str(checkpoint)
+        pixels = (mask.read() == 1).sum()
+    table = gpd.read_file(files['polygons'])
+    assert table.area.sum() == pixels * 100
+    assert files['quicklook'].read_bytes().startswith(b'\x89PNG')
+    with pytest.raises(FileExistsError, match=r'change\.tif exists'):
+        predict_scene(checkpoint, paths['optical'], paths['sar'], files['output'])
+
+
+def test_statistics_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    saved = torch.load(checkpoint, weights_only=True)['statistics']
+    module = SyntheticFloodDataModule()
+    for name in ('mean', 'std'):
+        optical, sar = saved[name]
+        assert optical == getattr(module, name)[0].tolist()
+        assert sar == getattr(module, name)[1, :1].tolist()
+    assert saved['standardize'] == 'dataset'
+
+    paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
+    datamodule = SceneDataModule(paths['optical'], paths['sar'])
+    datamodule.trainer = Trainer(accelerator='cpu', logger=False)
+    datamodule.trainer.ckpt_path = str(checkpoint)
+    datamodule.setup('predict')
+    datamodule.predict_dataloader()
+    torch.testing.assert_close(datamodule.mean, module.mean)
+    assert datamodule.standardize == 'dataset'
+
+
+def test_without_statistics(checkpoint: Path, tmp_path: Path) -> None:
+    paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
+    contents = torch.load(checkpoint, weights_only=True)
+    del contents['statistics']
+    torch.save(contents, tmp_path / 'old.ckpt')
+    args = (paths['optical'], paths['sar'], tmp_path / 'change.tif')
+    with pytest.raises(ValueError, match=r'mean and std are not given.*old\.ckpt has'):
+        predict_scene(tmp_path / 'old.ckpt', *args)
+    datamodule = SceneDataModule(paths['optical'], paths['sar'])
+    datamodule.setup('predict')
+    with pytest.raises(ValueError, match='not given, and there is no checkpoint'):
+        datamodule.predict_dataloader()

@@ -1,0 +1,300 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Change maps that are put together from rows of patches."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.io import DatasetWriter
+from rasterio.windows import Window
+
+from ..products import _ENV, _strips, plot_quicklook, write_cog, write_polygons
+from ..samplers import SceneSampler
+
+
+class Outputs(NamedTuple):
+    """Files to make of a scene; see :class:`SceneWriter`."""
+
+    output: pathlib.Path
+    mask: pathlib.Path | None
+    polygons: pathlib.Path | None
+    quicklook: pathlib.Path | None
+
+    def paths(self) -> list[pathlib.Path]:
+        """Return the files that are asked for."""
+        return [path for path in self if path is not None]
+
+
+class SceneMap:
+    """The change map of one scene.
+
+    Each row of patches is blended and kept in a file of its own, in a folder beside
+    the output. When all of them are there, whichever process or run they are of, they
+    are blended from top to bottom.
+
+    Weights of patches depend on their places alone, and not on what was skipped or is
+    without data: those of a pixel sum up to 1.
+    """
+
+    def __init__(
+        self,
+        sampler: SceneSampler,
+        outputs: Outputs,
+        plan: Mapping[str, Any],
+        tags: Mapping[str, str],
+        threshold: float,
+        min_area: float,
+    ) -> None:
+        """Initialize a new SceneMap.
+
+        Args:
+            sampler: The scene and its patches.
+            outputs: Files to make.
+            plan: All that the rows depend on. A row of another plan is of no use.
+            tags: Tags of the files.
+            threshold: See :class:`SceneWriter`.
+            min_area: See :class:`SceneWriter`.
+        """
+        self.sampler = sampler
+        self.dataset = sampler.dataset
+        self.outputs = outputs
+        self.plan = dict(plan)
+        self.tags = dict(tags)
+        self.threshold = threshold
+        self.min_area = min_area
+        self.folder = _beside(outputs.output, 'parts')
+        self.weights_y, self.weights_x = (
+            blend_weights(starts, size, stride, length)
+            for starts, size, stride, length in zip(
+                (sampler.rows, sampler.columns),
+                sampler.size,
+                sampler.stride,
+                self.dataset.shape,
+                strict=True,
+            )
+        )
+        # Rows of pixels that count, of each row of patches
+        used = [np.flatnonzero(weights) for weights in self.weights_y]
+        self.used = [(int(rows[0]), int(rows[-1]) + 1) for rows in used]
+
+    def prepare(self) -> None:
+        """Make the folder for rows of patches, without those of another plan."""
+        path = self.folder / 'plan.json'
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text()) == self.plan:
+                return
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+        _write_beside(path, lambda file: file.write(json.dumps(self.plan).encode()))
+
+    def done(self) -> set[int]:
+        """Return the rows of patches that are complete."""
+        return {int(path.stem) for path in self.folder.glob('*.npy')}
+
+    def write_row(
+        self, row: int, patches: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
+    ) -> None:
+        """Blend a row of patches, and keep it.
+
+        Args:
+            row: Number of the row.
+            patches: Probabilities, shape (classes, H, W), and which of them are valid,
+                shape (H, W), from left to right.
+        """
+        start, stop = self.used[row]
+        classes, width = len(patches[0][0]), self.dataset.shape[1]
+        total = np.zeros((classes, stop - start, width), np.float32)
+        known = np.zeros((stop - start, width), np.bool_)
+        for (patch, valid), column, weights in zip(
+            patches, self.sampler.columns, self.weights_x, strict=True
+        ):
+            # Of a scene that is smaller than a patch, patches reach beyond it
+            end = min(column + patch.shape[-1], width)
+            inside = slice(0, end - column)
+            total[..., column:end] += (patch[:, start:stop] * weights)[..., inside]
+            known[:, column:end] |= valid[start:stop, inside]
+        total[:, ~known] = math.nan
+        _write_beside(self._part(row), lambda file: np.save(file, total))
+
+    def finish(self) -> None:
+        """Make the files, and remove the rows of patches.
+
+        Raises:
+            RuntimeError: If a row of patches is missing.
+            ValueError: If no pixel is valid.
+        """
+        missing = set(range(len(self.sampler.rows))) - self.done()
+        if missing:
+            raise RuntimeError(
+                f'{self.outputs.output} is not written: {len(missing)} of '
+                f'{len(self.sampler.rows)} rows of patches are missing in {self.folder}. '
+                'Run the same command again, without a limit of batches'
+            )
+        outputs = self.outputs
+        work = outputs.output.with_name(f'{outputs.output.name}.{os.getpid()}')
+        steps = {name: work.with_name(f'{work.name}.{name}') for name in _STEPS}
+        try:
+            if not self._blend(steps['probability'], steps['classes']):
+                raise ValueError(
+                    f'{outputs.output} is not written: no pixel of the scene has data '
+                    'in both images'
+                )
+            made: dict[pathlib.Path, pathlib.Path] = {outputs.output: steps['cog']}
+            write_cog(steps['probability'], steps['cog'])
+            if outputs.mask is not None:
+                made[outputs.mask] = steps['mask']
+                write_cog(steps['classes'], steps['mask'])
+            if outputs.polygons is not None:
+                made[outputs.polygons] = steps['polygons.gpkg']
+                write_polygons(
+                    steps['probability'],
+                    steps['classes'],
+                    steps['polygons.gpkg'],
+                    self.min_area,
+                )
+            if outputs.quicklook is not None:
+                made[outputs.quicklook] = steps['quicklook']
+                figure = plot_quicklook(self.dataset, steps['cog'])
+                figure.savefig(steps['quicklook'], format='png', dpi=100)
+            for path, step in made.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(step, _beside(path, f'{os.getpid()}.new'))
+            for path in made:
+                _beside(path, f'{os.getpid()}.new').replace(path)
+        finally:
+            for path in [
+                *steps.values(),
+                *(_beside(path, f'{os.getpid()}.new') for path in outputs.paths()),
+            ]:
+                path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder)
+
+    def _blend(self, probability: pathlib.Path, classes: pathlib.Path) -> bool:
+        """Blend the rows of patches strip by strip; return whether any pixel is valid."""
+        count = len(np.load(self._part(0), mmap_mode='r'))
+        any_valid = False
+        with (
+            rasterio.Env(**_ENV),
+            self._create(probability, count, 'float32', math.nan) as file,
+            self._create(classes, 1, 'uint8', self.dataset.ignore_index) as labels,
+        ):
+            for window in _strips(*self.dataset.shape):
+                strip = self._blend_strip(count, window)
+                known = np.isfinite(strip[0])
+                any_valid |= bool(known.any())
+                chosen = (
+                    strip.argmax(axis=0)
+                    if len(strip) > 1
+                    else strip[0] >= self.threshold
+                )
+                chosen = np.where(known, chosen, self.dataset.ignore_index)
+                file.write(strip, window=window)
+                labels.write(chosen.astype(np.uint8), 1, window=window)
+        return any_valid
+
+    def _blend_strip(self, count: int, window: Window) -> npt.NDArray[np.float32]:
+        """Blend the rows of patches that a strip of pixels is part of."""
+        top, bottom = window.row_off, window.row_off + window.height
+        strip = np.zeros((count, window.height, window.width), np.float32)
+        for row, first in enumerate(self.sampler.rows):
+            start, stop = self.used[row]
+            begin, end = max(top, first + start), min(bottom, first + stop)
+            if begin < end:
+                # Opened anew for each strip: what is mapped counts as memory
+                values = np.load(self._part(row), mmap_mode='r')
+                part = values[:, begin - first - start : end - first - start]
+                weights = self.weights_y[row, begin - first : end - first, None]
+                strip[:, begin - top : end - top] += part * weights
+        return strip
+
+    def _create(
+        self, path: pathlib.Path, count: int, dtype: str, nodata: float
+    ) -> DatasetWriter:
+        """Create a raster file of the scene."""
+        file = rasterio.open(
+            path,
+            'w',
+            driver='GTiff',
+            dtype=dtype,
+            count=count,
+            height=self.dataset.shape[0],
+            width=self.dataset.shape[1],
+            crs=self.dataset.crs,
+            transform=self.dataset.transform,
+            nodata=nodata,
+            bigtiff='if_safer',
+        )
+        file.update_tags(**self.tags)
+        return file
+
+    def _part(self, row: int) -> pathlib.Path:
+        """Return the file of a row of patches."""
+        return self.folder / f'{row:06}.npy'
+
+
+# Files in the making
+_STEPS = ('probability', 'classes', 'cog', 'mask', 'polygons.gpkg', 'quicklook')
+
+
+def blend_weights(
+    starts: Sequence[int], size: int, stride: int, length: int
+) -> npt.NDArray[np.float32]:
+    """Compute the weights of patches along an axis.
+
+    A model sees least at the edge of a patch. There, for a quarter of the overlap, a
+    patch counts nothing; then its weight rises smoothly (a squared sine) over half of
+    the overlap. At the edges of the scene it does not fall.
+
+    Args:
+        starts: First pixel of each patch.
+        size: Pixels of a patch.
+        stride: Largest distance between patches.
+        length: Pixels of the scene.
+
+    Returns:
+        Weights of shape (patches, size), which sum up to 1 in each pixel of the scene.
+    """
+    overlap = size - stride
+    margin = overlap // 4
+    ramp = (np.arange(size) + 0.5 - margin) / max(overlap - 2 * margin, 1)
+    rising = np.sin(np.clip(ramp, 0, 1) * np.pi / 2) ** 2
+    weights = np.ones((len(starts), size))
+    for weight, start in zip(weights, starts, strict=True):
+        if start > 0:
+            weight *= rising
+        if start + size < length:
+            weight *= rising[::-1]
+        weight[max(length - start, 0) :] = 0
+    total = np.zeros(starts[-1] + size)
+    for weight, start in zip(weights, starts, strict=True):
+        total[start : start + size] += weight
+    for weight, start in zip(weights, starts, strict=True):
+        weight[weight > 0] /= total[start : start + size][weight > 0]
+    return weights.astype(np.float32)
+
+
+def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
+    """Return a path beside another one."""
+    return path.with_name(f'{path.name}.{suffix}')
+
+
+def _write_beside(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its place, and rename it when it is complete."""
+    part = _beside(path, f'{os.getpid()}.part')
+    try:
+        with part.open('wb') as file:
+            write(file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
