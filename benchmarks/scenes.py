@@ -36,7 +36,12 @@ from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 TILE = 1024
-DATA = {'batch_size': 4, 'num_workers': 1}
+DATA: dict[str, Any] = {
+    'batch_size': 4,
+    'num_workers': 1,
+    'patch_size': 512,
+    'stride': 384,
+}
 
 
 def write_scene(folder: Path, size: int) -> None:
@@ -87,7 +92,7 @@ def run_model(paths: tuple[Path, Path], checkpoint: str) -> float:
     task = ChangeDetectionTask.load_from_checkpoint(
         checkpoint, map_location='cpu', weights_only=True
     ).eval()
-    module = SceneDataModule(*paths, batch_size=DATA['batch_size'])
+    module = SceneDataModule(*paths, **DATA)
     module.trainer = Trainer(accelerator='cpu', logger=False)
     module.trainer.ckpt_path = checkpoint
     module.setup('predict')

@@ -49,6 +49,7 @@ def write_cog(source: Path, output: Path) -> None:
             compress='deflate',
             predictor='yes',
             blocksize=256,
+            num_threads='all_cpus',
             bigtiff='if_safer',
             overview_resampling='average' if average else 'nearest',
         )

@@ -259,7 +259,7 @@ class TestSceneWriter:
         assert [path.name for path in tmp_path.iterdir()] == ['change.tif']
 
     @pytest.mark.parametrize(
-        'changed', [{'stride': 32}, {'batch_size': 1}, {'optical_nodata': 0}]
+        'changed', [{'stride': 48}, {'batch_size': 1}, {'optical_nodata': 0}]
     )
     def test_another_plan(
         self, changed: dict[str, Any], paths: dict[str, Path], tmp_path: Path
@@ -274,7 +274,7 @@ class TestSceneWriter:
             with pytest.raises(OSError, match='No space left'):
                 predict(paths, SceneWriter(output), PixelTask(), patch_size=64)
         plan = json.loads((tmp_path / 'change.tif.parts' / 'plan.json').read_text())
-        assert plan['stride'] == [48, 48]
+        assert plan['stride'] == [32, 32]
         for path in tmp_path.glob('*/*.npy'):
             np.save(path, np.load(path) * 0)
         predict(paths, SceneWriter(output), PixelTask(), patch_size=64, **changed)
@@ -302,7 +302,7 @@ class TestSceneWriter:
             accelerator='cpu', callbacks=[SceneWriter(tmp_path / 'change.tif')],
             logger=False, enable_progress_bar=False, limit_predict_batches=1,
         )  # fmt: skip
-        with pytest.raises(RuntimeError, match='2 of 3 rows of patches are missing'):
+        with pytest.raises(RuntimeError, match='3 of 4 rows of patches are missing'):
             trainer.predict(PixelTask(), datamodule=datamodule)
 
     def test_files_that_cannot_be_opened(

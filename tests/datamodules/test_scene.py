@@ -43,7 +43,7 @@ class TestSceneDataModule:
             paths, batch_size=3, patch_size=(64, 150), num_workers=num_workers
         )
         datamodule.setup('predict')
-        assert datamodule.stride == (48, 112)
+        assert datamodule.stride == (32, 75)
         assert len(datamodule.scenes) == 1
         batch = next(iter(datamodule.predict_dataloader()))
         assert batch['image'].shape == (1, 2, 4, 64, 150)

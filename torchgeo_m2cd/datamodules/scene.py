@@ -108,8 +108,8 @@ class SceneDataModule(GeoDataModule):
             batch_size: Size of each mini-batch.
             patch_size: Size of each patch in pixels, either ``size`` or
                 ``(height, width)``.
-            stride: Distance between patches in prediction, in pixels (defaults to three
-                quarters of *patch_size*).
+            stride: Distance between patches in prediction, in pixels (defaults to half of
+                *patch_size*).
             length: Random patches in an epoch of training (defaults to as many as cover
                 the area).
             num_workers: Number of workers for parallel data loading.
@@ -141,7 +141,7 @@ class SceneDataModule(GeoDataModule):
         """
         height, width = size = _to_pair(patch_size)
         steps = (
-            (max(3 * height // 4, 1), max(3 * width // 4, 1))
+            (max(height // 2, 1), max(width // 2, 1))
             if stride is None
             else _to_pair(stride)
         )

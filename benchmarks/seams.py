@@ -1,0 +1,97 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""How much a map depends on where its patches are.
+
+python benchmarks/seams.py docs/user/seams.csv best.ckpt [other.ckpt ...]
+
+Maps a synthetic scene in overlapping patches, and in one pass over all of it, and compares
+probabilities away from the edge of the scene. The models have to know SyntheticFlood.
+"""
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.predict import predict_scene
+from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+
+def predict(
+    checkpoint: Path, scene: dict[str, Path], output: Path, size: int, stride: int
+) -> npt.NDArray[np.float32]:
+    """Map a scene and read the map."""
+    predict_scene(
+        checkpoint,
+        scene['optical'],
+        scene['sar'],
+        output,
+        overwrite=True,
+        data_args={'patch_size': size, 'stride': stride, 'batch_size': 4},
+        trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
+    )
+    with rasterio.open(output) as src:
+        probability: npt.NDArray[np.float32] = src.read(1)
+    return probability
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command-line interface."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('output', type=Path, help='CSV file to write')
+    parser.add_argument('checkpoints', type=Path, nargs='+')
+    parser.add_argument('--size', type=int, default=1024, help='of the scene')
+    parser.add_argument('--patch-sizes', type=int, nargs='+', default=[256, 512])
+    parser.add_argument(
+        '--strides', type=float, nargs='+', default=[0.5, 0.75, 1.0], help='of a patch'
+    )
+    args = parser.parse_args(argv)
+
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        scene = SyntheticFlood(split='test', length=1).write_scene(
+            folder, args.size, index=2, sar_resolution=10
+        )
+        for checkpoint in args.checkpoints:
+            task = ChangeDetectionTask.load_from_checkpoint(
+                checkpoint, map_location='cpu', weights_only=True
+            )
+            # The scene is what both images share, and sizes are multiples of 32
+            side = -(-args.size * 7 // 8 // 32) * 32
+            whole = predict(checkpoint, scene, folder / 'map.tif', side, side)
+            for size in args.patch_sizes:
+                for part in args.strides:
+                    stride = round(size * part)
+                    tiled = predict(checkpoint, scene, folder / 'map.tif', size, stride)
+                    error = np.abs(tiled - whole)[128:-128, 128:-128]
+                    error = error[np.isfinite(error)]
+                    rows.append(
+                        {
+                            'model': f'{task.hparams["model"]} {task.hparams["backbone"]}',
+                            'patch': size,
+                            'stride': stride,
+                            'mean': f'{error.mean():.4f}',
+                            '99 %': f'{np.quantile(error, 0.99):.4f}',
+                            'largest': f'{error.max():.4f}',
+                            'share above 0.01': f'{(error > 0.01).mean():.4f}',
+                        }
+                    )
+                    print(*rows[-1].values(), sep='\t', flush=True)
+    with args.output.open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == '__main__':
+    main()
