@@ -36,12 +36,7 @@ from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 TILE = 1024
-DATA: dict[str, Any] = {
-    'batch_size': 4,
-    'num_workers': 1,
-    'patch_size': 512,
-    'stride': 384,
-}
+DATA: dict[str, Any] = {'batch_size': 4, 'patch_size': 512, 'stride': 384}
 
 
 def write_scene(folder: Path, size: int) -> None:
@@ -79,7 +74,11 @@ def run_child(job: dict[str, Any]) -> None:
     else:
         start = time.perf_counter()
         predict_scene(
-            checkpoint, *paths, output, data_args=DATA, trainer_args=trainer_args
+            checkpoint,
+            *paths,
+            output,
+            data_args={**DATA, 'num_workers': job['workers']},
+            trainer_args=trainer_args,
         )
         seconds = time.perf_counter() - start
     if os.environ.get('RANK', '0') == '0':
@@ -157,19 +156,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(name)
         checkpoint = make_checkpoint(folder, args.backbone)
 
-        def job(what: str, size: int, processes: int = 1) -> dict[str, Any]:
+        def job(
+            what: str, size: int, processes: int = 1, workers: int = 0
+        ) -> dict[str, Any]:
             scene = folder / str(size)
             if not scene.exists():
                 scene.mkdir()
                 write_scene(scene, size)
             return {
                 'what': what, 'scene': str(scene), 'checkpoint': str(checkpoint),
-                'processes': processes, 'output': str(folder / 'change.tif'),
+                'processes': processes, 'workers': workers, 'output': str(folder / 'change.tif'),
             }  # fmt: skip
 
         variants = {
             'the model alone': (job('model', args.size), cores),
             'file to file': (job('map', args.size), cores),
+            'file to file, 1 worker to read': (job('map', args.size, 1, 1), cores),
             'file to file, 1 process of 1 thread': (job('map', args.size), 1),
             'file to file, 2 processes of 1 thread': (job('map', args.size, 2), 1),
         }

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import geopandas as gpd
 import pytest
+import rasterio
+import rasterio.features
 import torch
 import torchgeo.main
 import yaml
@@ -21,6 +24,7 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from torchgeo_m2cd.configs import config_path, list_configs
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 CONFIG = config_path('synthetic')
@@ -97,6 +101,25 @@ def read_metrics(output: str) -> dict[str, float]:
 @pytest.fixture(scope='module')
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run('fit', tmp_path_factory.mktemp('fit'))
+
+
+def scene_arguments(folder: Path) -> list[str]:
+    """Write a scene, its flood as polygons, and return the arguments of their files."""
+    paths = SyntheticFlood().write_scene(folder, size=192)
+    with rasterio.open(paths['mask']) as src:
+        mask = src.read(1)
+        flood = [
+            {'geometry': geometry, 'properties': {}}
+            for geometry, _ in rasterio.features.shapes(
+                mask, mask == 1, transform=src.transform
+            )
+        ]
+        table = gpd.GeoDataFrame.from_features(flood, crs=src.crs)
+    table.to_crs(4326).to_file(folder / 'flood.geojson')
+    return [
+        *('--data.optical', str(paths['optical']), '--data.sar', str(paths['sar'])),
+        *('--trainer.accelerator', 'cpu', '--data.num_workers', '0'),
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -288,3 +311,33 @@ class TestErrors:
                 *('fit', '--config', str(config_path(name)), '--data.root', root),
                 *('--trainer.default_root_dir', str(tmp_path)),
             )
+
+
+class TestScene:
+    def test_train_test_and_map(self, tmp_path: Path) -> None:
+        """From a user's own files to a map, without writing Python."""
+        files = scene_arguments(tmp_path)
+        train = [
+            *('--config', str(config_path('scene_train')), *files, *UNET),
+            *('--data.mask', str(tmp_path / 'flood.geojson'), '--data.length', '4'),
+            *('--data.patch_size', '32', '--data.grid_size', '3'),
+            *('--data.batch_size', '2', '--trainer.default_root_dir', str(tmp_path)),
+            *('--trainer.max_epochs', '1', '--lr_scheduler.T_max', '1'),
+        ]
+        torchgeo_command('fit', *train)
+        (best,) = tmp_path.rglob('best.ckpt')
+        output = torchgeo_command('test', *train, '--ckpt_path', str(best))
+        assert 'test_AverageJaccardIndex' in output
+        change, polygons = tmp_path / 'change.tif', tmp_path / 'change.gpkg'
+        torchgeo_command(
+            *('predict', '--config', str(config_path('scene')), *files),
+            *('--ckpt_path', str(best), '--trainer.callbacks.output', str(change)),
+            *('--trainer.callbacks.polygons', str(polygons)),
+            *('--trainer.default_root_dir', str(tmp_path)),
+            *('--data.patch_size', '64', '--data.stride', '32'),
+        )
+        with rasterio.open(change) as src:
+            assert src.crs == 'EPSG:32633'
+            assert src.shape == (168, 168)
+            assert src.tags()['CHECKPOINT'] == str(best)
+        assert gpd.read_file(polygons).crs == 'EPSG:32633'

@@ -415,7 +415,7 @@ class _NormalizeValid(nn.Module):
         image: Tensor = batch['image']
         scene = batch.get('scene', torch.zeros(len(image), dtype=torch.int64)).cpu()
         mean, std = (values[scene].to(image) for values in (self.mean, self.std))
-        image = (image - mean) / std * batch['valid'].unsqueeze(1)
+        image = (image - mean).div_(std).mul_(batch['valid'].unsqueeze(1))
         dropped = {'valid'} if self.drop else set()
         return {**{k: v for k, v in batch.items() if k not in dropped}, 'image': image}
 

@@ -41,8 +41,11 @@ def stack_pair(optical: Tensor, sar: Tensor) -> Tensor:
             f'optical image is {tuple(optical.shape[1:])} pixels and SAR image is '
             f'{tuple(sar.shape[1:])}: expected the same height and width'
         )
-    channels = torch.arange(max(len(optical), len(sar)))
-    return torch.stack([optical[channels % len(optical)], sar[channels % len(sar)]])
+    pair = optical.new_empty(2, max(len(optical), len(sar)), *optical.shape[1:])
+    for bands, image in zip(pair, (optical, sar), strict=True):
+        for start in range(0, len(bands), len(image)):
+            bands[start : start + len(image)] = image[: len(bands) - start]
+    return pair
 
 
 class OpticalSARDataset(NonGeoDataset):

@@ -619,7 +619,7 @@ class SceneDataset(IntersectionDataset):
         index = slice(x.start, x.stop, step * xres), slice(y.start, y.stop, step * yres)
         return super().__getitem__(index)
 
-    def probe(self, count: int = 8, size: int = 32) -> Tensor:
+    def probe(self, count: int = 6, size: int = 32) -> Tensor:
         """Read a grid of small windows, to see what the values are like.
 
         Args:
