@@ -1,13 +1,14 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Whole scenes: memory, throughput, and several processes.
+"""Whole scenes: throughput, several processes, and memory.
 
 python benchmarks/scenes.py docs/user/scenes.csv
+python benchmarks/scenes.py docs/user/scenes_memory.csv --memory
 
-Maps synthetic scenes of several sizes from file to file, each in a process of its own, and
-runs the model alone on as many patches. Variants take turns. The start of the
-process, imports included, does not count.
+Maps synthetic scenes from file to file, each time in a process of its own, and runs
+the model alone on as many patches. Variants take turns. The start of the process, imports
+included, does not count. With --memory: scenes of several sizes.
 """
 
 import argparse
@@ -138,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('output', type=Path, nargs='?', help='CSV file to write')
     parser.add_argument('--job', help=argparse.SUPPRESS)
     parser.add_argument('--backbone', default='mit_b0')
-    parser.add_argument('--size', type=int, default=2048, help='for throughput')
+    parser.add_argument('--size', type=int, default=4096)
+    parser.add_argument('--memory', action='store_true')
     parser.add_argument(
         '--sizes', type=int, nargs='+', default=[4096, 16384], help='for memory'
     )
@@ -168,31 +170,46 @@ def main(argv: Sequence[str] | None = None) -> None:
                 'processes': processes, 'workers': workers, 'output': str(folder / 'change.tif'),
             }  # fmt: skip
 
-        variants = {
-            'the model alone': (job('model', args.size), cores),
-            'file to file': (job('map', args.size), cores),
-            'file to file, 1 worker to read': (job('map', args.size, 1, 1), cores),
-            'file to file, 1 process of 1 thread': (job('map', args.size), 1),
-            'file to file, 2 processes of 1 thread': (job('map', args.size, 2), 1),
-        }
-        results: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
-        for _ in range(args.repeats):
-            for variant, (one, threads) in variants.items():
-                results[variant].append(measure(one, threads))
-                print(variant, results[variant][-1], flush=True)
-        for variant, values in results.items():
-            rows.append(make_row(variant, args.size, values))
-        for size in args.sizes:
-            rows.append(
-                make_row('file to file', size, [measure(job('map', size), cores)])
+        if args.memory:
+            for size in args.sizes:
+                values = [measure(job('map', size), cores)]
+                rows.append(make_row('file to file', size, values))
+        else:
+            rows = compare(
+                {
+                    'the model alone': (job('model', args.size), cores),
+                    'file to file': (job('map', args.size), cores),
+                    'file to file, 1 worker to read': (
+                        job('map', args.size, workers=1),
+                        cores,
+                    ),
+                    'file to file, 1 process of 1 thread': (job('map', args.size), 1),
+                    'file to file, 2 processes of 1 thread': (
+                        job('map', args.size, processes=2),
+                        1,
+                    ),
+                },
+                args.size,
+                args.repeats,
             )
-            print(*rows[-1].values(), sep='\t', flush=True)
     with args.output.open('w', newline='') as file:
         writer = csv.DictWriter(file, rows[0], lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
         print(*row.values(), sep='\t')
+
+
+def compare(
+    variants: dict[str, tuple[dict[str, Any], int]], size: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Measure variants, each a job and its threads, in turns."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for variant, (one, threads) in variants.items():
+            results[variant].append(measure(one, threads))
+            print(variant, results[variant][-1], flush=True)
+    return [make_row(variant, size, values) for variant, values in results.items()]
 
 
 def make_checkpoint(folder: Path, backbone: str) -> Path:

@@ -21,12 +21,10 @@ from shapely.geometry import shape
 from torchgeo.datasets.utils import Path, quantile_normalization
 
 from .datasets import SceneDataset
+from .utils import GDAL_ENV
 
 #: Equal-area projection of the whole world (NSIDC EASE-Grid 2.0).
 EQUAL_AREA_CRS = 'EPSG:6933'
-
-# GDAL would keep a share of the machine's memory instead
-_ENV = {'GDAL_CACHEMAX': 64}  # MiB
 
 # Rows at a time
 _STRIP = 256
@@ -39,7 +37,7 @@ def write_cog(source: Path, output: Path) -> None:
         source: Raster file; overviews of floating-point values are averages.
         output: File to write.
     """
-    with rasterio.Env(**_ENV):
+    with rasterio.Env(**GDAL_ENV):
         with rasterio.open(source) as src:
             average = np.issubdtype(src.dtypes[0], np.floating)
         rasterio.shutil.copy(
@@ -72,7 +70,7 @@ def write_polygons(
     Returns:
         Number of polygons.
     """
-    with rasterio.Env(**_ENV), rasterio.open(classes) as labels:
+    with rasterio.Env(**GDAL_ENV), rasterio.open(classes) as labels:
         band = rasterio.band(labels, 1)
         found = [
             (shape(geometry), int(value))

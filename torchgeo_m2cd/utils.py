@@ -1,10 +1,14 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Argument checks shared by the whole package."""
+"""Argument checks and settings shared by the whole package."""
 
 import difflib
 from collections.abc import Iterable
+
+#: Settings to read and write scenes with, see :class:`rasterio.Env`: GDAL would keep a
+#: twentieth of the machine's memory, per process.
+GDAL_ENV = {'GDAL_CACHEMAX': 64 * 2**20}  # Bytes: rasterio does not take MiB
 
 
 def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:

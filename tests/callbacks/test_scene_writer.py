@@ -294,6 +294,18 @@ class TestSceneWriter:
         left = [path.name for path in tmp_path.rglob('*') if path.is_file()]
         assert left == ['plan.json']
 
+    def test_folder_of_somebody_else(
+        self, paths: dict[str, Path], tmp_path: Path
+    ) -> None:
+        precious = tmp_path / 'change.tif.parts' / 'precious.txt'
+        precious.parent.mkdir()
+        precious.write_text('')
+        with pytest.raises(FileExistsError, match='but holds other files'):
+            predict(paths, SceneWriter(tmp_path / 'change.tif'), PixelTask())
+        assert precious.exists()
+        precious.unlink()
+        predict(paths, SceneWriter(tmp_path / 'change.tif'), PixelTask())
+
     def test_incomplete(self, paths: dict[str, Path], tmp_path: Path) -> None:
         datamodule = SceneDataModule(
             paths['optical'], paths['sar'], mean=MEAN, std=STD, patch_size=64

@@ -276,6 +276,11 @@ class TestScenes:
             ('optical,sar\na.tif,\n', 'expected one row or more, with values'),
             ('', 'cannot be read'),
             (
+                'name,optical,sar\n../a,b.tif,c.tif\n',
+                r"has the name '\.\./a': expected",
+            ),
+            ('name,optical,sar\n..,b.tif,c.tif\n', r"has the name '\.\.': expected"),
+            (
                 'optical,sar\n1/a.tif,b.tif\n2/a.tif,b.tif\n',
                 "two scenes of the name 'a'",
             ),

@@ -18,8 +18,9 @@ import rasterio
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from ..products import _ENV, _strips, plot_quicklook, write_cog, write_polygons
+from ..products import _strips, plot_quicklook, write_cog, write_polygons
 from ..samplers import SceneSampler
+from ..utils import GDAL_ENV
 
 
 class Outputs(NamedTuple):
@@ -88,12 +89,20 @@ class SceneMap:
         self.used = [(int(rows[0]), int(rows[-1]) + 1) for rows in used]
 
     def prepare(self) -> None:
-        """Make the folder for rows of patches, without those of another plan."""
+        """Make the folder for rows of patches, without those of another plan.
+
+        Raises:
+            FileExistsError: If there is a folder of this name with something else in it.
+        """
         path = self.folder / 'plan.json'
         with contextlib.suppress(OSError, ValueError):
             if json.loads(path.read_text()) == self.plan:
                 return
         if self.folder.exists():
+            if not path.exists() and any(self.folder.iterdir()):
+                raise FileExistsError(
+                    f'{self.folder} is needed for rows of patches, but holds other files'
+                )
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         _write_beside(path, lambda file: file.write(json.dumps(self.plan).encode()))
@@ -102,30 +111,22 @@ class SceneMap:
         """Return the rows of patches that are complete."""
         return {int(path.stem) for path in self.folder.glob('*.npy')}
 
-    def write_row(
-        self, row: int, patches: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
-    ) -> None:
-        """Blend a row of patches, and keep it.
+    def row(self, row: int) -> 'MapRow':
+        """Start to blend a row of patches.
 
         Args:
             row: Number of the row.
-            patches: Probabilities, shape (classes, H, W), and which of them are valid,
-                shape (H, W), from left to right.
+
+        Returns:
+            The row, without any patch.
         """
-        start, stop = self.used[row]
-        classes, width = len(patches[0][0]), self.dataset.shape[1]
-        total = np.zeros((classes, stop - start, width), np.float32)
-        known = np.zeros((stop - start, width), np.bool_)
-        for (patch, valid), column, weights in zip(
-            patches, self.sampler.columns, self.weights_x, strict=True
-        ):
-            # Of a scene that is smaller than a patch, patches reach beyond it
-            end = min(column + patch.shape[-1], width)
-            inside = slice(0, end - column)
-            total[..., column:end] += (patch[:, start:stop] * weights)[..., inside]
-            known[:, column:end] |= valid[start:stop, inside]
-        total[:, ~known] = math.nan
-        _write_beside(self._part(row), lambda file: np.save(file, total))
+        return MapRow(
+            self._part(row),
+            self.used[row],
+            self.dataset.shape[1],
+            self.sampler.columns,
+            self.weights_x,
+        )
 
     def finish(self) -> None:
         """Make the files, and remove the rows of patches.
@@ -185,7 +186,7 @@ class SceneMap:
         count = len(np.load(self._part(0), mmap_mode='r'))
         any_valid = False
         with (
-            rasterio.Env(**_ENV),
+            rasterio.Env(**GDAL_ENV),
             self._create(probability, count, 'float32', math.nan) as file,
             self._create(classes, 1, 'uint8', self.dataset.ignore_index) as labels,
         ):
@@ -197,10 +198,10 @@ class SceneMap:
                     strip.argmax(axis=0)
                     if len(strip) > 1
                     else strip[0] >= self.threshold
-                )
-                chosen = np.where(known, chosen, self.dataset.ignore_index)
+                ).astype(np.uint8)
+                chosen[~known] = self.dataset.ignore_index
                 file.write(strip, window=window)
-                labels.write(chosen.astype(np.uint8), 1, window=window)
+                labels.write(chosen, 1, window=window)
         return any_valid
 
     def _blend_strip(self, count: int, window: Window) -> npt.NDArray[np.float32]:
@@ -241,6 +242,62 @@ class SceneMap:
     def _part(self, row: int) -> pathlib.Path:
         """Return the file of a row of patches."""
         return self.folder / f'{row:06}.npy'
+
+
+class MapRow:
+    """A row of patches of a map, blended from left to right."""
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        used: tuple[int, int],
+        width: int,
+        columns: Sequence[int],
+        weights: npt.NDArray[np.float32],
+    ) -> None:
+        """Initialize a new MapRow.
+
+        Args:
+            path: File to write it to.
+            used: First and last but one row of pixels that count, within the patches.
+            width: Width of the scene in pixels.
+            columns: First column of pixels of each patch.
+            weights: Weights of each patch, shape (patches, W).
+        """
+        self.path = path
+        self.used = used
+        self.width = width
+        self.places = list(zip(columns, weights, strict=True))
+        self.total: npt.NDArray[np.float32] | None = None
+        self.known = np.zeros((used[1] - used[0], width), np.bool_)
+
+    def add(self, patch: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> bool:
+        """Add the next patch.
+
+        Args:
+            patch: Probabilities, shape (classes, H, W).
+            valid: Which of them are valid, shape (H, W).
+
+        Returns:
+            Whether it was the last one.
+        """
+        start, stop = self.used
+        if self.total is None:
+            self.total = np.zeros((len(patch), *self.known.shape), np.float32)
+        column, weights = self.places.pop(0)
+        # Of a scene that is smaller than a patch, patches reach beyond it
+        end = min(column + patch.shape[-1], self.width)
+        inside = slice(0, end - column)
+        self.total[..., column:end] += (patch[:, start:stop] * weights)[..., inside]
+        self.known[:, column:end] |= valid[start:stop, inside]
+        return not self.places
+
+    def write(self) -> None:
+        """Write the row, NaN where not valid."""
+        total = self.total
+        assert total is not None
+        total[:, ~self.known] = math.nan
+        _write_beside(self.path, lambda file: np.save(file, total))
 
 
 # Files in the making

@@ -10,7 +10,6 @@ import os
 import pathlib
 from typing import Any
 
-import numpy.typing as npt
 import rasterio
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,7 +20,7 @@ from torchgeo.datasets.utils import Path, Sample
 from .. import __version__
 from ..datamodules import SceneDataModule
 from ..samplers import SceneSampler
-from .scene_map import Outputs, SceneMap
+from .scene_map import MapRow, Outputs, SceneMap
 
 
 class SceneWriter(Callback):
@@ -83,10 +82,10 @@ class SceneWriter(Callback):
         self.min_area = min_area
         self.overwrite = overwrite
         self._maps: dict[int, SceneMap] = {}
-        self._row: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
+        self._row: MapRow | None = None
         self._todo: list[tuple[int, int]] = []
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
-        self._written: list[concurrent.futures.Future[None]] = []
+        self._writing: concurrent.futures.Future[None] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the data module what need not be predicted again.
@@ -184,9 +183,9 @@ class SceneWriter(Callback):
                 'SceneDataModule shares the rows of patches among processes itself: set '
                 'use_distributed_sampler=False in the trainer'
             )
-        self._row = []
+        self._row = None
         self._todo = sampler.todo
-        self._written = []
+        self._writing = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
 
     def on_predict_batch_end(
@@ -211,18 +210,17 @@ class SceneWriter(Callback):
         if not self._todo:  # A process with nothing to do predicts a batch all the same
             return
         assert self._thread is not None
-        patches = outputs.detach().float().cpu().numpy()
-        self._row += zip(patches, batch['valid'][:, 0].cpu().numpy(), strict=True)
         number, row = self._todo[0]
-        scene = self._maps[number]
-        if len(self._row) < len(scene.sampler.columns):
-            return
-        self._written.append(self._thread.submit(scene.write_row, row, self._row))
-        self._row = []
-        self._todo = self._todo[1:]
-        # One row in the making, one being written: more would fill the memory
-        while len(self._written) > 1:
-            self._written.pop(0).result()
+        if self._row is None:
+            self._row = self._maps[number].row(row)
+        patches = outputs.detach().float().cpu().numpy()
+        valid = batch['valid'][:, 0].cpu().numpy()
+        if [self._row.add(*pair) for pair in zip(patches, valid, strict=True)][-1]:
+            # One row in the making, one being written: more would fill the memory
+            self._wait()
+            self._writing = self._thread.submit(self._row.write)
+            self._row = None
+            self._todo = self._todo[1:]
 
     def on_predict_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
@@ -237,8 +235,7 @@ class SceneWriter(Callback):
             RuntimeError: If a row of patches is missing.
             ValueError: If no pixel of a scene is valid.
         """
-        while self._written:
-            self._written.pop(0).result()
+        self._wait()
         self._stop()
         trainer.strategy.barrier('SceneWriter')
         for scene in list(self._maps.values())[
@@ -258,6 +255,12 @@ class SceneWriter(Callback):
             exception: Not used.
         """
         self._stop()
+
+    def _wait(self) -> None:
+        """Wait for the row that is being written, and raise what went wrong."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def _stop(self) -> None:
         """Wait for the thread that writes."""

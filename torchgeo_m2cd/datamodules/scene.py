@@ -478,9 +478,16 @@ def _list_scenes(
             for item in value.split(';')
         ]
 
-    if 'name' not in table:
+    if 'name' not in table or table['name'].isna().any():
         table['name'] = [pathlib.PurePath(files(v)[0]).stem for v in table['optical']]
     names = table['name'].astype(str)
+    for name in names:
+        # It becomes part of a path, and must not lead to another folder
+        if name != pathlib.PurePath(name).name or '\\' in name or name == '..':
+            raise ValueError(
+                f'list of scenes {str(path)!r} has the name {name!r}: expected one '
+                'without slashes'
+            )
     if names.duplicated().any():
         raise ValueError(
             f'list of scenes {str(path)!r} has two scenes of the name '

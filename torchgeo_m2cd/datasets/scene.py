@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
 from torchgeo.datasets.utils import GeoSlice, Path, Sample
 
-from ..utils import check_choice
+from ..utils import GDAL_ENV, check_choice
 from .base import OpticalSARDataset, stack_pair
 
 #: What the values of a SAR file are; they are turned into dB.
@@ -275,14 +275,15 @@ class _GridRaster(RasterDataset):
         """
         x, y, _ = self._disambiguate_slice(index)
         try:
-            array, _ = rasterio.merge.merge(
-                [self._cached_load_warp_file(path, out_crs) for path in filepaths],
-                bounds=(x.start, y.start, x.stop, y.stop),
-                res=(x.step, y.step),
-                indexes=self.channels,
-                nodata=math.nan,
-                dtype='float32',
-            )
+            with rasterio.Env(**GDAL_ENV):
+                array, _ = rasterio.merge.merge(
+                    [self._cached_load_warp_file(path, out_crs) for path in filepaths],
+                    bounds=(x.start, y.start, x.stop, y.stop),
+                    res=(x.step, y.step),
+                    indexes=self.channels,
+                    nodata=math.nan,
+                    dtype='float32',
+                )
         except RasterioError as error:
             raise RuntimeError(
                 f'{self.name} file {_names(filepaths)} cannot be read: expected a '
