@@ -7,13 +7,17 @@ python benchmarks/encoders.py docs/user/encoders.csv
 """
 
 import argparse
-import csv
+import sys
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchgeo_m2cd.models import M2CD
+
+if __package__ is None:  # As a script
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.tables import write_csv
 
 #: Encoders, and what the paper calls them where it uses them.
 ENCODERS = {
@@ -82,10 +86,7 @@ def main() -> None:
             row |= {f'{name}: {key}': value for key, value in values.items()}
         rows.append(row)
         print(*row.values(), sep='\t', flush=True)
-    with args.output.open('w', newline='') as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.output, rows)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ on such batches; all in turns. Also what importing the package adds to importing
 """
 
 import argparse
-import csv
 import itertools
 import statistics
 import subprocess
@@ -28,6 +27,10 @@ from lightning.pytorch import LightningDataModule
 from torchgeo_m2cd.datamodules import OMBRIADataModule, SceneDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.models import M2CD
+
+if __package__ is None:  # As a script
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.tables import write_csv
 
 
 def run_through(datamodule: Any, stage: str, batches: int) -> Callable[[], float]:
@@ -126,10 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         {'what': name, 'pairs/s': f'{value:.1f}', 'model = 1': f'{value / model:.2f}'}
         for name, value in medians.items()
     ]
-    with args.output.open('w', newline='') as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.output, rows)
     for row in rows:
         print(*row.values(), sep='\t')
 

@@ -12,7 +12,6 @@ included, does not count. With --memory: scenes of several sizes.
 """
 
 import argparse
-import csv
 import json
 import os
 import resource
@@ -35,6 +34,10 @@ from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+if __package__ is None:  # As a script
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.tables import write_csv
 
 TILE = 1024
 DATA: dict[str, Any] = {'batch_size': 4, 'patch_size': 512, 'stride': 384}
@@ -192,10 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.size,
                 args.repeats,
             )
-    with args.output.open('w', newline='') as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.output, rows)
     for row in rows:
         print(*row.values(), sep='\t')
 

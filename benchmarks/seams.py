@@ -10,7 +10,7 @@ probabilities away from the edge of the scene. The models have to know Synthetic
 """
 
 import argparse
-import csv
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +22,10 @@ import rasterio
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+if __package__ is None:  # As a script
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.tables import write_csv
 
 
 def predict(
@@ -87,10 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         }
                     )
                     print(*rows[-1].values(), sep='\t', flush=True)
-    with args.output.open('w', newline='') as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.output, rows)
 
 
 if __name__ == '__main__':

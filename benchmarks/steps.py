@@ -10,7 +10,6 @@ Inference of a batch of two pairs; all variants take turns, and differ by less t
 
 import argparse
 import contextlib
-import csv
 import itertools
 import statistics
 import sys
@@ -33,6 +32,7 @@ if __package__ is None:  # As a script
     sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.original import Original
 from benchmarks.speed import timed
+from benchmarks.tables import write_csv
 
 
 def _one_path_at_a_time(encoder: MoEEncoder, *images: Tensor, **_: Any) -> Any:
@@ -109,10 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for name, seconds in medians.items()
     ]
-    with args.output.open('w', newline='') as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.output, rows)
     for row in rows:
         print(*row.values(), sep='\t')
 

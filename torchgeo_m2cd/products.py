@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.shutil
+import torch
 from matplotlib.figure import Figure
 from rasterio.features import rasterize, shapes
 from rasterio.windows import Window
@@ -146,7 +147,8 @@ def plot_quicklook(
             values = 1 - values
     valid = sample['valid'][0]
     # 0 is where there are no data
-    rgb = quantile_normalization(optical[dataset.rgb_channels]) * valid + ~valid
+    bands = [quantile_normalization(optical[i]) for i in dataset.rgb_channels]
+    rgb = torch.stack(bands) * valid + ~valid
     grey = quantile_normalization(sar[0]) * valid + ~valid
 
     height, width = sar.shape[-2:]

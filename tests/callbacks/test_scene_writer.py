@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from pyproj import Transformer
+from rasterio.transform import from_origin
 from torch import Tensor
 
 from torchgeo_m2cd.callbacks import SceneWriter
@@ -161,6 +164,45 @@ class TestSceneWriter:
                 optical.sample(places, 3), red.sample(places), strict=True
             ):
                 assert found[0] * 500 + 800 == pytest.approx(expected[0], rel=1e-4)
+
+    @pytest.mark.parametrize('crs', ['EPSG:32632', 'EPSG:3035', 'EPSG:4326'])
+    def test_known_place(self, crs: str, tmp_path: Path) -> None:
+        """A lake at a known place, of a SAR scene on another grid, is mapped there."""
+        lon, lat = 15.0085, 47.8445
+        x, y = Transformer.from_crs(4326, crs, always_xy=True).transform(lon, lat)
+        step = 17.0 if crs != 'EPSG:4326' else 17 / 111_320
+        rows, columns = np.mgrid[:201, :201] - 100
+        sar = np.where(np.hypot(rows, columns) < 20, -25, -5).astype(np.float32)
+        files: dict[str, tuple[Any, Any, str]] = {
+            'optical': (
+                np.full((4, 160, 160), 3000, np.uint16),
+                from_origin(500_000, 5_300_000, 10, 10),
+                'EPSG:32633',
+            ),
+            'sar': (sar[None], from_origin(x - 100.5 * step, y + 100.5 * step, step, step), crs),
+        }  # fmt: skip
+        for name, (values, transform, file_crs) in files.items():
+            with rasterio.open(
+                tmp_path / f'{name}.tif', 'w', driver='GTiff', dtype=values.dtype,
+                count=len(values), height=values.shape[1], width=values.shape[2],
+                crs=file_crs, transform=transform,
+            ) as dst:  # fmt: skip
+                dst.write(values)
+
+        class Water(PixelTask):
+            def probabilities(self, image: Tensor) -> Tensor:
+                return (image[:, 1, :1] < -0.6).float()  # Below -15 dB
+
+        polygons = tmp_path / 'lake.gpkg'
+        writer = SceneWriter(tmp_path / 'lake.tif', polygons=polygons)
+        paths = {name: tmp_path / f'{name}.tif' for name in files}
+        predict(paths, writer, Water(), patch_size=64, check=False)
+        (lake,) = gpd.read_file(polygons).geometry
+        place = Transformer.from_crs(4326, 32633, always_xy=True).transform(lon, lat)
+        assert math.dist((lake.centroid.x, lake.centroid.y), place) < 5
+        # In degrees, it is an ellipse
+        width = 40 * 17 * (math.cos(math.radians(lat)) if crs == 'EPSG:4326' else 1)
+        assert lake.bounds[2] - lake.bounds[0] == pytest.approx(width, abs=30)
 
     def test_weights(self, paths: dict[str, Path], tmp_path: Path) -> None:
         """What is wrong at the edge of a patch does not count where patches overlap."""

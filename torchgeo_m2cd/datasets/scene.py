@@ -520,7 +520,11 @@ class SceneDataset(IntersectionDataset):
         if not names:
             with rasterio.open(first.files[0]) as src:
                 names = [src.descriptions[channel - 1] for channel in first.channels]
-        for wanted in (('B04', 'B03', 'B02'), ('red', 'green', 'blue')):
+        for wanted in (
+            ('B04', 'B03', 'B02'),
+            ('B4', 'B3', 'B2'),
+            ('red', 'green', 'blue'),
+        ):
             if set(wanted) <= set(names):
                 return [names.index(name) for name in wanted]
         return [min(i, first.band_count - 1) for i in range(3)]
