@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.data.reference import tensors
 from torchgeo_m2cd.models import CosineGate, MixtureOfExperts
+from torchgeo_m2cd.models.moe import _sparse_experts
 
 REFERENCE = Path(__file__).parents[1] / 'data' / 'reference'
 
@@ -208,13 +209,12 @@ class TestMixtureOfExperts:
         experts = [*moe.fc1.parameters(), *moe.fc2.parameters()]
         assert torch.autograd.gradcheck(mix, (x, share, *experts), fast_mode=True)
 
-    def test_compiled_autocast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_grouped_in_bfloat16(self) -> None:
         moe = MixtureOfExperts(16).eval()
         x = torch.randn(500, 16)
-        expected = moe(x).tokens
-        monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
-        with torch.autocast('cpu', dtype=torch.bfloat16):
-            tokens = moe(x).tokens
+        gates, _ = moe.route(x)
+        expected = moe._mix_dense(x, gates)
+        tokens = moe._mix_grouped(x.bfloat16(), gates)
         assert tokens.dtype == torch.bfloat16
         torch.testing.assert_close(tokens.float(), expected, rtol=0.05, atol=0.02)
 
@@ -225,11 +225,31 @@ class TestMixtureOfExperts:
         monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
         torch.testing.assert_close(moe(x).tokens, expected)
 
-    def test_compiled_is_the_same(self) -> None:
-        moe = MixtureOfExperts(8).eval()
-        x = torch.randn(2, 30, 8)
-        compiled = torch.compile(moe, fullgraph=True, backend='eager')
-        torch.testing.assert_close(compiled(x).tokens, moe(x).tokens)
+    # As torch.compile sees it; 'aot_eager' also traces the backward pass
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    def test_compiled_is_the_same(self, dtype: torch.dtype) -> None:
+        moe = MixtureOfExperts(8, noisy=False)
+        x = torch.randn(2, 30, 8, requires_grad=True)
+        results = []
+        for form in (torch.compile(moe, fullgraph=True, backend='aot_eager'), moe):
+            with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+                tokens = form(x).tokens
+            gradients = torch.autograd.grad(
+                tokens.float().square().sum(), [x, *moe.parameters()], allow_unused=True
+            )
+            assert tokens.dtype == dtype
+            results.append([tokens, *(g for g in gradients if g is not None)])
+        # Those of the gate, too
+        assert len(results[0]) == 1 + 1 + len(list(moe.parameters()))
+        atol = 1e-6 if dtype == torch.float32 else 1e-2
+        torch.testing.assert_close(*results, rtol=1e-2, atol=atol)
+
+    def test_operator(self) -> None:
+        moe = MixtureOfExperts(8)
+        x = torch.randn(30, 8, requires_grad=True)
+        gates = moe.route(x)[0].detach().requires_grad_()
+        experts = [*moe.fc1.parameters(), *moe.fc2.parameters()]
+        torch.library.opcheck(_sparse_experts, (x, gates, *experts, 7))
 
     @pytest.mark.parametrize(
         ('kwargs', 'match'),

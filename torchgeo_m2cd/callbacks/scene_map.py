@@ -296,7 +296,7 @@ class MapRow:
         """Write the row, NaN where not valid."""
         total = self.total
         assert total is not None
-        total[:, ~self.known] = math.nan
+        np.copyto(total, math.nan, where=~self.known)
         _write_beside(self.path, lambda file: np.save(file, total))
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..utils import check_choice
 from .linear import Linear, linear, linear_weight_grad
@@ -97,75 +96,104 @@ class ExpertLinear(nn.Module):
         return list(zip(self.weight.unbind(), self.bias.unbind(), strict=True))
 
 
-class _SparseExperts(torch.autograd.Function):
+# Operators of their own: no size that depends on the data is seen by torch.compile
+@torch.library.custom_op('torchgeo_m2cd::sparse_experts', mutates_args=())
+def _sparse_experts(
+    x: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, rows: int
+) -> Tensor:
     """Apply each expert to its own tokens, a block of them at a time.
 
     Hidden values are by far the largest of a layer. They stay in a CPU's cache, and the
     backward pass computes them anew: cheaper than to wait for memory.
+
+    Args:
+        x: Tokens, shape ``(N, C)``.
+        gates: Share of each expert in each token, shape ``(N, E)``.
+        w1: Weights of the first layers, shape ``(E, H, C)``.
+        b1: Their biases, shape ``(E, H)``.
+        w2: Weights of the second layers, shape ``(E, C, H)``.
+        b2: Their biases, shape ``(E, C)``.
+        rows: Tokens that an expert gets at once.
+
+    Returns:
+        Tokens, shape ``(N, C)``.
     """
+    out = torch.zeros_like(x)
+    for expert, index, share in _blocks(gates, rows):
+        hidden = linear(x.index_select(0, index), w1[expert], b1[expert])
+        y = linear(torch.ops.aten.gelu_(hidden), w2[expert], b2[expert])
+        out.index_add_(0, index, y.mul_(share.to(y.dtype)))
+    return out
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gates: Tensor, *args: Any) -> Tensor:
-        """Mix the outputs of the experts.
 
-        Args:
-            ctx: Context.
-            x: Tokens, shape ``(N, C)``.
-            gates: Share of each expert in each token, shape ``(N, E)``.
-            *args: Weights ``(E, H, C)`` and biases ``(E, H)`` of the first layers,
-                those of the second, ``(E, C, H)`` and ``(E, C)``, and how many tokens
-                an expert gets at once.
+@torch.library.custom_op('torchgeo_m2cd::sparse_experts_backward', mutates_args=())
+def _sparse_experts_backward(
+    grad: Tensor,
+    x: Tensor,
+    gates: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    rows: int,
+) -> list[Tensor]:
+    """Compute the gradients of the arguments of :func:`_sparse_experts`.
 
-        Returns:
-            Tokens, shape ``(N, C)``.
-        """
-        *weights, ctx.rows = args
-        ctx.save_for_backward(x, gates, *weights)
-        out = torch.zeros_like(x)
-        for expert, index, share in _blocks(gates, ctx.rows):
-            w1, b1, w2, b2 = (weight[expert] for weight in weights)
-            hidden = torch.ops.aten.gelu_(linear(x.index_select(0, index), w1, b1))
-            y = linear(hidden, w2, b2)
-            out.index_add_(0, index, y.mul_(share.to(y.dtype)))
-        return out
+    Args:
+        grad: Gradient of its output.
+        x: See there, like all others.
+        gates: Likewise.
+        w1: Likewise.
+        b1: Likewise.
+        w2: Likewise.
+        b2: Likewise.
+        rows: Likewise.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute the gradients.
+    Returns:
+        Gradients of all tensors.
+    """
+    grads = [torch.zeros_like(tensor) for tensor in (x, gates, w1, b1, w2, b2)]
+    grad_x, grad_gates, grad_w1, grad_b1, grad_w2, grad_b2 = grads
+    for expert, index, share in _blocks(gates, rows):
+        tokens, grad_y = x.index_select(0, index), grad.index_select(0, index)
+        share = share.to(x.dtype)
+        hidden = linear(tokens, w1[expert], b1[expert])
+        active = F.gelu(hidden)
+        grad_active = linear(grad_y, w2[expert].T)
+        grad_share = (grad_active * active).sum(dim=1) + grad_y @ b2[expert]
+        # Rows that only fill up a block have no share, and repeat a token
+        grad_gates[:, expert].index_put_(
+            (index,),
+            torch.where(share[:, 0] > 0, grad_share, 0).to(gates.dtype),
+            accumulate=True,
+        )
+        grad_y = grad_y * share
+        grad_hidden = torch.ops.aten.gelu_backward(grad_active * share, hidden)
+        grad_w1[expert] += linear_weight_grad(tokens, grad_hidden)
+        grad_b1[expert] += grad_hidden.sum(dim=0)
+        grad_w2[expert] += linear_weight_grad(active, grad_y)
+        grad_b2[expert] += grad_y.sum(dim=0)
+        grad_x.index_add_(0, index, linear(grad_hidden, w1[expert].T))
+    return grads
 
-        Args:
-            ctx: Context.
-            grad: Gradient of the output.
 
-        Returns:
-            Gradients of the arguments.
-        """
-        x, gates, *weights = ctx.saved_tensors
-        grad_x, grad_gates, *grad_weights = map(torch.zeros_like, (x, gates, *weights))
-        for expert, index, share in _blocks(gates, ctx.rows):
-            w1, b1, w2, b2 = (weight[expert] for weight in weights)
-            grad_w1, grad_b1, grad_w2, grad_b2 = (g[expert] for g in grad_weights)
-            tokens, grad_y = x.index_select(0, index), grad.index_select(0, index)
-            share = share.to(x.dtype)
-            hidden = linear(tokens, w1, b1)
-            active = F.gelu(hidden)
-            grad_active = linear(grad_y, w2.T)
-            grad_share = (grad_active * active).sum(dim=1) + grad_y @ b2
-            # Rows that only fill up a block have no share, and repeat a token
-            grad_gates[:, expert].index_put_(
-                (index,),
-                torch.where(share[:, 0] > 0, grad_share, 0).to(gates.dtype),
-                accumulate=True,
-            )
-            grad_y = grad_y * share
-            grad_hidden = torch.ops.aten.gelu_backward(grad_active * share, hidden)
-            grad_w1 += linear_weight_grad(tokens, grad_hidden)
-            grad_b1 += grad_hidden.sum(dim=0)
-            grad_w2 += linear_weight_grad(active, grad_y)
-            grad_b2 += grad_y.sum(dim=0)
-            grad_x.index_add_(0, index, linear(grad_hidden, w1.T))
-        return grad_x, grad_gates, *grad_weights, None
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep the arguments of :func:`_sparse_experts`."""
+    *tensors, ctx.rows = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Compute the gradients of the arguments of :func:`_sparse_experts`."""
+    return *_sparse_experts_backward(grad, *ctx.saved_tensors, ctx.rows), None
+
+
+# What torch.compile has to know: shapes of the results
+_sparse_experts.register_fake(lambda x, *_: torch.empty_like(x))
+_sparse_experts_backward.register_fake(
+    lambda grad, *args: [torch.empty_like(tensor) for tensor in args[:-1]]
+)
+_sparse_experts.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _blocks(gates: Tensor, rows: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -289,10 +317,8 @@ class MixtureOfExperts(nn.Module):
             x.is_cuda and tokens.dtype != torch.bfloat16
         ):
             mix = self._mix_dense
-        elif x.is_cuda or torch.compiler.is_compiling():
-            mix = self._mix_grouped
         else:
-            mix = self._mix_sparse
+            mix = self._mix_grouped if x.is_cuda else self._mix_sparse
         return MoEOutput(mix(tokens, weights).reshape(x.shape), balance_loss, gates)
 
     def route(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -356,7 +382,7 @@ class MixtureOfExperts(nn.Module):
             for parameter in (layer.weight, layer.bias)
         ]
         rows = max(self.block_size // self.fc1.weight.shape[1], 1)
-        out: Tensor = _SparseExperts.apply(x, gates, *weights, rows)
+        out: Tensor = _sparse_experts(x, gates, *weights, rows)
         return out
 
     def _mix_grouped(self, x: Tensor, gates: Tensor) -> Tensor:
