@@ -8,7 +8,8 @@ python benchmarks/scenes.py docs/user/scenes_memory.csv --memory
 
 Maps synthetic scenes from file to file, each time in a process of its own, and runs
 the model alone on as many patches. Variants take turns. The start of the process, imports
-included, does not count. With --memory: scenes of several sizes.
+included, does not count. With --memory: scenes of several sizes. With --countries, a second
+table says what a country costs at the rate that was measured.
 """
 
 import argparse
@@ -40,7 +41,10 @@ if __package__ is None:  # As a script
 from benchmarks.tables import write_csv
 
 TILE = 1024
-DATA: dict[str, Any] = {'batch_size': 4, 'patch_size': 512, 'stride': 384}
+DATA: dict[str, Any] = {'batch_size': 4, 'patch_size': 512}
+
+#: Total areas in km², of The World Factbook.
+COUNTRIES = {'Albania': 28_748, 'Bangladesh': 148_460, 'Pakistan': 796_095}
 
 
 def write_scene(folder: Path, size: int) -> None:
@@ -73,16 +77,13 @@ def run_child(job: dict[str, Any]) -> None:
     trainer_args: dict[str, Any] = {'accelerator': 'cpu', 'enable_progress_bar': False}
     if job['processes'] > 1:
         trainer_args.update(strategy='ddp', devices=job['processes'])
+    data = {**DATA, 'stride': job['stride'], 'num_workers': job['workers']}
     if job['what'] == 'model':
-        seconds = run_model(paths, checkpoint)
+        seconds = run_model(paths, checkpoint, data)
     else:
         start = time.perf_counter()
         predict_scene(
-            checkpoint,
-            *paths,
-            output,
-            data_args={**DATA, 'num_workers': job['workers']},
-            trainer_args=trainer_args,
+            checkpoint, *paths, output, data_args=data, trainer_args=trainer_args
         )
         seconds = time.perf_counter() - start
     if os.environ.get('RANK', '0') == '0':
@@ -90,12 +91,12 @@ def run_child(job: dict[str, Any]) -> None:
         print(json.dumps({'seconds': seconds, 'MiB': peak}))
 
 
-def run_model(paths: tuple[Path, Path], checkpoint: str) -> float:
+def run_model(paths: tuple[Path, Path], checkpoint: str, data: dict[str, Any]) -> float:
     """Run the model alone on as many patches as the scene has."""
     task = ChangeDetectionTask.load_from_checkpoint(
         checkpoint, map_location='cpu', weights_only=True
     ).eval()
-    module = SceneDataModule(*paths, **DATA)
+    module = SceneDataModule(*paths, **data)
     module.trainer = Trainer(accelerator='cpu', logger=False)
     module.trainer.ckpt_path = checkpoint
     module.setup('predict')
@@ -147,7 +148,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--sizes', type=int, nargs='+', default=[4096, 16384], help='for memory'
     )
+    parser.add_argument('--stride', type=int, default=256)
     parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--countries', type=Path, help='CSV file to write')
     args = parser.parse_args(argv)
     if args.job:
         run_child(json.loads(args.job))
@@ -170,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 write_scene(scene, size)
             return {
                 'what': what, 'scene': str(scene), 'checkpoint': str(checkpoint),
-                'processes': processes, 'workers': workers, 'output': str(folder / 'change.tif'),
+                'processes': processes, 'workers': workers, 'stride': args.stride,
+                'output': str(folder / 'change.tif'),
             }  # fmt: skip
 
         if args.memory:
@@ -198,6 +202,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_csv(args.output, rows)
     for row in rows:
         print(*row.values(), sep='\t')
+    if args.countries is not None:
+        fastest = max(float(row['km²/min at 10 m']) for row in rows[1:])
+        write_csv(args.countries, cost(fastest * 60 / cores))
+
+
+def cost(rate: float) -> list[dict[str, Any]]:
+    """Compute what countries cost.
+
+    Args:
+        rate: km² that a core maps in an hour.
+
+    Returns:
+        One row per country.
+    """
+    return [
+        {
+            'country': country,
+            'km²': f'{area:,}',
+            '10⁹ pixels of 10 m': f'{area / 1e5:.1f}',
+            'core hours': f'{area / rate:.0f}',
+            'on 128 cores': f'{area / rate / 128 * 60:.0f} min',
+        }
+        for country, area in COUNTRIES.items()
+    ]
 
 
 def compare(

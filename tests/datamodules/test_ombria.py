@@ -51,6 +51,22 @@ class TestOMBRIADataModule:
         assert len(test['image']) == length
         assert torch.equal(test['image'], predict['image'])
 
+    @pytest.mark.parametrize(('modality', 'index'), [('sar', 0), ('optical', 1)])
+    def test_modality(self, root: pathlib.Path, modality: Any, index: int) -> None:
+        both = OMBRIADataModule(root=root, batch_size=2)
+        one = OMBRIADataModule(root=root, batch_size=2, modality=modality, jitter=0.5)
+        both.setup('test')
+        batch = next(iter(both.test_dataloader()))
+        expected, output = (m.aug(dict(batch))['image'] for m in (both, one))
+        assert (output[:, index] == 0).all()
+        assert torch.equal(output[:, 1 - index], expected[:, 1 - index])
+        assert one.train_aug is not None
+        assert (one.train_aug(dict(batch))['image'][:, index] == 0).all()
+
+    def test_unknown_modality(self, root: pathlib.Path) -> None:
+        with pytest.raises(ValueError, match="unknown modality 'SAR' .expected one of"):
+            OMBRIADataModule(root=root, modality='SAR')  # type: ignore[arg-type]
+
     def test_train_aug(self, root: pathlib.Path) -> None:
         datamodule = OMBRIADataModule(root=root, batch_size=2, patch_size=5)
         datamodule.setup('fit')

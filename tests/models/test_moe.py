@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.data.reference import tensors
 from torchgeo_m2cd.models import CosineGate, MixtureOfExperts
@@ -243,6 +244,22 @@ class TestMixtureOfExperts:
         assert len(results[0]) == 1 + 1 + len(list(moe.parameters()))
         atol = 1e-6 if dtype == torch.float32 else 1e-2
         torch.testing.assert_close(*results, rtol=1e-2, atol=atol)
+
+    def test_flops(self) -> None:
+        moe = MixtureOfExperts(8, expansion=3)
+        x = torch.randn(30, 8, requires_grad=True)
+        gates = moe.route(x)[0].detach()
+        counts = []
+        for form in (moe._mix_dense, moe._mix_sparse):
+            with FlopCounterMode(display=False) as forward:
+                tokens = form(x, gates)
+            with FlopCounterMode(display=False) as backward:
+                tokens.sum().backward()
+            counts.append((forward.get_total_flops(), backward.get_total_flops()))
+        dense, sparse = counts
+        assert dense[0] == 2 * 30 * 4 * 2 * 8 * 24  # All four experts, two products
+        assert sparse[0] == dense[0] / 2  # The two of each token
+        assert sparse[1] == (dense[1] + dense[0] / 2) / 2  # Hidden values anew
 
     def test_operator(self) -> None:
         moe = MixtureOfExperts(8)

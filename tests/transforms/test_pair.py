@@ -1,12 +1,15 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from typing import Literal
+
 import kornia.augmentation as K
 import pytest
 import torch
 from torch import Tensor
 
 from torchgeo_m2cd.transforms import (
+    DropImage,
     PairAugmentation,
     RandomGainOffset,
     RandomQuarterTurn,
@@ -166,6 +169,25 @@ class TestStandardizeImage:
         batch = {'image': torch.full((1, 2, C, H, W), 7.0)}
         output = PairAugmentation(StandardizeImage())(batch)
         torch.testing.assert_close(output['image'], torch.zeros(1, 2, C, H, W))
+
+
+class TestDropImage:
+    @pytest.mark.parametrize('index', [0, 1])
+    def test_drop(self, index: Literal[0, 1]) -> None:
+        batch = make_batch()
+        image = batch['image'].clone()
+        output = PairAugmentation(DropImage(index))(batch)
+        assert (output['image'][:, index] == 0).all()
+        assert torch.equal(output['image'][:, 1 - index], image[:, 1 - index])
+        assert torch.equal(output['mask'], batch['mask'])
+        assert torch.equal(batch['image'], image)  # Not in place
+
+    def test_probability(self) -> None:
+        torch.manual_seed(0)
+        batch = {'image': torch.ones(400, 2, C, 2, 2)}
+        output = PairAugmentation(DropImage(0, p=0.25))(batch)['image']
+        dropped = (output[:, 0] == 0).flatten(1).all(dim=1)
+        assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.07)
 
 
 class TestRandomGainOffset:

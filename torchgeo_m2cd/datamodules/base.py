@@ -4,7 +4,7 @@
 """Base class for all optical-SAR data modules."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import kornia.augmentation as K
 import torch
@@ -14,6 +14,7 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets import OpticalSARDataset, stack_pair
 from ..transforms import (
+    DropImage,
     PairAugmentation,
     RandomGainOffset,
     RandomQuarterTurn,
@@ -22,6 +23,9 @@ from ..transforms import (
     pair_normalize,
 )
 from ..utils import check_choice
+
+#: Which image of a pair a model sees.
+Modality = Literal['both', 'optical', 'sar']
 
 
 class OpticalSARDataModule(NonGeoDataModule):
@@ -43,6 +47,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         test_split: str = 'test',
         standardize: Literal['dataset', 'image'] = 'dataset',
         jitter: float = 0.0,
+        modality: Modality = 'both',
         **kwargs: Any,
     ) -> None:
         """Initialize a new OpticalSARDataModule instance.
@@ -61,10 +66,12 @@ class OpticalSARDataModule(NonGeoDataModule):
                 (``'dataset'``), or then each by itself (``'image'``).
             jitter: Standard deviation of a random gain and offset per band in training,
                 in units of the standardised images.
+            modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
+                the other one is zero.
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
-            ValueError: If *standardize* is unknown, the shapes of *mean* and *std* are
+            ValueError: If *standardize* or *modality* is unknown, the shapes of *mean* and *std* are
                 not (2, C), a standard deviation is not positive, or *patch_size* is not.
         """
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
@@ -82,12 +89,16 @@ class OpticalSARDataModule(NonGeoDataModule):
                 raise ValueError(f'patch_size is {patch_size}: expected at least 1')
             crop = [StrictRandomCrop(self.patch_size)]
         check_choice('standardize', standardize, ('dataset', 'image'))
+        check_choice('modality', modality, get_args(Modality))
         self.standardize = standardize
         # The whole chip counts, as in evaluation, not the crop
         own = [StandardizeImage()] if standardize == 'image' else []
-        self.aug = PairAugmentation(pair_normalize(mean, std), *own)
+        dropped = {'both': [], 'optical': [DropImage(1)], 'sar': [DropImage(0)]}[
+            modality
+        ]
+        self.aug = PairAugmentation(pair_normalize(mean, std), *own, *dropped)
         self.train_aug = PairAugmentation(
-            pair_normalize(mean, std), *own, *crop, *random_changes(jitter)
+            pair_normalize(mean, std), *own, *crop, *random_changes(jitter), *dropped
         )
 
     def setup(self, stage: str) -> None:

@@ -10,7 +10,7 @@ from torchgeo.datasets.utils import Path
 
 from ..datasets import OMBRIA
 from ..utils import check_choice
-from .base import OpticalSARDataModule, pair_statistics
+from .base import Modality, OpticalSARDataModule, pair_statistics
 
 # Over all pixels of the 551 chips of the training split, rounded to two digits:
 # red, green, and blue of the optical image, then SAR
@@ -35,6 +35,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         test_split: str = 'test',
         standardize: Literal['dataset', 'image'] = 'dataset',
         jitter: float = 0.0,
+        modality: Modality = 'both',
         mean: Sequence[Sequence[float]] = MEAN,
         std: Sequence[Sequence[float]] = STD,
         download: bool = False,
@@ -53,13 +54,15 @@ class OMBRIADataModule(OpticalSARDataModule):
                 (``'dataset'``), or then each by itself (``'image'``).
             jitter: Standard deviation of a random gain and offset per band in training,
                 in units of the standardised images.
+            modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
+                the other one is zero.
             mean: Mean of each band, first of the optical, then of the SAR bands.
             std: Standard deviation of each band, likewise.
             download: Whether to download what is needed and not there yet.
             checksum: Whether to count the files.
 
         Raises:
-            ValueError: If *test_split* is unknown, or one of *patch_size*, *mean*,
+            ValueError: If *test_split* or *modality* is unknown, or one of *patch_size*, *mean*,
                 and *std* is not as described.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
@@ -79,6 +82,7 @@ class OMBRIADataModule(OpticalSARDataModule):
             test_split=test_split,
             standardize=standardize,
             jitter=jitter,
+            modality=modality,
             root=root,
             download=download,
             checksum=checksum,

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 from ..utils import check_choice
 from .linear import Linear, linear, linear_weight_grad
@@ -194,6 +195,19 @@ _sparse_experts_backward.register_fake(
     lambda grad, *args: [torch.empty_like(tensor) for tensor in args[:-1]]
 )
 _sparse_experts.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+# What PyTorch's counter of operations has to know: it sees no products in there
+@register_flop_formula(torch.ops.torchgeo_m2cd.sparse_experts, get_raw=True)
+def _count_flops(x: Tensor, gates: Tensor, w1: Tensor, *_: Any, **__: Any) -> int:
+    """Count the operations of :func:`_sparse_experts`: two products per token."""
+    return 4 * int((gates > 0).sum()) * w1[0].numel()
+
+
+@register_flop_formula(torch.ops.torchgeo_m2cd.sparse_experts_backward, get_raw=True)
+def _count_flops_backward(grad: Tensor, *args: Any, **_: Any) -> int:
+    """Count those of its backward pass: four products, and one that is done anew."""
+    return _count_flops(*args) * 5 // 2
 
 
 def _blocks(gates: Tensor, rows: int) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -4,6 +4,7 @@
 """Transforms for optical-SAR pairs."""
 
 from .pair import (
+    DropImage,
     PairAugmentation,
     RandomGainOffset,
     RandomQuarterTurn,
@@ -13,6 +14,7 @@ from .pair import (
 )
 
 __all__ = (
+    'DropImage',
     'PairAugmentation',
     'RandomGainOffset',
     'RandomQuarterTurn',

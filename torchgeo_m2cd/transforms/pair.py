@@ -3,7 +3,7 @@
 
 """Augmentation of image pairs."""
 
-from typing import Any
+from typing import Any, Literal
 
 import kornia.augmentation as K
 import torch
@@ -155,6 +155,42 @@ class StandardizeImage(K.IntensityAugmentationBase2D):
         std, mean = torch.std_mean(pair, dim=(2, 3, 4), keepdim=True)
         # A constant image becomes 0
         return ((pair - mean) / (std + 1e-6)).flatten(1, 2)
+
+
+class DropImage(K.IntensityAugmentationBase2D):
+    """Set one image of a pair to zero, the mean of standardised images."""
+
+    def __init__(self, index: Literal[0, 1], p: float = 1.0) -> None:
+        """Initialize a new DropImage instance.
+
+        Args:
+            index: Which image: 0 is the optical one, 1 the SAR image.
+            p: Probability to drop the image of a pair.
+        """
+        super().__init__(p=p)
+        self.index = index
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Drop the image of a batch.
+
+        Args:
+            input: Pairs with 2C channels, shape (B, 2C, H, W).
+            params: Not used.
+            flags: Not used.
+            transform: Not used.
+
+        Returns:
+            Pairs, same shape.
+        """
+        pair = rearrange(input, 'b (t c) h w -> b t c h w', t=2).clone()
+        pair[:, self.index] = 0
+        return pair.flatten(1, 2)
 
 
 class RandomGainOffset(K.IntensityAugmentationBase2D):

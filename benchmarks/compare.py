@@ -1,0 +1,429 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Train and test models on the same terms: models x seeds x datasets.
+
+python benchmarks/compare.py benchmarks/compare.yaml output/compare --jobs 2
+
+Each cell of the matrix is trained by ``torchgeo fit`` in a folder of its own, and tested on
+every split; see ``compare.yaml`` for how a row is added. When it is killed, run the same
+command again: cells that are finished are left out, and one that was cut off goes on from its
+last epoch. OUTPUT/counts.csv has the pixels of every chip that each model got right and wrong;
+the predictions themselves are in the folders. ``report.py`` makes tables and plots of them.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import yaml
+from kornia.filters import otsu_threshold
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.cli import instantiate_class
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from torchgeo_m2cd.configs import config_path
+from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+#: Outcomes of the pixels of a chip that are not to be ignored.
+COUNTS = ('tp', 'fp', 'fn', 'tn')
+
+#: Values that a written probability is a part of.
+LEVELS = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A model, trained on a dataset with a seed."""
+
+    folder: str
+    dataset: str
+    model: str
+    seed: int
+    config: str
+    arguments: dict[str, Any]
+    splits: list[str]
+    threshold: str | None = None
+    swap: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Folder of the cell."""
+        return Path(self.folder)
+
+
+def read_matrix(path: Path, output: Path) -> list[Cell]:
+    """List the cells of a matrix.
+
+    Args:
+        path: YAML file, see ``compare.yaml``.
+        output: Folder of the results.
+
+    Returns:
+        Cells, the first seed of all models first.
+
+    Raises:
+        ValueError: If the file has an unknown key, or a model is like another one by name.
+    """
+    matrix = yaml.safe_load(path.read_text())
+    _check_keys(path, matrix, {'config', 'arguments', 'datasets', 'models', 'seeds'})
+    cells = []
+    for seed, (dataset, where), (model, what) in itertools.product(
+        matrix['seeds'], matrix['datasets'].items(), matrix['models'].items()
+    ):
+        _check_keys(path, where, {'arguments', 'splits'})
+        _check_keys(path, what or {}, {'arguments', 'threshold', 'swap', 'seeds'})
+        options = dict(what or {})
+        if seed not in options.pop('seeds', matrix['seeds']):
+            continue
+        arguments = {
+            **matrix.get('arguments', {}),
+            **where.get('arguments', {}),
+            **options.pop('arguments', {}),
+        }
+        folder = output / _slug(dataset) / _slug(model) / str(seed)
+        cells.append(
+            Cell(
+                str(folder), dataset, model, seed, matrix['config'], arguments,
+                where['splits'], **options,
+            )
+        )  # fmt: skip
+    if len({cell.folder for cell in cells}) < len(cells):
+        raise ValueError(f'{path} has models whose names differ in punctuation only')
+    return cells
+
+
+def _check_keys(path: Path, given: Mapping[str, Any], known: set[str]) -> None:
+    """Check that a mapping has no unknown key."""
+    unknown = set(given) - known
+    if unknown:
+        raise ValueError(
+            f'{path} has the unknown key {min(unknown)!r}: expected some of '
+            f'{sorted(known)}'
+        )
+
+
+def _slug(name: str) -> str:
+    """Make a file name of a name."""
+    return re.sub(r'\W+', '-', name.lower().replace('²', '2')).strip('-')
+
+
+def run_cell(cell: Cell, threads: int) -> str:
+    """Train and test a cell, or what is left to do of it.
+
+    Args:
+        cell: The cell.
+        threads: Threads to use.
+
+    Returns:
+        What was done.
+
+    Raises:
+        RuntimeError: If training or testing fails.
+        ValueError: If the folder has a cell of other arguments.
+    """
+    cell.path.mkdir(parents=True, exist_ok=True)
+    plan, made = cell.path / 'cell.json', json.dumps(dataclasses.asdict(cell), indent=1)
+    if plan.exists() and json.loads(plan.read_text()) != json.loads(made):
+        raise ValueError(f'{cell.folder} is of another matrix: remove it first')
+    plan.write_text(made)
+    if (cell.path / 'counts.csv').exists():
+        return 'was finished'
+    env = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
+    if cell.threshold is None and not (cell.path / 'fitted').exists():
+        command = [sys.executable, '-m', 'torchgeo', 'fit', *fit_arguments(cell)]
+        _run(command, cell.path / 'fit.log', env)
+        (cell.path / 'fitted').touch()
+    _run(
+        [sys.executable, __file__, '--evaluate', cell.folder],
+        cell.path / 'test.log',
+        env,
+    )
+    return 'done'
+
+
+def fit_arguments(cell: Cell) -> list[str]:
+    """Return the arguments of ``torchgeo fit`` for a cell."""
+    # One folder, also after an interruption: the best model so far is in it
+    logger = {
+        'trainer.logger': 'lightning.pytorch.loggers.TensorBoardLogger',
+        'trainer.logger.save_dir': cell.folder,
+        'trainer.logger.name': '',
+        'trainer.logger.version': 'fit',
+    }
+    last = cell.path / 'fit' / 'checkpoints' / 'last.ckpt'
+    arguments = {
+        'seed_everything': cell.seed,
+        **logger,
+        **cell.arguments,
+        **({'ckpt_path': str(last)} if last.exists() else {}),
+    }
+    config = cell.config if cell.config.endswith('.yaml') else config_path(cell.config)
+    return [
+        f'--config={config}',
+        *(
+            f'--{k}={v if isinstance(v, str) else json.dumps(v)}'
+            for k, v in arguments.items()
+        ),
+    ]
+
+
+def _run(command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+    """Run a command, and raise its last words if it fails."""
+    with log.open('a') as file:
+        result = subprocess.run(command, check=False, env=env, stdout=file, stderr=file)
+    if result.returncode:
+        words = log.read_text().strip().splitlines()[-3:]
+        raise RuntimeError(f'{log}: exit code {result.returncode}: {" ".join(words)}')
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """Return the best checkpoint in the folder of a cell."""
+    found = sorted((folder / 'fit' / 'checkpoints').glob('best*.ckpt'))
+    if len(found) != 1:
+        raise FileNotFoundError(f'{folder} has {len(found)} best checkpoints')
+    return found[0]
+
+
+class SwappedOptical(Dataset[dict[str, Tensor]]):
+    """A dataset whose optical images are those of other chips."""
+
+    def __init__(self, dataset: Any) -> None:
+        """Initialize a new SwappedOptical instance."""
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """Return the number of chips."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Retrieve a chip: its neighbours may look alike, one half on does not."""
+        sample: dict[str, Tensor] = self.dataset[index]
+        other = self.dataset[(index + len(self) // 2) % len(self)]['image'][0]
+        return {**sample, 'image': torch.stack([other, sample['image'][1]])}
+
+
+def evaluate(cell: Cell) -> None:
+    """Test a trained cell on all splits.
+
+    Args:
+        cell: The cell.
+    """
+    seed_everything(cell.seed, verbose=False)
+    predictions = cell.path / 'predictions'
+    predictions.mkdir(exist_ok=True)
+    task, config = load_run(cell)
+    rows, scores = [], {}
+    for split in cell.splits:
+        datamodule = make_datamodule(config, test_split=split)
+        variants = {cell.model: lambda dataset: dataset}
+        if task is not None:
+            trainer = Trainer(
+                logger=False, enable_progress_bar=False, enable_model_summary=False
+            )
+            scores[split] = trainer.test(task, datamodule=datamodule, verbose=False)[0]
+        datamodule.setup('test')
+        if cell.swap:
+            variants[f'{cell.model}, optical swapped'] = SwappedOptical
+        for model, wrap in variants.items():
+            written, truth = predict(task, cell.threshold, datamodule, wrap)
+            chips = [Path(file.mask).stem for file in datamodule.test_dataset.files]
+            np.savez_compressed(
+                predictions / f'{split}{"-swapped" * (model != cell.model)}.npz',
+                probability=written, mask=truth, chips=chips,
+            )  # fmt: skip
+            rows += [
+                {
+                    'dataset': cell.dataset,
+                    'split': split,
+                    'model': model,
+                    'seed': cell.seed,
+                    'chip': chip,
+                    **count(*pair),
+                    **provenance(),
+                }
+                for chip, *pair in zip(chips, written, truth, strict=True)
+            ]
+    (cell.path / 'scores.json').write_text(json.dumps(scores, indent=1))
+    part = cell.path / 'counts.csv.part'
+    pd.DataFrame(rows).to_csv(part, index=False)
+    part.replace(cell.path / 'counts.csv')
+
+
+def load_run(cell: Cell) -> tuple[ChangeDetectionTask | None, dict[str, Any]]:
+    """Load the best checkpoint of a cell, and the configuration that it was made with."""
+    if cell.threshold is not None:
+        # No model, but the data of one
+        path = config_path(cell.config)
+        config: dict[str, Any] = yaml.safe_load(Path(path).read_text())
+        for key, value in cell.arguments.items():
+            if key.startswith('data.'):
+                config['data']['init_args'][key.removeprefix('data.')] = value
+        return None, config
+    config = yaml.safe_load((cell.path / 'fit' / 'config.yaml').read_text())
+    task = ChangeDetectionTask.load_from_checkpoint(
+        best_checkpoint(cell.path), map_location='cpu', weights_only=True
+    )
+    return task.eval(), config
+
+
+def make_datamodule(config: Mapping[str, Any], **changes: Any) -> Any:
+    """Make the data module of a configuration."""
+    data = config['data']
+    arguments = {**data['init_args'], 'num_workers': 0, **changes}
+    return instantiate_class((), {**data, 'init_args': arguments})
+
+
+@torch.inference_mode()
+def predict(
+    task: ChangeDetectionTask | None, threshold: str | None, datamodule: Any, wrap: Any
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Predict the test split of a data module.
+
+    Returns:
+        Probabilities in parts of 255, and masks, both of shape (N, H, W).
+    """
+    limit: Any = best_threshold(datamodule) if threshold == 'global' else None
+    written, truth = [], []
+    loader = DataLoader(
+        wrap(datamodule.test_dataset), datamodule.batch_size, collate_fn=default_collate
+    )
+    for batch in loader:
+        truth.append(batch['mask'][:, 0])
+        if task is None:
+            sar = batch['image'][:, 1, :1]
+            if threshold == 'otsu':
+                limit = otsu_threshold(sar)[1].reshape(-1, 1, 1, 1)
+            probability = (sar <= limit).float()
+        else:
+            probability = task.predict_step(datamodule.aug(batch), 0)
+        written.append((probability[:, -1] * LEVELS).round())
+    return tuple(torch.cat(v).to(torch.uint8).numpy() for v in (written, truth))  # type: ignore[return-value]
+
+
+def best_threshold(datamodule: Any) -> int:
+    """Find the SAR value up to which calling all flood is best on the training split."""
+    datamodule.setup('fit')
+    counts = torch.zeros(2, 256)  # by class and value
+    for sample in datamodule.train_dataset:
+        values, mask = sample['image'][1, 0].long(), sample['mask'][0]
+        for label in (0, 1):
+            counts[label] += torch.bincount(values[mask == label], minlength=256)
+    false_alarms, hits = counts.cumsum(1)
+    iou = hits / (counts[1].sum() + false_alarms)
+    return int(iou.argmax())
+
+
+def count(
+    probability: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], level: int = 128
+) -> dict[str, int]:
+    """Count the outcomes of a chip.
+
+    Args:
+        probability: Probability in parts of 255, shape (H, W).
+        mask: 0, 1, or 255 for pixels to ignore.
+        level: Part of 255 from which on a pixel is changed.
+
+    Returns:
+        Pixels by outcome.
+    """
+    flood = probability >= level
+    return {
+        'tp': int((flood & (mask == 1)).sum()),
+        'fp': int((flood & (mask == 0)).sum()),
+        'fn': int((~flood & (mask == 1)).sum()),
+        'tn': int((~flood & (mask == 0)).sum()),
+    }
+
+
+def provenance() -> dict[str, str]:
+    """Say what a result was made with."""
+    commit = subprocess.run(
+        ['git', 'describe', '--always', '--dirty'],
+        check=False,
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    names = ('torch', 'torchgeo', 'torchgeo-m2cd')
+    versions = [f'{name} {importlib.metadata.version(name)}' for name in names]
+    return {
+        'commit': commit,
+        'versions': ', '.join([*versions, f'Python {platform.python_version()}']),
+    }
+
+
+def collect(cells: Sequence[Cell], output: Path) -> None:
+    """Put the counts of all finished cells into one table."""
+    tables = [
+        pd.read_csv(cell.path / 'counts.csv')
+        for cell in cells
+        if (cell.path / 'counts.csv').exists()
+    ]
+    if tables:
+        part = output / 'counts.csv.part'
+        pd.concat(tables).to_csv(part, index=False)
+        part.replace(output / 'counts.csv')
+
+
+def run_all(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str | Exception]]:
+    """Run cells, several at a time.
+
+    Yields:
+        Each cell, and what was done or went wrong.
+    """
+    threads = max(len(os.sched_getaffinity(0)) // jobs, 1)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run_cell, cell, threads): cell for cell in cells}
+        for future in concurrent.futures.as_completed(futures):
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            yield futures[future], error or future.result()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command-line interface."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('matrix', type=Path, nargs='?', help='YAML file')
+    parser.add_argument('output', type=Path, nargs='?', help='folder to write to')
+    parser.add_argument('--jobs', type=int, default=1, help='cells at a time')
+    parser.add_argument('--models', nargs='+', help='only these rows')
+    parser.add_argument('--evaluate', type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.evaluate:
+        evaluate(Cell(**json.loads((args.evaluate / 'cell.json').read_text())))
+        return 0
+    if args.output is None:
+        parser.error('the following arguments are required: matrix, output')
+    every = read_matrix(args.matrix, args.output)
+    cells = [cell for cell in every if not args.models or cell.model in args.models]
+    failed = 0
+    for number, (cell, result) in enumerate(run_all(cells, args.jobs), 1):
+        failed += isinstance(result, Exception)
+        place = f'{cell.dataset}, {cell.model}, seed {cell.seed}'
+        print(f'[{number}/{len(cells)}] {place}: {result}', flush=True)
+        collect(every, args.output)
+    return min(failed, 1)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,190 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torchmetrics.classification import BinaryConfusionMatrix, BinaryJaccardIndex
+
+from benchmarks import compare, report
+from tests.data.ombria.data import make_ombria
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> dict[str, Any]:
+    make_ombria(tmp_path / 'data')
+    return {
+        'config': 'ombria',
+        'arguments': {
+            'data.root': str(tmp_path / 'data'),
+            'data.batch_size': 2,
+            'data.patch_size': None,
+            'data.modality': 'sar',
+        },
+        'datasets': {'OMBRIA': {'splits': ['test', 'albania']}},
+        'models': {'Otsu': {'threshold': 'otsu', 'seeds': [1]}},
+        'seeds': [0, 1],
+    }
+
+
+def write(matrix: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / 'matrix.yaml'
+    path.write_text(yaml.safe_dump(matrix, sort_keys=False))
+    return path
+
+
+class TestReadMatrix:
+    def test_cells(self, matrix: dict[str, Any], tmp_path: Path) -> None:
+        matrix['models']['M²CD, MoE'] = {'arguments': {'data.batch_size': 4}}
+        cells = compare.read_matrix(write(matrix, tmp_path), tmp_path / 'out')
+        assert [(cell.model, cell.seed) for cell in cells] == [
+            ('M²CD, MoE', 0),
+            ('Otsu', 1),
+            ('M²CD, MoE', 1),
+        ]
+        assert cells[0].path == tmp_path / 'out' / 'ombria' / 'm2cd-moe' / '0'
+        assert cells[0].arguments['data.batch_size'] == 4
+        assert cells[1].arguments['data.batch_size'] == 2
+        assert '--data.batch_size=4' in compare.fit_arguments(cells[0])
+        assert '--seed_everything=0' in compare.fit_arguments(cells[0])
+
+    def test_goes_on(self, matrix: dict[str, Any], tmp_path: Path) -> None:
+        matrix['models'] = {'U-Net': None}
+        cell, _ = compare.read_matrix(write(matrix, tmp_path), tmp_path)
+        last = cell.path / 'fit' / 'checkpoints' / 'last.ckpt'
+        last.parent.mkdir(parents=True)
+        assert not any('ckpt_path' in a for a in compare.fit_arguments(cell))
+        last.touch()
+        assert f'--ckpt_path={last}' in compare.fit_arguments(cell)
+
+    @pytest.mark.parametrize(
+        ('key', 'match'), [('model', 'models'), ('seed', 'seeds'), ('x', 'config')]
+    )
+    def test_unknown_key(
+        self, matrix: dict[str, Any], tmp_path: Path, key: str, match: str
+    ) -> None:
+        matrix[key] = {}
+        with pytest.raises(ValueError, match=f"unknown key '{key}'.*{match}"):
+            compare.read_matrix(write(matrix, tmp_path), tmp_path)
+
+    def test_same_name(self, matrix: dict[str, Any], tmp_path: Path) -> None:
+        matrix['models'] = {'U-Net': None, 'u net': None}
+        with pytest.raises(ValueError, match='differ in punctuation only'):
+            compare.read_matrix(write(matrix, tmp_path), tmp_path)
+
+
+class TestThresholds:
+    def test_otsu(self, matrix: dict[str, Any], tmp_path: Path) -> None:
+        path, output = write(matrix, tmp_path), tmp_path / 'out'
+        assert compare.main([str(path), str(output)]) == 0
+        counts = pd.read_csv(output / 'counts.csv')
+        assert list(counts['chip']) == [
+            *('S1_mask_0013', 'S1_mask_0770'),
+            *('gt_1', 'gt_2', 'gt_10'),
+        ]
+        # Every value from 0 to 255 is as frequent in a chip: half of it is dark
+        total = counts[list(compare.COUNTS)].sum(axis=1)
+        assert (total == 64).all()
+        assert (counts['tp'] + counts['fp']).between(24, 40).all()
+        assert counts['versions'].str.contains('torchgeo ').all()
+        # Once more: nothing is done
+        (finished,) = (output / 'ombria').glob('*/1/counts.csv')
+        before = finished.stat().st_mtime_ns
+        assert compare.main([str(path), str(output)]) == 0
+        assert finished.stat().st_mtime_ns == before
+        # Of other arguments: refused
+        matrix['arguments']['data.batch_size'] = 1
+        assert compare.main([str(write(matrix, tmp_path)), str(output)]) == 1
+
+    def test_global(self, tmp_path: Path) -> None:
+        class Module:
+            """Dark flood in half of the chips, bright elsewhere."""
+
+            def setup(self, stage: str) -> None:
+                sar = torch.tensor([[10.0, 20.0, 30.0, 200.0]]).expand(2, 3, 1, 4)
+                mask = torch.tensor([[[1, 1, 0, 255]]])
+                self.train_dataset = [{'image': sar, 'mask': mask}]
+
+        assert compare.best_threshold(Module()) == 20
+
+
+def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
+    matrix['models'] = {
+        'FCN': {
+            'swap': True,
+            'arguments': {
+                'trainer.max_epochs': 1,
+                'trainer.accelerator': 'cpu',
+                'model.model': 'fcn',
+                'data.modality': 'both',
+            },
+        }
+    }
+    matrix['seeds'] = [3]
+    path, output = write(matrix, tmp_path), tmp_path / 'out'
+    assert compare.main([str(path), str(output)]) == 0
+    counts = pd.read_csv(output / 'counts.csv')
+    assert set(counts['model']) == {'FCN', 'FCN, optical swapped'}
+    assert set(counts['seed']) == {3}
+    cells = compare.read_matrix(path, output)
+    # A score that TorchMetrics did not give is found
+    assert report.check(cells) < 1e-3
+    scores = json.loads((cells[0].path / 'scores.json').read_text())
+    scores['albania']['test_AverageJaccardIndex'] += 0.1
+    (cells[0].path / 'scores.json').write_text(json.dumps(scores))
+    with pytest.raises(ValueError, match=r'IoU differs by 0\.1'):
+        report.check(cells)
+    scores['albania']['test_AverageJaccardIndex'] -= 0.1
+    (cells[0].path / 'scores.json').write_text(json.dumps(scores))
+    report.main([str(path), str(output), str(tmp_path / 'o'), '--events', 'albania'])
+    names = {file.name for file in tmp_path.glob('o*') if file.is_file()}
+    assert {'o.csv', 'o.md', 'o.tex', 'o-iou.svg', 'o-chips.png'} <= names
+    table = pd.read_csv(tmp_path / 'o.csv')
+    assert list(table['model']) == ['FCN', 'FCN, optical swapped']
+    assert list(table['mean of events']) == list(table['albania'])
+
+
+def test_failing_cell(
+    matrix: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix['arguments']['data.root'] = str(tmp_path / 'nowhere')
+    assert compare.main([str(write(matrix, tmp_path)), str(tmp_path / 'out')]) == 1
+    assert 'exit code 1' in capsys.readouterr().out
+    assert not (tmp_path / 'out' / 'counts.csv').exists()
+
+
+def test_count_and_iou() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.integers(256, size=(40, 50)).astype(np.uint8)
+    mask = rng.choice([0, 1, 255], size=(40, 50)).astype(np.uint8)
+    counts = compare.count(probability, mask)
+    p, m = torch.from_numpy(probability >= 128).int(), torch.from_numpy(mask).int()
+    expected = BinaryConfusionMatrix(ignore_index=255)(p, m)
+    assert expected.tolist() == [
+        [counts['tn'], counts['fp']],
+        [counts['fn'], counts['tp']],
+    ]
+    jaccard = BinaryJaccardIndex(ignore_index=255)(p, m)
+    values = np.array([counts[name] for name in compare.COUNTS])
+    assert report.iou(values) == pytest.approx(jaccard.item())
+
+
+def test_bootstrap() -> None:
+    # Chips of IoU 1 and 0, of one size: the mean of draws is binomial
+    counts = np.zeros((1, 100, 4))
+    counts[0, :50, 0] = counts[0, 50:, 1] = 10
+    draws = report.bootstrap(counts)
+    assert draws.mean() == pytest.approx(0.5, abs=0.01)
+    assert draws.std() == pytest.approx(0.05, rel=0.1)
+    # Two seeds, one always right: half of the draws of seeds are not mixed
+    counts = np.zeros((2, 3, 4))
+    counts[0, :, 0] = counts[1, :, 1] = 10
+    draws = report.bootstrap(counts)
+    assert {round(float(v), 3) for v in draws} == {0.0, 0.5, 1.0}
+    assert (draws == 0.5).mean() == pytest.approx(0.5, abs=0.05)
