@@ -15,8 +15,10 @@ from torchgeo.datamodules import NonGeoDataModule
 from ..datasets import OpticalSARDataset, stack_pair
 from ..transforms import (
     PairAugmentation,
+    PhotometricDistortion,
     RandomGainOffset,
     RandomQuarterTurn,
+    RandomRotationOrFlip,
     StandardizeImage,
     StrictRandomCrop,
     pair_normalize,
@@ -29,7 +31,7 @@ class OpticalSARDataModule(NonGeoDataModule):
 
     Every batch is normalized with one mean and standard deviation per modality and band.
     In training, it is also cropped, flipped, and turned by multiples of 90 degrees
-    at random. Predictions are made for the test split.
+    at random, by default. Predictions are made for the test split.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         test_split: str = 'test',
         standardize: Literal['dataset', 'image'] = 'dataset',
         jitter: float = 0.0,
+        augmentation: Literal['default', 'original'] = 'default',
         **kwargs: Any,
     ) -> None:
         """Initialize a new OpticalSARDataModule instance.
@@ -61,11 +64,16 @@ class OpticalSARDataModule(NonGeoDataModule):
                 (``'dataset'``), or then each by itself (``'image'``).
             jitter: Standard deviation of a random gain and offset per band in training,
                 in units of the standardised images.
+            augmentation: How training images are changed at random: ``'default'``, as
+                above, or ``'original'``, as in the original M²CD: rotated by up to 20
+                degrees, mirrored or neither, and their colors distorted, which needs
+                8-bit images of 3 bands. Then, there is no *jitter*.
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
-            ValueError: If *standardize* is unknown, the shapes of *mean* and *std* are
-                not (2, C), a standard deviation is not positive, or *patch_size* is not.
+            ValueError: If *standardize* or *augmentation* is unknown, the shapes of
+                *mean* and *std* are not (2, C), a standard deviation is not positive,
+                *patch_size* is not, or ``augmentation='original'`` does not fit.
         """
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
 
@@ -85,10 +93,23 @@ class OpticalSARDataModule(NonGeoDataModule):
         self.standardize = standardize
         # The whole chip counts, as in evaluation, not the crop
         own = [StandardizeImage()] if standardize == 'image' else []
-        self.aug = PairAugmentation(pair_normalize(mean, std), *own)
-        self.train_aug = PairAugmentation(
-            pair_normalize(mean, std), *own, *crop, *random_changes(jitter)
-        )
+        normalize = [pair_normalize(mean, std), *own]
+        self.aug = PairAugmentation(*normalize)
+        check_choice('augmentation', augmentation, ('default', 'original'))
+        changes = [*normalize, *crop, *random_changes(jitter)]
+        if augmentation == 'original':
+            if mean.shape[1] != 3 or jitter:
+                raise ValueError(
+                    "augmentation='original' needs images of 3 bands and no jitter, got "
+                    f'{mean.shape[1]} bands and jitter={jitter}'
+                )
+            changes = [
+                PhotometricDistortion(),
+                *normalize,
+                RandomRotationOrFlip(),
+                *crop,
+            ]
+        self.train_aug = PairAugmentation(*changes)
 
     def setup(self, stage: str) -> None:
         """Set up datasets.

@@ -37,6 +37,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         jitter: float = 0.0,
         mean: Sequence[Sequence[float]] = MEAN,
         std: Sequence[Sequence[float]] = STD,
+        augmentation: Literal['default', 'original'] = 'default',
         download: bool = False,
         checksum: bool = False,
     ) -> None:
@@ -55,12 +56,14 @@ class OMBRIADataModule(OpticalSARDataModule):
                 in units of the standardised images.
             mean: Mean of each band, first of the optical, then of the SAR bands.
             std: Standard deviation of each band, likewise.
+            augmentation: How training images are changed at random, see
+                :class:`OpticalSARDataModule`.
             download: Whether to download what is needed and not there yet.
             checksum: Whether to count the files.
 
         Raises:
             ValueError: If *test_split* is unknown, or one of *patch_size*, *mean*,
-                and *std* is not as described.
+                *std*, and *augmentation* is not as described.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
         for name, values in (('mean', mean), ('std', std)):
@@ -79,6 +82,7 @@ class OMBRIADataModule(OpticalSARDataModule):
             test_split=test_split,
             standardize=standardize,
             jitter=jitter,
+            augmentation=augmentation,
             root=root,
             download=download,
             checksum=checksum,

@@ -5,8 +5,10 @@
 
 from .pair import (
     PairAugmentation,
+    PhotometricDistortion,
     RandomGainOffset,
     RandomQuarterTurn,
+    RandomRotationOrFlip,
     StandardizeImage,
     StrictRandomCrop,
     pair_normalize,
@@ -14,8 +16,10 @@ from .pair import (
 
 __all__ = (
     'PairAugmentation',
+    'PhotometricDistortion',
     'RandomGainOffset',
     'RandomQuarterTurn',
+    'RandomRotationOrFlip',
     'StandardizeImage',
     'StrictRandomCrop',
     'pair_normalize',
