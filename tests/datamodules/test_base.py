@@ -196,13 +196,16 @@ class TestOpticalSARDataModule:
         validated = datamodule.aug(dict(batch))['image']
         torch.testing.assert_close(validated, torch.full_like(validated, 0.2))
 
-    @pytest.mark.parametrize('kwargs', [{}, {'jitter': 0.1}])
-    def test_original_augmentation_does_not_fit(self, kwargs: dict[str, float]) -> None:
-        bands = 3 if kwargs else 2
+    @pytest.mark.parametrize(('bands', 'jitter'), [(2, 0.0), (3, 0.1)])
+    def test_original_augmentation_does_not_fit(
+        self, bands: int, jitter: float
+    ) -> None:
         mean, std = torch.zeros(2, bands), torch.ones(2, bands)
-        match = f'needs images of 3 bands and no jitter, got {bands} bands'
+        match = f'3 bands and no jitter, got {bands} bands and jitter={jitter}'
         with pytest.raises(ValueError, match=match):
-            OpticalSARDataModule(Fake, mean, std, augmentation='original', **kwargs)
+            OpticalSARDataModule(
+                Fake, mean, std, jitter=jitter, augmentation='original'
+            )
 
     def test_unknown_augmentation(self) -> None:
         with pytest.raises(ValueError, match="'orignal', did you mean 'original'"):

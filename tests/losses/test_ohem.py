@@ -48,13 +48,11 @@ class TestOHEMLoss:
         logits, target = two_classes()
         # The weight makes 0.9 the largest loss, but not the hardest pixel
         weight = torch.tensor([100.0, 1.0])
-        criterion = nn.CrossEntropyLoss(weight=weight)
-        loss = OHEMLoss(criterion, 0.85, 1)(logits, target)
+        loss = OHEMLoss(nn.CrossEntropyLoss(weight), 0.85, 1)(logits, target)
         expected = (100 * NLL[1, 1] + NLL[0, 1] + NLL[1, 0]) / 102
         torch.testing.assert_close(loss, expected)
         criterion = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))
-        loss = OHEMLoss(criterion, 0.85, 1)
-        loss = loss(logits[:, 1:], target[:, None].float())
+        loss = OHEMLoss(criterion, 0.85, 1)(logits[:, 1:], target[:, None].float())
         torch.testing.assert_close(
             loss, (NLL[1, 1] + 3 * NLL[0, 1] + 3 * NLL[1, 0]) / 3
         )
@@ -103,4 +101,4 @@ class TestOHEMLoss:
 
     def test_other_criterion(self) -> None:
         with pytest.raises(TypeError, match='is MSELoss: expected CrossEntropyLoss or'):
-            OHEMLoss(nn.MSELoss())  # type: ignore[arg-type]
+            OHEMLoss(nn.MSELoss())

@@ -26,15 +26,13 @@ class OHEMLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        criterion: nn.CrossEntropyLoss | nn.BCEWithLogitsLoss,
-        threshold: float = 0.7,
-        min_kept: int = 100_000,
+        self, criterion: nn.Module, threshold: float = 0.7, min_kept: int = 100_000
     ) -> None:
         """Initialize a new OHEMLoss.
 
         Args:
-            criterion: Loss of the pixels that are kept.
+            criterion: Loss of the pixels that are kept: :class:`torch.nn.CrossEntropyLoss`
+                or :class:`torch.nn.BCEWithLogitsLoss`.
             threshold: Probability of the true class, below which a pixel is hard, from
                 0 (the *min_kept* hardest alone) to 1 (all pixels).
             min_kept: Pixels of a batch that are kept at least, if it has as many.

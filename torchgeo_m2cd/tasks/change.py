@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import (
