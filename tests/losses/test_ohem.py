@@ -87,10 +87,6 @@ class TestOHEMLoss:
     @pytest.mark.parametrize(
         ('kwargs', 'match'),
         [
-            (
-                {'criterion': nn.MSELoss()},
-                'criterion is MSELoss: expected CrossEntropy',
-            ),
             ({'threshold': 70.0}, 'threshold is 70.0: expected from 0 to 1'),
             ({'min_kept': 0}, 'min_kept is 0: expected at least 1'),
         ],

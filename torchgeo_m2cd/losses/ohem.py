@@ -31,8 +31,9 @@ class OHEMLoss(nn.Module):
         """Initialize a new OHEMLoss.
 
         Args:
-            criterion: Loss of the pixels that are kept: :class:`torch.nn.CrossEntropyLoss`
-                or :class:`torch.nn.BCEWithLogitsLoss`.
+            criterion: Loss of the pixels that are kept:
+                :class:`~torch.nn.CrossEntropyLoss` or
+                :class:`~torch.nn.BCEWithLogitsLoss`.
             threshold: Probability of the true class, below which a pixel is hard, from
                 0 (the *min_kept* hardest alone) to 1 (all pixels).
             min_kept: Pixels of a batch that are kept at least, if it has as many.

@@ -200,7 +200,8 @@ class PhotometricDistortion(K.IntensityAugmentationBase2D):
             brightness: Largest value to add or subtract, of 255.
             contrast: Largest relative change of all values.
             saturation: Largest relative change of the saturation.
-            hue: Largest change of the hue, in degrees.
+            hue: Largest change of the hue, in degrees; the original's 10 are OpenCV's
+                units of 2 degrees.
             p: Probability of each of the four changes.
         """
         super().__init__(p=1.0)
