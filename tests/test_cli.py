@@ -19,9 +19,11 @@ import torch
 import torchgeo.main
 import yaml
 from lightning.pytorch import Trainer
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchgeo.datasets import DatasetNotFoundError
 
+from tests.data.ombria.data import make_ombria
 from torchgeo_m2cd.configs import config_path, list_configs
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
@@ -303,14 +305,63 @@ class TestErrors:
             run('fit', tmp_path, *args)
         assert not list(tmp_path.rglob('*.ckpt'))
 
-    @pytest.mark.parametrize('name', ['ombria', 'cau_flood'])
+    @pytest.mark.parametrize('name', ['ombria', 'cau_flood_stage1'])
     def test_no_data(self, name: str, tmp_path: Path) -> None:
         root = str(tmp_path / 'no')
         with pytest.raises(DatasetNotFoundError, match=re.escape(root)):
             torchgeo_command(
                 *('fit', '--config', str(config_path(name)), '--data.root', root),
                 *('--trainer.default_root_dir', str(tmp_path)),
+                *('--model.weights', 'null'),
             )
+
+
+class TestStages:
+    def test_both(self, tmp_path: Path) -> None:
+        """The first stage's best checkpoint starts the second stage."""
+        make_ombria(tmp_path)
+        for path in tmp_path.rglob('*.png'):
+            # Encoders have a stride of 32
+            image = Image.open(path).resize((32, 32), Image.Resampling.NEAREST)
+            image.save(path)
+        tiny = [
+            *('--data.root', str(tmp_path), '--data.batch_size', '2'),
+            *('--data.patch_size', '32', '--data.num_workers', '0'),
+            *('--trainer.accelerator', 'cpu', '--trainer.default_root_dir'),
+        ]
+        steps = ('--trainer.max_steps', '4', '--trainer.val_check_interval', '2')
+        model = ('--model.backbone', 'mit_b0', '--model.warmup_steps', '1')
+        configs = [str(config_path(f'ombria_stage{stage}')) for stage in (1, 2)]
+        first, second = tmp_path / 'first', tmp_path / 'second'
+        torchgeo_command(
+            *('fit', '--config', configs[0], *tiny, str(first), *steps, *model),
+            *('--model.weights', 'null'),
+        )
+        (best,) = first.rglob('best.ckpt')
+        # Its learning rate is so low that the weights remain
+        torchgeo_command(
+            *('fit', '--config', configs[1], *tiny, str(second), *steps, *model),
+            *('--model.init_from', str(best), '--model.lr', '1e-9'),
+        )
+        checkpoints = [
+            torch.load(path, weights_only=True)
+            for path in (best, *second.rglob('last.ckpt'))
+        ]
+        arguments = [checkpoint['hyper_parameters'] for checkpoint in checkpoints]
+        assert [args['o2sp'] for args in arguments] == ['none', 'original']
+        assert checkpoints[1]['global_step'] == 4
+        assert checkpoints[0]['global_step'] in (2, 4)
+        weights = [checkpoint['state_dict'] for checkpoint in checkpoints]
+        for name in dict(ChangeDetectionTask(backbone='mit_b0').named_parameters()):
+            torch.testing.assert_close(*(w[name] for w in weights))
+        # Without the first stage's checkpoint, since it has its own weights
+        best.unlink()
+        (last,) = second.rglob('last.ckpt')
+        output = torchgeo_command(
+            *('test', '--config', configs[1], *tiny, str(second)),
+            *('--ckpt_path', str(last)),
+        )
+        assert 'test_AverageJaccardIndex' in output
 
 
 class TestScene:

@@ -172,6 +172,45 @@ class TestOpticalSARDataModule:
         with pytest.raises(ValueError, match=match):
             make(standardize='img')
 
+    def test_original_augmentation(self) -> None:
+        mean, std = torch.full((2, 3), 100.0), torch.full((2, 3), 50.0)
+        datamodule = OpticalSARDataModule(
+            Fake, mean, std, patch_size=6, augmentation='original'
+        )
+        batch = {
+            'image': torch.full((200, 2, 3, SIZE, SIZE), 110.0),
+            'mask': torch.ones(200, 1, SIZE, SIZE, dtype=torch.long),
+        }
+        assert datamodule.train_aug is not None
+        output = datamodule.train_aug(dict(batch))
+        image, mask = output['image'], output['mask']
+        assert image.shape == (200, 2, 3, 6, 6)
+        assert mask.shape == (200, 1, 6, 6)
+        assert set(mask.unique().tolist()) == {1, 255}
+        # In the middle, where no rotation reaches: colors alone, of 110 and up to 10 and
+        # a fifth more or less
+        middle = image[..., 2:4, 2:4]
+        assert middle.min() >= (0.8 * 100 - 100) / 50
+        assert middle.max() <= (1.2 * 120 - 100) / 50
+        assert middle.std() > 0.1
+        validated = datamodule.aug(dict(batch))['image']
+        torch.testing.assert_close(validated, torch.full_like(validated, 0.2))
+
+    @pytest.mark.parametrize(('bands', 'jitter'), [(2, 0.0), (3, 0.1)])
+    def test_original_augmentation_does_not_fit(
+        self, bands: int, jitter: float
+    ) -> None:
+        mean, std = torch.zeros(2, bands), torch.ones(2, bands)
+        match = f'3 bands and no jitter, got {bands} bands and jitter={jitter}'
+        with pytest.raises(ValueError, match=match):
+            OpticalSARDataModule(
+                Fake, mean, std, jitter=jitter, augmentation='original'
+            )
+
+    def test_unknown_augmentation(self) -> None:
+        with pytest.raises(ValueError, match="'orignal', did you mean 'original'"):
+            make(augmentation='orignal')
+
     def test_plot(self) -> None:
         datamodule = make()
         assert datamodule.plot(Fake('val')[0]) is None

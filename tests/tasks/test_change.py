@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import math
+import operator
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from segmentation_models_pytorch.encoders import get_encoder
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torchgeo.models import ResNet18_Weights
+from torchgeo.tasks import ChangeDetection
 
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
@@ -395,6 +398,182 @@ class TestChangeDetectionTask:
         trainer.fit(make_task(in_channels=4), datamodule=make_datamodule())
         assert trainer.callback_metrics['train_loss'].isfinite()
 
+    @pytest.mark.parametrize('warmup', [0, 2])
+    def test_poly(self, tmp_path: Path, warmup: int) -> None:
+        task = make_task(
+            in_channels=4, schedule='poly', warmup_steps=warmup, lr=0.1, o2sp='none'
+        )
+        rates: list[float] = []
+
+        class Record(Callback):
+            def on_train_batch_start(self, *args: Any) -> None:
+                rates.append(task.trainer.optimizers[0].param_groups[0]['lr'])
+
+        trainer = make_trainer(
+            tmp_path, max_epochs=3, logger=False, callbacks=[Record()]
+        )
+        trainer.fit(task, datamodule=make_datamodule())
+        # 2 steps per epoch
+        expected = [
+            0.1 * (1e-6 + (1 - 1e-6) * step / 2)
+            if step < warmup
+            else 0.1 * (6 - step) / (6 - warmup)
+            for step in range(6)
+        ]
+        assert rates == pytest.approx(expected)
+        assert trainer.optimizers[0].param_groups[0]['lr'] == pytest.approx(0)
+
+    @pytest.mark.parametrize(
+        ('steps', 'warmup', 'match'),
+        [
+            (-1, 0, "schedule='poly' needs the end of the training: expected max"),
+            (10, 10, 'warmup_steps is 10: expected from 0 to less than the 10 steps'),
+            (10, -1, 'warmup_steps is -1: expected from 0'),
+        ],
+    )
+    def test_poly_does_not_fit(
+        self, tmp_path: Path, steps: int, warmup: int, match: str
+    ) -> None:
+        task = make_task(model='fcn', schedule='poly', warmup_steps=warmup)
+        task.trainer = make_trainer(
+            tmp_path, max_epochs=-1, max_steps=steps, logger=False
+        )
+        with pytest.raises(ValueError, match=match):
+            task.configure_optimizers()
+
+    def test_default_optimizer(self) -> None:
+        # That of TorchGeo
+        task = make_task()
+        expected: Any = ChangeDetection.configure_optimizers(task)
+        actual: Any = task.configure_optimizers()
+        (group,) = actual['optimizer'].param_groups
+        (expected_group,) = expected['optimizer'].param_groups
+        parameters = [g.pop('params') for g in (group, expected_group)]
+        assert all(map(operator.is_, *parameters))
+        assert group == expected_group
+        scheduler = actual['lr_scheduler']['scheduler']
+        assert isinstance(scheduler, ReduceLROnPlateau)
+        assert scheduler.patience == 10
+        assert actual['lr_scheduler']['monitor'] == 'val_loss'
+
+    @pytest.mark.parametrize('model', ['m2cd', 'unet'])
+    def test_parameter_groups(self, model: Any) -> None:
+        backbone = {'m2cd': 'mit_b0', 'unet': 'resnet18'}[model]
+        task = make_task(
+            model=model, backbone=backbone, lr=0.5, weight_decay=0.1, head_lr_factor=10
+        )
+        optimizer: Any = task.configure_optimizers()
+        settings = {
+            parameter: (group['lr'], group['weight_decay'])
+            for group in optimizer['optimizer'].param_groups
+            for parameter in group['params']
+        }
+        modules = dict(task.model.named_modules())
+        norms = (nn.LayerNorm, nn.BatchNorm2d)
+        for name, parameter in task.model.named_parameters():
+            module, _, last = name.rpartition('.')
+            # The temperature of a gate is a number, and no weight
+            decays = not (
+                isinstance(modules[module], norms) or last in ('bias', 'temperature')
+            )
+            lr = 0.5 if name.startswith('encoder.') else 5.0
+            assert settings.pop(parameter) == (lr, 0.1 if decays else 0), name
+        assert not settings
+
+    def test_parameter_groups_of_a_frozen_encoder(self) -> None:
+        task = make_task(
+            model='unet',
+            backbone='resnet18',
+            weight_decay=0.0,
+            head_lr_factor=10,
+            freeze_backbone=True,
+        )
+        optimizer: Any = task.configure_optimizers()
+        (group,) = optimizer['optimizer'].param_groups
+        assert group['lr'] == pytest.approx(1e-2)
+        assert group['weight_decay'] == 0
+
+    @pytest.mark.parametrize('loss', ['bce', 'ce'])
+    def test_ohem(self, loss: Any) -> None:
+        kwargs: dict[str, Any] = {'loss': loss}
+        if loss == 'ce':
+            kwargs |= {'task': 'multiclass', 'num_classes': 2}
+        kwargs |= {'o2sp': 'none', 'model_args': {'moe_stages': []}}
+        # Logits are about 0 at first: about half of the pixels are below 1/2
+        task = make_task(ohem_threshold=0.5, ohem_min_kept=100, **kwargs)
+        logged = record_log(task)
+        batch = make_batch()
+        task.training_step(batch, 0)
+        with torch.no_grad():
+            # Batch norm, and drop path with the same draws
+            torch.manual_seed(0)
+            task.training_step(batch, 0)
+            torch.manual_seed(0)
+            logits = task.model.forward_train(batch['image']).logits
+        odds = logits[:, -1] - (logits[:, 0] if loss == 'ce' else 0)
+        target = batch['mask'][:, 0]
+        true = torch.where(target == 1, odds.sigmoid(), 1 - odds.sigmoid())
+        true = true[target != 255]
+        assert 100 < (true < 0.5).sum() < true.numel()
+        expected = -true[true < 0.5].log().mean().item()
+        assert logged['train_supervised_loss'] == pytest.approx(expected, rel=1e-4)
+        # Validation is that of all pixels
+        task.eval().validation_step(batch, 0)
+        plain = make_task(**kwargs).eval()
+        plain.load_state_dict(task.state_dict())
+        logged_plain = record_log(plain)
+        plain.validation_step(batch, 0)
+        assert logged['val_loss'] == logged_plain['val_loss']
+
+    def test_init_from(self, tmp_path: Path) -> None:
+        path = str(tmp_path / 'first.ckpt')
+        trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
+        kwargs: dict[str, Any] = {
+            'in_channels': 4,
+            'task': 'multiclass',
+            'num_classes': 2,
+            'loss': 'ce',
+        }
+        first = make_task(o2sp='none', class_weights=[1.0, 2.0], **kwargs)
+        trainer.strategy.connect(first)
+        trainer.save_checkpoint(path)
+
+        # The loss is another one
+        second = make_task(init_from=path, ohem_threshold=0.7, **kwargs)
+        weights = second.model.state_dict()
+        for name, value in first.model.state_dict().items():
+            torch.testing.assert_close(weights[name], value)
+        assert second.hparams['init_from'] == path
+
+        # A checkpoint of the second does not need the first
+        trainer.strategy.connect(second)
+        other = tmp_path / 'second.ckpt'
+        trainer.save_checkpoint(other)
+        (tmp_path / 'first.ckpt').unlink()
+        loaded = ChangeDetectionTask.load_from_checkpoint(other, weights_only=True)
+        assert loaded.hparams['init_from'] is None
+        assert loaded.hparams['o2sp'] == 'original'
+
+    def test_init_from_does_not_fit(self, tmp_path: Path) -> None:
+        path = str(tmp_path / 'no.ckpt')
+        with pytest.raises(
+            FileNotFoundError, match=r"no.ckpt' is not a file: expected"
+        ):
+            make_task(init_from=path)
+        torch.save({'epoch': 1}, path)
+        with pytest.raises(
+            ValueError, match='has no state_dict: expected a checkpoint'
+        ):
+            make_task(init_from=path)
+        trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
+        trainer.strategy.connect(make_task(backbone='mit_b1'))
+        trainer.save_checkpoint(path)
+        match = "backbone is 'mit_b0', in the checkpoint 'mit_b1'; .*parameters differ"
+        with pytest.raises(ValueError, match=match):
+            make_task(init_from=path)
+        with pytest.raises(ValueError, match='weights is True, but init_from replaces'):
+            make_task(init_from=path, weights=True)
+
     @pytest.mark.parametrize(
         ('kwargs', 'match'),
         [
@@ -418,6 +597,17 @@ class TestChangeDetectionTask:
             ),
             ({'loss': 'ce'}, "loss='ce' does not fit task='binary'"),
             ({'o2sp': 'physic'}, "unknown o2sp 'physic', did you mean 'physical'?"),
+            ({'schedule': 'polly'}, "unknown schedule 'polly', did you mean 'poly'?"),
+            ({'warmup_steps': 5}, "warmup_steps needs schedule='poly', got 'plateau'"),
+            (
+                {'model': 'fcn', 'head_lr_factor': 2.0},
+                "head_lr_factor needs an encoder, but model 'fcn' has none",
+            ),
+            (
+                {'loss': 'dice', 'ohem_threshold': 0.7},
+                "ohem_threshold needs loss 'bce' or 'ce', got 'dice'",
+            ),
+            ({'ohem_threshold': 7.0}, 'threshold is 7.0: expected from 0 to 1'),
             ({'guide_distance': 'l3'}, "unknown guide_distance 'l3'"),
             # M2CD has it, but the task does, too
             ({'model_args': {'classes': 2}}, "unknown key of model_args 'classes'"),

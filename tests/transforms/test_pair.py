@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import colorsys
 from typing import Literal
 
 import kornia.augmentation as K
@@ -11,8 +12,10 @@ from torch import Tensor
 from torchgeo_m2cd.transforms import (
     DropImage,
     PairAugmentation,
+    PhotometricDistortion,
     RandomGainOffset,
     RandomQuarterTurn,
+    RandomRotationOrFlip,
     StandardizeImage,
     StrictRandomCrop,
     pair_normalize,
@@ -146,6 +149,123 @@ class TestRandomQuarterTurn:
         )
         row = output['image'][0, 0, 0, 0]
         assert row.diff().tolist() == [8, 8, 8]  # a column of the input
+
+
+class TestRandomRotationOrFlip:
+    @pytest.mark.parametrize(('height', 'mirrors'), [(H, [0, 1, 2, 3]), (6, [0, 2])])
+    def test_mirrors(self, height: int, mirrors: list[int]) -> None:
+        batch = make_batch(height)
+        # Nothing is turned by less than a right angle
+        output = PairAugmentation(RandomRotationOrFlip(0.0))(batch)
+        found = []
+        for index in range(B):
+            image, mask = output['image'][index], output['mask'][index]
+            candidates = [
+                torch.rot90(batch['image'][index].flip(-1), turns, (-2, -1))
+                for turns in mirrors
+            ] + [batch['image'][index]]
+            # Interpolated: equal but for rounding; values of other pixels are 1 apart
+            near = [
+                c.shape == image.shape and torch.allclose(image, c, atol=0.1)
+                for c in candidates
+            ]
+            assert sum(near) == 1
+            found.append(near.index(True))
+            first = image[0, :1].round()
+            assert torch.equal(mask, torch.tensor([0, 1, 255])[(first % 3).long()])
+        assert set(found) == set(range(len(candidates)))
+        unchanged = sum(number == len(mirrors) for number in found)
+        assert unchanged / B == pytest.approx(0.75, abs=0.15)
+
+    def test_rotation(self) -> None:
+        size = 65
+        # The value of a pixel is where it was, from the center
+        axis = torch.arange(size) - (size - 1) / 2
+        y, x = torch.meshgrid(axis, axis, indexing='ij')
+        image = torch.stack([x, y]).expand(B, 2, 2, size, size)
+        mask = torch.ones(B, 1, size, size, dtype=torch.long)
+        output = PairAugmentation(RandomRotationOrFlip(20.0))(
+            {'image': image, 'mask': mask}
+        )
+        inside = x**2 + y**2 < axis[-1] ** 2
+        degrees = []
+        for index in range(B):
+            was_x, was_y = output['image'][index, 1]
+            assert (output['mask'][index, 0][inside] == 1).all()
+            # The middle of the right side came from there
+            center = size // 2
+            angle = torch.atan2(was_y[center, -2], was_x[center, -2])
+            if was_x.diff(dim=1)[inside[:, 1:] & inside[:, :-1]].min() < 0.5:
+                continue  # mirrored
+            degrees.append(torch.rad2deg(angle).item())
+            expected_x = x * angle.cos() - y * angle.sin()
+            torch.testing.assert_close(
+                was_x[inside], expected_x[inside], atol=1e-2, rtol=0
+            )
+            if abs(degrees[-1]) > 2:
+                corners = output['mask'][index, 0][[0, 0, -1, -1], [0, -1, 0, -1]]
+                assert corners.tolist() == [255] * 4
+                image_corners = output['image'][
+                    index, ..., [0, 0, -1, -1], [0, -1, 0, -1]
+                ]
+                assert (image_corners == 0).all()
+        rotated = [value for value in degrees if abs(value) > 1e-3]
+        assert len(rotated) / B == pytest.approx(0.5, abs=0.15)
+        assert 15 < max(rotated) <= 20.01
+        assert -20.01 <= min(rotated) < -15
+
+
+class TestPhotometricDistortion:
+    def test_nothing(self) -> None:
+        image = 255 * torch.rand(4, 2, 3, H, W)
+        output = PairAugmentation(PhotometricDistortion(p=0.0))({'image': image})
+        torch.testing.assert_close(output['image'], image)
+
+    def test_brightness_and_contrast(self) -> None:
+        # Far from black and white, where values are cut
+        image = 80 + 50 * torch.rand(B, 2, 3, H, W)
+        distort = PhotometricDistortion(saturation=0, hue=0, p=1.0)
+        output = PairAugmentation(distort)({'image': image})['image']
+        # A line per image: its slope, and where it meets zero
+        x, y = image.flatten(2), output.flatten(2)
+        slope = (y[..., 1] - y[..., 0]) / (x[..., 1] - x[..., 0])
+        added = y[..., 0] / slope - x[..., 0]
+        torch.testing.assert_close(
+            y, slope[..., None] * (x + added[..., None]), atol=0.1, rtol=0
+        )
+        assert 0.79 < slope.min() < 0.85
+        assert 1.15 < slope.max() < 1.21
+        assert -10.5 < added.min() < -8
+        assert 8 < added.max() < 10.5
+        # Both images of a pair by themselves
+        assert torch.corrcoef(slope.T)[0, 1].abs() < 0.4
+
+    def test_hue_and_saturation(self) -> None:
+        image = torch.tensor([100.0, 150.0, 120.0]).reshape(3, 1, 1)
+        image = image.expand(B, 2, 3, 1, 1)
+        distort = PhotometricDistortion(brightness=0, contrast=0, p=1.0)
+        output = PairAugmentation(distort)({'image': image})['image']
+        before = colorsys.rgb_to_hsv(100 / 255, 150 / 255, 120 / 255)
+        after = torch.tensor(
+            [
+                colorsys.rgb_to_hsv(*rgb)
+                for rgb in (output / 255).reshape(-1, 3).tolist()
+            ]
+        )
+        hue = 360 * (after[:, 0] - before[0])
+        saturation = after[:, 1] / before[1]
+        assert -20.1 < hue.min() < -15
+        assert 15 < hue.max() < 20.1
+        assert 0.79 < saturation.min() < 0.85
+        assert 1.15 < saturation.max() < 1.21
+        torch.testing.assert_close(after[:, 2], torch.full((2 * B,), 150 / 255))
+
+    def test_range(self) -> None:
+        image = torch.tensor([0.0, 255.0]).reshape(1, 2, 1, 1, 1).expand(B, 2, 3, 2, 2)
+        output = PairAugmentation(PhotometricDistortion())({'image': image})['image']
+        assert output.min() == 0
+        assert output.max() == 255
+        assert (output[:, 0] > 0).any()
 
 
 class TestStandardizeImage:

@@ -16,8 +16,10 @@ from ..datasets import OpticalSARDataset, stack_pair
 from ..transforms import (
     DropImage,
     PairAugmentation,
+    PhotometricDistortion,
     RandomGainOffset,
     RandomQuarterTurn,
+    RandomRotationOrFlip,
     StandardizeImage,
     StrictRandomCrop,
     pair_normalize,
@@ -33,7 +35,7 @@ class OpticalSARDataModule(NonGeoDataModule):
 
     Every batch is normalized with one mean and standard deviation per modality and band.
     In training, it is also cropped, flipped, and turned by multiples of 90 degrees
-    at random. Predictions are made for the test split.
+    at random, by default. Predictions are made for the test split.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         standardize: Literal['dataset', 'image'] = 'dataset',
         jitter: float = 0.0,
         modality: Modality = 'both',
+        augmentation: Literal['default', 'original'] = 'default',
         **kwargs: Any,
     ) -> None:
         """Initialize a new OpticalSARDataModule instance.
@@ -68,11 +71,17 @@ class OpticalSARDataModule(NonGeoDataModule):
                 in units of the standardised images.
             modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
                 the other one is zero.
+            augmentation: How training images are changed at random: ``'default'``, as
+                above, or ``'original'``, as in the original M²CD: rotated by up to 20
+                degrees, mirrored or neither, and their colors distorted, which needs
+                8-bit images of 3 bands. Then, there is no *jitter*.
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
-            ValueError: If *standardize* or *modality* is unknown, the shapes of *mean* and *std* are
-                not (2, C), a standard deviation is not positive, or *patch_size* is not.
+            ValueError: If *standardize*, *modality* or *augmentation* is unknown, the
+                shapes of *mean* and *std* are not (2, C), a standard deviation is not
+                positive, *patch_size* is not, or ``augmentation='original'`` does not
+                fit.
         """
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
 
@@ -93,13 +102,24 @@ class OpticalSARDataModule(NonGeoDataModule):
         self.standardize = standardize
         # The whole chip counts, as in evaluation, not the crop
         own = [StandardizeImage()] if standardize == 'image' else []
-        dropped = {'both': [], 'optical': [DropImage(1)], 'sar': [DropImage(0)]}[
-            modality
-        ]
-        self.aug = PairAugmentation(pair_normalize(mean, std), *own, *dropped)
-        self.train_aug = PairAugmentation(
-            pair_normalize(mean, std), *own, *crop, *random_changes(jitter), *dropped
-        )
+        normalize = [pair_normalize(mean, std), *own]
+        dropped = {'both': [], 'optical': [DropImage(1)], 'sar': [DropImage(0)]}
+        self.aug = PairAugmentation(*normalize, *dropped[modality])
+        check_choice('augmentation', augmentation, ('default', 'original'))
+        changes = [*normalize, *crop, *random_changes(jitter)]
+        if augmentation == 'original':
+            if mean.shape[1] != 3 or jitter:
+                raise ValueError(
+                    "augmentation='original' needs images of 3 bands and no jitter, got "
+                    f'{mean.shape[1]} bands and jitter={jitter}'
+                )
+            changes = [
+                PhotometricDistortion(),
+                *normalize,
+                RandomRotationOrFlip(),
+                *crop,
+            ]
+        self.train_aug = PairAugmentation(*changes, *dropped[modality])
 
     def setup(self, stage: str) -> None:
         """Set up datasets.

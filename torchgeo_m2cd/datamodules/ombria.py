@@ -38,6 +38,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         modality: Modality = 'both',
         mean: Sequence[Sequence[float]] = MEAN,
         std: Sequence[Sequence[float]] = STD,
+        augmentation: Literal['default', 'original'] = 'default',
         download: bool = False,
         checksum: bool = False,
     ) -> None:
@@ -58,12 +59,14 @@ class OMBRIADataModule(OpticalSARDataModule):
                 the other one is zero.
             mean: Mean of each band, first of the optical, then of the SAR bands.
             std: Standard deviation of each band, likewise.
+            augmentation: How training images are changed at random, see
+                :class:`OpticalSARDataModule`.
             download: Whether to download what is needed and not there yet.
             checksum: Whether to count the files.
 
         Raises:
-            ValueError: If *test_split* or *modality* is unknown, or one of *patch_size*, *mean*,
-                and *std* is not as described.
+            ValueError: If *test_split* or *modality* is unknown, or one of *patch_size*,
+                *mean*, *std*, and *augmentation* is not as described.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
         for name, values in (('mean', mean), ('std', std)):
@@ -83,6 +86,7 @@ class OMBRIADataModule(OpticalSARDataModule):
             standardize=standardize,
             jitter=jitter,
             modality=modality,
+            augmentation=augmentation,
             root=root,
             download=download,
             checksum=checksum,

@@ -4,6 +4,7 @@
 """Change detection task."""
 
 import inspect
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -12,12 +13,23 @@ import timm
 import torch
 from einops import rearrange
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import (
+    LinearLR,
+    LRScheduler,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 from torchgeo.datasets.utils import Sample
 from torchgeo.models import get_weight
 from torchgeo.tasks import ChangeDetection
 from torchvision.models._api import WeightsEnum
 
+from ..losses import OHEMLoss
 from ..models import (
     M2CD,
     guide_loss,
@@ -107,6 +119,13 @@ class ChangeDetectionTask(ChangeDetection):
         guide_distance: Distance = 'l1',
         guide_detach: bool = False,
         guide_stage_weights: Sequence[float] | None = None,
+        schedule: Literal['plateau', 'poly'] = 'plateau',
+        warmup_steps: int = 0,
+        weight_decay: float | None = None,
+        head_lr_factor: float = 1.0,
+        ohem_threshold: float | None = None,
+        ohem_min_kept: int = 100_000,
+        init_from: str | None = None,
     ) -> None:
         """Initialize a new ChangeDetectionTask.
 
@@ -147,8 +166,22 @@ class ChangeDetectionTask(ChangeDetection):
                 :func:`~torchgeo_m2cd.models.guide_loss`.
             guide_detach: Whether the simulated SAR gets no gradient from it.
             guide_stage_weights: Its weight per stage (defaults to 1).
+            schedule: How the learning rate falls: ``'plateau'`` (by *patience*), or
+                ``'poly'``, in each step, linearly to zero at the end of training.
+            warmup_steps: Steps in which the learning rate first rises, linearly from
+                a millionth of *lr* (only for ``schedule='poly'``).
+            weight_decay: Weight decay of all parameters but norms and biases. None is
+                that of TorchGeo: AdamW's default, of all parameters.
+            head_lr_factor: Learning rate of all but the encoder, as a multiple of *lr*.
+            ohem_threshold: Train on hard pixels alone, see
+                :class:`~torchgeo_m2cd.losses.OHEMLoss`, for the ``'bce'`` and the
+                ``'ce'`` loss. None for all pixels.
+            ohem_min_kept: Pixels of a batch that are kept at least.
+            init_from: Path to the checkpoint of another run, to start from all weights
+                of its model, in place of *weights*.
 
         Raises:
+            FileNotFoundError: If *init_from* does not exist.
             ValueError: If an argument is unknown, or doesn't fit another one.
         """
         check_choice('model', model, get_args(Model))
@@ -156,6 +189,7 @@ class ChangeDetectionTask(ChangeDetection):
         check_choice('loss', loss, ('ce', 'bce', 'jaccard', 'focal', 'dice'))
         check_choice('o2sp', o2sp, ('original', 'physical', 'none'))
         check_choice('guide_distance', guide_distance, get_args(Distance))
+        check_choice('schedule', schedule, ('plateau', 'poly'))
         known = inspect.signature(M2CD).parameters.keys() - set(_NOT_MODEL_ARGS)
         for key in model_args or {}:
             check_choice('key of model_args', key, sorted(known))
@@ -173,8 +207,23 @@ class ChangeDetectionTask(ChangeDetection):
             raise ValueError(f'task={task!r} needs {number}')
         if loss == ('bce' if task == 'multiclass' else 'ce'):
             raise ValueError(f'loss={loss!r} does not fit task={task!r}')
+        if ohem_threshold is not None and loss not in ('bce', 'ce'):
+            raise ValueError(f"ohem_threshold needs loss 'bce' or 'ce', got {loss!r}")
+        if warmup_steps and schedule != 'poly':
+            raise ValueError(f"warmup_steps needs schedule='poly', got {schedule!r}")
+        if head_lr_factor != 1 and model == 'fcn':
+            raise ValueError(
+                "head_lr_factor needs an encoder, but model 'fcn' has none"
+            )
+        if init_from is not None and weights:
+            raise ValueError(
+                f'weights is {weights!r}, but init_from replaces all weights: expected '
+                'only one of them'
+            )
         # TorchGeo's own default would replace an attribute that is set before
         super().__init__(weights=weights)
+        if init_from is not None:
+            self._init_from(init_from)
 
     def configure_models(self) -> None:
         """Initialize the model."""
@@ -203,6 +252,96 @@ class ChangeDetectionTask(ChangeDetection):
             self.model.encoder.backbone.requires_grad_(False)
         if self.hparams['freeze_decoder']:
             self.model.decoder.requires_grad_(False)
+
+    def configure_losses(self) -> None:
+        """Initialize the criterion."""
+        super().configure_losses()
+        threshold = self.hparams['ohem_threshold']
+        if threshold is not None:
+            kept = self.hparams['ohem_min_kept']
+            self.criterion = OHEMLoss(self.criterion, threshold, kept)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Initialize optimizer and learning rate scheduler.
+
+        Returns:
+            AdamW, and the scheduler of the *schedule*.
+
+        Raises:
+            ValueError: If ``schedule='poly'`` does not fit the length of the training.
+        """
+        optimizer = AdamW(self._parameter_groups(), lr=self.hparams['lr'])
+        if self.hparams['schedule'] == 'plateau':
+            plateau = ReduceLROnPlateau(optimizer, patience=self.hparams['patience'])
+            return {
+                'optimizer': optimizer,
+                'lr_scheduler': {'scheduler': plateau, 'monitor': self.monitor},
+            }
+        steps = self.trainer.estimated_stepping_batches
+        warmup = self.hparams['warmup_steps']
+        if not 0 < steps < math.inf:
+            raise ValueError(
+                "schedule='poly' needs the end of the training: expected max_steps or "
+                'max_epochs of the trainer'
+            )
+        if not 0 <= warmup < steps:
+            raise ValueError(
+                f'warmup_steps is {warmup}: expected from 0 to less than the {steps} '
+                'steps of the training'
+            )
+        scheduler: LRScheduler = PolynomialLR(optimizer, int(steps) - warmup, power=1)
+        if warmup:
+            rise = LinearLR(optimizer, 1e-6, total_iters=warmup)
+            scheduler = SequentialLR(optimizer, [rise, scheduler], [warmup])
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Group the parameters by weight decay and learning rate."""
+        weight_decay, factor = (
+            self.hparams[name] for name in ('weight_decay', 'head_lr_factor')
+        )
+        groups: list[dict[str, Any]] = [{'params': list(self.parameters())}]
+        if weight_decay is not None:
+            groups = param_groups_weight_decay(self, weight_decay)
+        if factor == 1:
+            return groups
+        encoder = set(self.model.encoder.parameters())
+        split = [
+            {
+                **group,
+                'params': [p for p in group['params'] if (p in encoder) == in_encoder],
+                'lr': self.hparams['lr'] * (1 if in_encoder else factor),
+            }
+            for group in groups
+            for in_encoder in (True, False)
+        ]
+        # Of a frozen encoder, nothing is left
+        return [group for group in split if group['params']]
+
+    def _init_from(self, path: str) -> None:
+        """Take all weights of the model from a checkpoint."""
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f'init_from {path!r} is not a file: expected the checkpoint of a run'
+            )
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        if 'state_dict' not in checkpoint:
+            raise ValueError(
+                f'init_from {path!r} has no state_dict: expected a checkpoint of '
+                'Lightning'
+            )
+        # The criterion may be another one, with other weights of classes
+        prefix = 'model.'
+        checkpoint['state_dict'] = {
+            key: value
+            for key, value in checkpoint['state_dict'].items()
+            if key.startswith(prefix)
+        }
+        self._check_fits(checkpoint, prefix)
+        self.load_state_dict(checkpoint['state_dict'], strict=False)
 
     def setup(self, stage: str) -> None:
         """Check that the data have the bands that the model was made for.
@@ -244,7 +383,7 @@ class ChangeDetectionTask(ChangeDetection):
         arguments = checkpoint['hyper_parameters']
         path = f'{type(self).__module__}.{type(self).__qualname__}'
         arguments.setdefault('_class_path', path)
-        arguments['weights'] = None
+        arguments['weights'] = arguments['init_from'] = None
         # What scenes are to be standardised with when the model maps them
         datamodule = getattr(self._trainer, 'datamodule', None)
         mean = getattr(datamodule, 'mean', None)
@@ -275,7 +414,15 @@ class ChangeDetectionTask(ChangeDetection):
         Raises:
             ValueError: If it is of another architecture.
         """
-        own = {key: value.shape for key, value in self.state_dict().items()}
+        self._check_fits(checkpoint)
+
+    def _check_fits(self, checkpoint: dict[str, Any], prefix: str = '') -> None:
+        """Check that a checkpoint has the parameters whose names start with a prefix."""
+        own = {
+            key: value.shape
+            for key, value in self.state_dict().items()
+            if key.startswith(prefix)
+        }
         other = {key: value.shape for key, value in checkpoint['state_dict'].items()}
         saved = checkpoint.get('hyper_parameters', {})
         arguments = (

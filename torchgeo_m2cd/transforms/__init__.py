@@ -6,8 +6,10 @@
 from .pair import (
     DropImage,
     PairAugmentation,
+    PhotometricDistortion,
     RandomGainOffset,
     RandomQuarterTurn,
+    RandomRotationOrFlip,
     StandardizeImage,
     StrictRandomCrop,
     pair_normalize,
@@ -16,8 +18,10 @@ from .pair import (
 __all__ = (
     'DropImage',
     'PairAugmentation',
+    'PhotometricDistortion',
     'RandomGainOffset',
     'RandomQuarterTurn',
+    'RandomRotationOrFlip',
     'StandardizeImage',
     'StrictRandomCrop',
     'pair_normalize',

@@ -23,6 +23,8 @@ class PairAugmentation(nn.Module):
 
     The mask is resampled with nearest neighbours, so it keeps its values, including
     those to ignore, and its data type. It is optional. Other keys are left alone.
+
+    Where a transform brings in no data, the image is 0 and the mask 255, to be ignored.
     """
 
     def __init__(self, *augmentations: _AugmentationBase) -> None:
@@ -54,12 +56,13 @@ class PairAugmentation(nn.Module):
             )
         inputs: dict[str, Any] = {'image': rearrange(image, 'b t c h w -> b (t c) h w')}
         if 'mask' in batch:
-            # Warping needs a floating point type; 255 is exact in all of them
-            inputs['mask'] = batch['mask'].to(image.dtype)
+            # Warping needs a floating point type; 255 is exact in all of them. It fills
+            # with 0, which is 255 when turned back
+            inputs['mask'] = 255 - batch['mask'].to(image.dtype)
         outputs = self.augmentations(inputs)
         outputs['image'] = rearrange(outputs['image'], 'b (t c) h w -> b t c h w', t=2)
         if 'mask' in batch:
-            outputs['mask'] = outputs['mask'].to(batch['mask'].dtype)
+            outputs['mask'] = (255 - outputs['mask']).to(batch['mask'].dtype)
         return {**batch, **outputs}
 
 
@@ -119,6 +122,117 @@ class RandomQuarterTurn(K.RandomRotation90):  # type: ignore[misc]
         if batch_shape[-2] != batch_shape[-1]:
             parameters['times'] = torch.zeros_like(parameters['times'])
         return parameters
+
+
+class RandomRotationOrFlip(K.RandomRotation):  # type: ignore[misc]
+    """Random rotation by any small angle, or else a random mirror image.
+
+    Half of the images are rotated. Half of the others are mirrored: in a square, on each
+    of its four axes alike; in any other rectangle, horizontally or vertically, since its
+    diagonals would leave parts without data.
+    """
+
+    def __init__(self, degrees: float = 20.0) -> None:
+        """Initialize a new RandomRotationOrFlip instance.
+
+        Args:
+            degrees: Largest angle of the rotation, in either direction.
+        """
+        super().__init__(degrees, p=1.0)
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw what happens to every image.
+
+        Args:
+            batch_shape: Shape (B, C, H, W) of the images.
+
+        Returns:
+            Angles ``degrees``, and ``mirror``, whether to mirror before.
+        """
+        parameters: dict[str, Tensor] = super().generate_parameters(batch_shape)
+        degrees = parameters['degrees']
+        draw = torch.rand_like(degrees)
+        mirror = draw >= 0.75
+        step = 90 if batch_shape[-2] == batch_shape[-1] else 180
+        turns = step * torch.randint_like(degrees, 4)
+        parameters['degrees'] = torch.where(draw < 0.5, degrees, turns * mirror)
+        parameters['mirror'] = mirror
+        return parameters
+
+    def compute_transformation(
+        self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]
+    ) -> Tensor:
+        """Compute the matrices of the transforms.
+
+        Args:
+            input: Images, shape (B, C, H, W).
+            params: Output of :meth:`generate_parameters`.
+            flags: Not used.
+
+        Returns:
+            Matrices of shape (B, 3, 3), of pixel coordinates (x, y, 1).
+        """
+        rotation: Tensor = super().compute_transformation(input, params, flags)
+        mirrored = torch.eye(3).to(rotation)
+        mirrored[0] = torch.tensor([-1, 0, input.shape[-1] - 1])
+        mirror = params['mirror'].to(input.device)[:, None, None]
+        return torch.where(mirror, rotation @ mirrored, rotation)
+
+
+class PhotometricDistortion(K.IntensityAugmentationBase2D):
+    """Random brightness, contrast, saturation and hue of 8-bit RGB images.
+
+    Each image of a pair changes by itself. Brightness is added, and contrast multiplied:
+    its place among the others matters only for values that become too large.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 10.0,
+        contrast: float = 0.2,
+        saturation: float = 0.2,
+        hue: float = 20.0,
+        p: float = 0.5,
+    ) -> None:
+        """Initialize a new PhotometricDistortion instance.
+
+        Args:
+            brightness: Largest value to add or subtract, of 255.
+            contrast: Largest relative change of all values.
+            saturation: Largest relative change of the saturation.
+            hue: Largest change of the hue, in degrees; the original's 10 are OpenCV's
+                units of 2 degrees.
+            p: Probability of each of the four changes.
+        """
+        super().__init__(p=1.0)
+        self.changes = K.ImageSequential(
+            K.RandomBrightness((1 - brightness / 255, 1 + brightness / 255), p=p),
+            K.RandomContrast((1 - contrast, 1 + contrast), p=p),
+            K.RandomSaturation((1 - saturation, 1 + saturation), p=p),
+            K.RandomHue((-hue / 360, hue / 360), p=p),
+        )
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Change a batch.
+
+        Args:
+            input: Pairs of shape (B, 6, H, W), from 0 to 255.
+            params: Not used.
+            flags: Not used.
+            transform: Not used.
+
+        Returns:
+            Changed pairs, same shape and range.
+        """
+        images = rearrange(input / 255, 'b (t c) h w -> (b t) c h w', t=2)
+        changed: Tensor = self.changes(images) * 255
+        return rearrange(changed, '(b t) c h w -> b (t c) h w', t=2)
 
 
 class StandardizeImage(K.IntensityAugmentationBase2D):
