@@ -78,7 +78,8 @@ def plot_routing(shares: Shares) -> Figure:
     Returns:
         Figure with a panel per stage, and in it a bar per path, stacked of experts.
     """
-    figure = Figure(figsize=(1 + 2 * len(shares), 3.4), layout='constrained')
+    # Wide enough for its title
+    figure = Figure(figsize=(max(1 + 2 * len(shares), 6), 3.4), layout='constrained')
     axes = figure.subplots(1, len(shares), sharey=True, squeeze=False)[0]
     for ax, (stage, paths) in zip(axes, shares.items(), strict=True):
         table = torch.stack(list(paths.values())).cpu()  # (paths, E)
