@@ -4,6 +4,13 @@
 """Lightning callbacks."""
 
 from .figure_logger import FigureLogger
+from .routing_logger import RoutingLogger, mutual_information, plot_routing
 from .scene_writer import SceneWriter
 
-__all__ = ('FigureLogger', 'SceneWriter')
+__all__ = (
+    'FigureLogger',
+    'RoutingLogger',
+    'SceneWriter',
+    'mutual_information',
+    'plot_routing',
+)

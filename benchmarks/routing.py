@@ -1,0 +1,138 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What the experts of trained models do: two figures and a table.
+
+Reads what RoutingLogger wrote in training, one file per model:
+
+    torchgeo fit --config "$(python -m torchgeo_m2cd.configs ombria)" \
+      --data.root data/ombria --trainer.callbacks.output output/m2cd.csv
+    python benchmarks/routing.py output/routing output/m2cd.csv
+
+Writes OUTPUT.md, OUTPUT-NAME.png for each NAME.csv, and OUTPUT-training.png.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from torchgeo_m2cd.callbacks import plot_routing
+
+#: Colour of Okabe and Ito, and marker, by stage
+STYLES = {
+    1: ('#0072B2', 'o'),
+    2: ('#E69F00', 's'),
+    3: ('#009E73', '^'),
+    4: ('#D55E00', 'D'),
+}
+
+
+def final_shares(table: pd.DataFrame) -> dict[int, dict[str, Tensor]]:
+    """Look up the shares of the experts at the end of training.
+
+    Args:
+        table: What RoutingLogger wrote.
+
+    Returns:
+        Shares, shape (E,), by stage and path: those of real images in validation, those
+        of simulated SAR in training.
+    """
+    last = table[(table.step == table.step.max()) & (table.quantity == 'share')]
+    last = last[(last.split == 'val') | (last.path == 'simulated')]
+    shares: dict[int, dict[str, Tensor]] = {}
+    for (stage, path), rows in last.groupby(['stage', 'path']):
+        values = rows.sort_values('expert').value.to_list()
+        shares.setdefault(stage, {})[path] = torch.tensor(values)
+    return shares
+
+
+def information(table: pd.DataFrame) -> pd.DataFrame:
+    """Look up the mutual information in validation.
+
+    Args:
+        table: What RoutingLogger wrote.
+
+    Returns:
+        Bits by step (rows) and stage (columns).
+    """
+    rows = table[(table.split == 'val') & (table.quantity == 'mutual_information')]
+    return rows.pivot(index='step', columns='stage', values='value')
+
+
+def to_markdown(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Write a table of the shares and the mutual information at the end of training.
+
+    Args:
+        tables: What RoutingLogger wrote, by name of the model.
+
+    Returns:
+        Markdown, with a row per model and stage.
+    """
+    lines = [
+        '| model | stage | optical, % | SAR, % | simulated, % | mutual information, bit |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    for name, table in tables.items():
+        bits = information(table).iloc[-1]
+        for stage, paths in final_shares(table).items():
+            cells = [
+                ' / '.join(f'{100 * share:.0f}' for share in paths.get(path, ()))
+                for path in ('optical', 'sar', 'simulated')
+            ]
+            row = [name, str(stage), *cells, f'{bits[stage]:.3f}']
+            lines.append(f'| {" | ".join(row)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def plot_information(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the mutual information over training.
+
+    Args:
+        tables: What RoutingLogger wrote, by name of the model.
+
+    Returns:
+        Figure with a panel per model, and in it a line per stage.
+    """
+    figure = Figure(figsize=(1 + 3.5 * len(tables), 3), layout='constrained')
+    axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for ax, (name, table) in zip(axes, tables.items(), strict=True):
+        for stage, bits in information(table).items():
+            color, marker = STYLES[stage]
+            ax.plot(
+                bits.index, bits, marker, c=color, ms=4, ls='-', label=f'stage {stage}'
+            )
+        ax.set(title=name, xlabel='iteration')
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel('mutual information\nof modality and expert, bit')
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend()
+    return figure
+
+
+def main() -> None:
+    """Command-line interface."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('output', type=Path, help='files to write, without extension')
+    parser.add_argument('tables', type=Path, nargs='+', help='CSV files, NAME.csv')
+    args = parser.parse_args()
+    tables = {path.stem: pd.read_csv(path) for path in args.tables}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    text = to_markdown(tables)
+    args.output.with_name(f'{args.output.name}.md').write_text(text)
+    print(text, end='')
+    figures = {name: plot_routing(final_shares(t)) for name, t in tables.items()}
+    figures['training'] = plot_information(tables)
+    for name, figure in figures.items():
+        path = args.output.with_name(f'{args.output.name}-{name}.png')
+        figure.savefig(path, dpi=110)
+
+
+if __name__ == '__main__':
+    main()
