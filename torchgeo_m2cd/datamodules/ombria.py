@@ -41,6 +41,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         augmentation: Literal['default', 'original'] = 'default',
         download: bool = False,
         checksum: bool = False,
+        leave_out: Sequence[str] = (),
     ) -> None:
         """Initialize a new OMBRIADataModule instance.
 
@@ -63,6 +64,8 @@ class OMBRIADataModule(OpticalSARDataModule):
                 :class:`OpticalSARDataModule`.
             download: Whether to download what is needed and not there yet.
             checksum: Whether to count the files.
+            leave_out: Groups of chips not to train and validate on, to test on them, see
+                :class:`~torchgeo_m2cd.datasets.OMBRIA`.
 
         Raises:
             ValueError: If *test_split* or *modality* is unknown, or one of *patch_size*,
@@ -90,6 +93,7 @@ class OMBRIADataModule(OpticalSARDataModule):
             root=root,
             download=download,
             checksum=checksum,
+            leave_out=leave_out,
         )
 
     def prepare_data(self) -> None:

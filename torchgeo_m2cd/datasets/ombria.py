@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, NoReturn
 
 from torchgeo.datasets import DatasetNotFoundError
@@ -60,6 +60,7 @@ class OMBRIA(OpticalSARDataset):
     * ``albania``, ``france``, ``guyana``, ``timor``: 22, 88, 30, and 10 chips of four
       later floods
     * ``events``: all 150 chips of these four, for tests out of the distribution
+    * ``dry``, ``green``: 52 and 82 chips of the training folders, see below
 
     The dataset has no validation split. Its chips are numbered row by row through
     scenes: of 648 chips *n* and *n + 1* in training and test data, 431 have facing edges
@@ -70,6 +71,10 @@ class OMBRIA(OpticalSARDataset):
     which has an edge or ground in common with chips outside. The test chips of the
     authors, however, lie in between those for training, 55 of 70 right beside one:
     expect scores on ``test`` to be higher than on ``val`` and on the events.
+
+    To choose between methods for floods that are like nothing in the training data, leave
+    out of it scenes that look different (*leave_out*), and test on those: ``dry``, with
+    bright soil, and ``green``, with the brightest and the darkest SAR images.
 
     If you use this dataset in your research, please cite the following paper:
 
@@ -86,7 +91,14 @@ class OMBRIA(OpticalSARDataset):
     sar_bands = ('SAR',)
 
     events = ('albania', 'france', 'guyana', 'timor')
-    splits = ('train', 'val', 'test', 'events', *events)
+    #: First and last number of the runs of training chips in each group of scenes: of
+    #: 24 segments between jumps of median colour and SAR value, those that are farthest
+    #: from the rest.
+    groups: ClassVar[dict[str, tuple[tuple[int, int], ...]]] = {
+        'dry': ((1, 31), (313, 341)),
+        'green': ((342, 435),),
+    }
+    splits = ('train', 'val', 'test', 'events', *events, *groups)
 
     #: Number of chips per part of the dataset. GitHub makes archives on demand and does
     #: not promise the same bytes forever, so these stand in for a checksum.
@@ -110,6 +122,7 @@ class OMBRIA(OpticalSARDataset):
         transforms: Callable[[Sample], Sample] | None = None,
         download: bool = False,
         checksum: bool = False,
+        leave_out: Sequence[str] = (),
     ) -> None:
         """Initialize a new OMBRIA dataset instance.
 
@@ -118,26 +131,32 @@ class OMBRIA(OpticalSARDataset):
                 with the folders ``OmbriaS1``, ``OmbriaS2``, and ``2021``. Only the
                 folders of *split* are needed.
             split: One of 'train', 'val', 'test', 'events', or the name of one event:
-                'albania', 'france', 'guyana', 'timor'.
+                'albania', 'france', 'guyana', 'timor', or of a group of training chips:
+                'dry', 'green'.
             transforms: A function/transform that takes an input sample and returns
                 a transformed version.
             download: If True, download the dataset and store it in the root directory.
             checksum: If True, check that the folders hold as many files as the original
                 dataset. This is always done after a download, for which there
                 is no checksum. An incomplete copy made on purpose can be used otherwise.
+            leave_out: Groups of chips, of :attr:`groups`, that 'train' and 'val' are to
+                be without.
 
         Raises:
             DatasetNotFoundError: If the dataset is not found and *download* is False.
             FileNotFoundError: If parts of the dataset are missing.
             RuntimeError: If the archive is corrupted, or the number of files is wrong.
-            ValueError: If *split* is unknown.
+            ValueError: If *split* or *leave_out* is unknown.
         """
         check_choice('split', split, self.splits)
+        for group in leave_out:
+            check_choice('leave_out', group, self.groups)
         self.root = root
         self.split = split
         self.transforms = transforms
         self.download = download
         self.checksum = checksum
+        self.leave_out = leave_out
 
         self._verify()
         self.files = self._load_files()
@@ -178,7 +197,8 @@ class OMBRIA(OpticalSARDataset):
         """Parts of the dataset that the split is made of."""
         if self.split == 'events':
             return self.events
-        return ('train',) if self.split == 'val' else (self.split,)
+        in_train = self.split == 'val' or self.split in self.groups
+        return ('train',) if in_train else (self.split,)
 
     def _folders(self, part: str) -> _Folders:
         """Return the folders of one part of the dataset, relative to the root."""
@@ -220,15 +240,27 @@ class OMBRIA(OpticalSARDataset):
             optical, sar, mask = self._list(part, self.root)
             matched = match_files(optical, sar, mask)
             for number, sample in zip(optical, matched, strict=True):
-                is_val = any(low <= number <= high for low, high in self.val_numbers)
-                if part != 'train' or is_val == (self.split == 'val'):
+                if part != 'train' or self._is_within(number):
                     files.append(sample)
         if not files:
             raise FileNotFoundError(
                 f'none of the chips in {self.root!r} belongs to split {self.split!r}: '
-                f'validation chips have numbers within {self.val_numbers}'
+                f'validation chips have numbers within {self.val_numbers}, groups '
+                f'within {self.groups}'
             )
         return files
+
+    def _is_within(self, number: int) -> bool:
+        """Whether a chip of the training folders belongs to the split."""
+
+        def within(runs: Sequence[tuple[int, int]]) -> bool:
+            return any(low <= number <= high for low, high in runs)
+
+        if self.split in self.groups:
+            return within(self.groups[self.split])
+        if any(within(self.groups[group]) for group in self.leave_out):
+            return False
+        return within(self.val_numbers) == (self.split == 'val')
 
     def _verify(self) -> None:
         """Verify the integrity of the dataset."""
