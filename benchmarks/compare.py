@@ -178,7 +178,9 @@ def fit_arguments(cell: Cell) -> list[str]:
     return [
         f'--config={config}',
         *(
-            f'--{k}={v if isinstance(v, str) else json.dumps(v)}'
+            f'--{k}={v if isinstance(v, str) else json.dumps(v)}'.replace(
+                '{folder}', cell.folder
+            )
             for k, v in arguments.items()
         ),
     ]

@@ -63,6 +63,19 @@ class TestOMBRIADataModule:
         assert one.train_aug is not None
         assert (one.train_aug(dict(batch))['image'][:, index] == 0).all()
 
+    def test_optical_dropout(self, root: pathlib.Path) -> None:
+        torch.manual_seed(0)
+        datamodule = OMBRIADataModule(root=root, optical_dropout=0.25)
+        batch = {
+            'image': torch.rand(200, 2, 3, SIZE, SIZE),
+            'mask': torch.zeros(200, 1, SIZE, SIZE, dtype=torch.int64),
+        }
+        assert datamodule.train_aug is not None
+        zero = (datamodule.train_aug(dict(batch))['image'] == 0).flatten(2).all(dim=2)
+        assert zero[:, 0].float().mean().item() == pytest.approx(0.25, abs=0.1)
+        assert not zero[:, 1].any()
+        assert not (datamodule.aug(dict(batch))['image'] == 0).flatten(2).all(2).any()
+
     def test_unknown_modality(self, root: pathlib.Path) -> None:
         with pytest.raises(ValueError, match="unknown modality 'SAR'"):
             OMBRIADataModule(root=root, modality='SAR')  # type: ignore[arg-type]

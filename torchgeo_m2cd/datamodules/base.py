@@ -50,6 +50,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         standardize: Literal['dataset', 'image'] = 'dataset',
         jitter: float = 0.0,
         modality: Modality = 'both',
+        optical_dropout: float = 0.0,
         augmentation: Literal['default', 'original'] = 'default',
         **kwargs: Any,
     ) -> None:
@@ -71,6 +72,8 @@ class OpticalSARDataModule(NonGeoDataModule):
                 in units of the standardised images.
             modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
                 the other one is zero.
+            optical_dropout: Probability that the optical image of a pair is zero in
+                training: a model is then not lost without what it learns from it.
             augmentation: How training images are changed at random: ``'default'``, as
                 above, or ``'original'``, as in the original M²CD: rotated by up to 20
                 degrees, mirrored or neither, and their colors distorted, which needs
@@ -107,6 +110,8 @@ class OpticalSARDataModule(NonGeoDataModule):
         self.aug = PairAugmentation(*normalize, *dropped[modality])
         check_choice('augmentation', augmentation, ('default', 'original'))
         changes = [*normalize, *crop, *random_changes(jitter)]
+        if optical_dropout:
+            changes.append(DropImage(0, p=optical_dropout))
         if augmentation == 'original':
             if mean.shape[1] != 3 or jitter:
                 raise ValueError(

@@ -36,6 +36,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         standardize: Literal['dataset', 'image'] = 'dataset',
         jitter: float = 0.0,
         modality: Modality = 'both',
+        optical_dropout: float = 0.0,
         mean: Sequence[Sequence[float]] = MEAN,
         std: Sequence[Sequence[float]] = STD,
         augmentation: Literal['default', 'original'] = 'default',
@@ -58,6 +59,8 @@ class OMBRIADataModule(OpticalSARDataModule):
                 in units of the standardised images.
             modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
                 the other one is zero.
+            optical_dropout: Probability that the optical image of a pair is zero in
+                training.
             mean: Mean of each band, first of the optical, then of the SAR bands.
             std: Standard deviation of each band, likewise.
             augmentation: How training images are changed at random, see
@@ -89,6 +92,7 @@ class OMBRIADataModule(OpticalSARDataModule):
             standardize=standardize,
             jitter=jitter,
             modality=modality,
+            optical_dropout=optical_dropout,
             augmentation=augmentation,
             root=root,
             download=download,
