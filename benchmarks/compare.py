@@ -23,7 +23,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,17 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.cli import instantiate_class
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torchgeo.datasets.utils import unbind_samples
 
 from torchgeo_m2cd.configs import config_path
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 #: Outcomes of the pixels of a chip that are not to be ignored.
 COUNTS = ('tp', 'fp', 'fn', 'tn')
+
+#: Other ways to test a trained model: with optical images of other chips, and with the
+#: mean over the eight orientations of a chip.
+VARIANTS = ('optical swapped', 'orientations averaged')
 
 #: Values that a written probability is a part of.
 LEVELS = 255
@@ -60,7 +65,7 @@ class Cell:
     arguments: dict[str, Any]
     splits: list[str]
     threshold: str | None = None
-    swap: bool = False
+    variants: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -88,7 +93,10 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
         matrix['seeds'], matrix['datasets'].items(), matrix['models'].items()
     ):
         _check_keys(path, where, {'arguments', 'splits'})
-        _check_keys(path, what or {}, {'arguments', 'threshold', 'swap', 'seeds'})
+        _check_keys(path, what or {}, {'arguments', 'threshold', 'variants', 'seeds'})
+        _check_keys(
+            path, dict.fromkeys((what or {}).get('variants', [])), set(VARIANTS)
+        )
         options = dict(what or {})
         if seed not in options.pop('seeds', matrix['seeds']):
             continue
@@ -234,20 +242,18 @@ def evaluate(cell: Cell) -> None:
     rows, scores = [], {}
     for split in cell.splits:
         datamodule = make_datamodule(config, test_split=split)
-        variants = {cell.model: lambda dataset: dataset}
         if task is not None:
             trainer = Trainer(
                 logger=False, enable_progress_bar=False, enable_model_summary=False
             )
             scores[split] = trainer.test(task, datamodule=datamodule, verbose=False)[0]
         datamodule.setup('test')
-        if cell.swap:
-            variants[f'{cell.model}, optical swapped'] = SwappedOptical
-        for model, wrap in variants.items():
-            written, truth = predict(task, cell.threshold, datamodule, wrap)
-            chips = [Path(file.mask).stem for file in datamodule.test_dataset.files]
+        chips = [Path(file.mask).stem for file in datamodule.test_dataset.files]
+        for variant in ('', *cell.variants):
+            model = f'{cell.model}, {variant}' if variant else cell.model
+            written, truth = predict(task, cell.threshold, datamodule, variant)
             np.savez_compressed(
-                predictions / f'{split}{"-swapped" * (model != cell.model)}.npz',
+                predictions / f'{"-".join(filter(None, (split, _slug(variant))))}.npz',
                 probability=written, mask=truth, chips=chips,
             )  # fmt: skip
             rows += [
@@ -294,42 +300,67 @@ def make_datamodule(config: Mapping[str, Any], **changes: Any) -> Any:
 
 @torch.inference_mode()
 def predict(
-    task: ChangeDetectionTask | None, threshold: str | None, datamodule: Any, wrap: Any
+    task: ChangeDetectionTask | None,
+    threshold: str | None,
+    datamodule: Any,
+    variant: str = '',
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Predict the test split of a data module.
 
     Returns:
         Probabilities in parts of 255, and masks, both of shape (N, H, W).
     """
-    limit: Any = best_threshold(datamodule) if threshold == 'global' else None
+    limit: Any = None
+    if threshold == 'global':
+        datamodule.setup('fit')
+        limit = best_threshold(datamodule.train_dataset)
     written, truth = [], []
-    loader = DataLoader(
-        wrap(datamodule.test_dataset), datamodule.batch_size, collate_fn=default_collate
-    )
+    dataset = datamodule.test_dataset
+    if variant == 'optical swapped':
+        dataset = SwappedOptical(dataset)
+    loader = DataLoader(dataset, datamodule.batch_size, collate_fn=default_collate)
     for batch in loader:
         truth.append(batch['mask'][:, 0])
         if task is None:
             sar = batch['image'][:, 1, :1]
             if threshold == 'otsu':
                 limit = otsu_threshold(sar)[1].reshape(-1, 1, 1, 1)
+            elif threshold == 'oracle':
+                limits = [best_threshold([sample]) for sample in unbind_samples(batch)]
+                limit = torch.tensor(limits).reshape(-1, 1, 1, 1)
             probability = (sar <= limit).float()
         else:
-            probability = task.predict_step(datamodule.aug(batch), 0)
+            batch = datamodule.aug(batch)
+            probability = task.predict_step(batch, 0)
+            if variant == 'orientations averaged':
+                probability = average_orientations(task, batch)
         written.append((probability[:, -1] * LEVELS).round())
     return tuple(torch.cat(v).to(torch.uint8).numpy() for v in (written, truth))  # type: ignore[return-value]
 
 
-def best_threshold(datamodule: Any) -> int:
-    """Find the SAR value up to which calling all flood is best on the training split."""
-    datamodule.setup('fit')
+def average_orientations(task: ChangeDetectionTask, batch: dict[str, Tensor]) -> Tensor:
+    """Predict a batch in all eight orientations, and average."""
+    total = torch.zeros(())
+    for turns, flip in itertools.product(range(4), (False, True)):
+        image = batch['image'].rot90(turns, (-2, -1))
+        image = image.flip(-1) if flip else image
+        probability = task.predict_step({'image': image}, 0)
+        probability = probability.flip(-1) if flip else probability
+        total = total + probability.rot90(-turns, (-2, -1))
+    return total / 8
+
+
+def best_threshold(samples: Iterable[dict[str, Tensor]]) -> int:
+    """Find the SAR value up to which calling all flood gives the best IoU on samples."""
     counts = torch.zeros(2, 256)  # by class and value
-    for sample in datamodule.train_dataset:
+    for sample in samples:
         values, mask = sample['image'][1, 0].long(), sample['mask'][0]
         for label in (0, 1):
             counts[label] += torch.bincount(values[mask == label], minlength=256)
     false_alarms, hits = counts.cumsum(1)
     iou = hits / (counts[1].sum() + false_alarms)
-    return int(iou.argmax())
+    # Without any flood, the best is to find none
+    return int(iou.argmax()) if counts[1].any() else -1
 
 
 def count(

@@ -126,6 +126,27 @@ def summarize(table: pd.DataFrame, events: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def average_seeds(cells: Sequence[Cell]) -> pd.DataFrame:
+    """Count the pixels of the mean probability over all seeds of each model."""
+    rows = []
+    for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
+        mine = [cell for cell in cells_of(cells, model) if cell.dataset == dataset]
+        for split in mine[0].splits if len(mine) > 1 else ():
+            files = [np.load(c.path / 'predictions' / f'{split}.npz') for c in mine]
+            mean = np.mean([f['probability'] for f in files], axis=0).round()
+            rows += [
+                {
+                    'dataset': dataset,
+                    'split': split,
+                    'model': f'{model}, mean of {len(mine)}',
+                    'seed': 0,
+                    **count(probability, mask),
+                }
+                for probability, mask in zip(mean, files[0]['mask'], strict=True)
+            ]
+    return pd.DataFrame(rows)
+
+
 def check(cells: Sequence[Cell]) -> float:
     """Compare the scores of TorchMetrics with those of the written predictions.
 
@@ -347,7 +368,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for cell in read_matrix(args.matrix, args.results)
         if (cell.path / 'counts.csv').exists()
     ]
-    scores = summarize(pd.read_csv(args.results / 'counts.csv'), args.events)
+    counts = pd.concat([pd.read_csv(args.results / 'counts.csv'), average_seeds(cells)])
+    scores = summarize(counts, args.events)
     print(
         f'IoU of the written predictions and of TorchMetrics: {check(cells):.1e} apart'
     )

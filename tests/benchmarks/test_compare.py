@@ -13,7 +13,7 @@ import yaml
 from torchmetrics.classification import BinaryConfusionMatrix, BinaryJaccardIndex
 
 from benchmarks import compare, report
-from tests.data.ombria.data import make_ombria
+from tests.data.ombria.data import arrays, make_ombria
 
 
 @pytest.fixture
@@ -102,22 +102,35 @@ class TestThresholds:
         matrix['arguments']['data.batch_size'] = 1
         assert compare.main([str(write(matrix, tmp_path)), str(output)]) == 1
 
-    def test_global(self, tmp_path: Path) -> None:
-        class Module:
-            """Dark flood in half of the chips, bright elsewhere."""
+    def test_best(self) -> None:
+        sar = torch.tensor([[10.0, 20.0, 30.0, 200.0]]).expand(2, 3, 1, 4)
+        flood, none = torch.tensor([[[1, 1, 0, 255]]]), torch.zeros(1, 1, 4).long()
+        samples = [{'image': sar, 'mask': mask} for mask in (flood, none)]
+        assert compare.best_threshold(samples[:1]) == 20
+        assert compare.best_threshold(samples) == 20
+        assert compare.best_threshold(samples[1:]) == -1
 
-            def setup(self, stage: str) -> None:
-                sar = torch.tensor([[10.0, 20.0, 30.0, 200.0]]).expand(2, 3, 1, 4)
-                mask = torch.tensor([[[1, 1, 0, 255]]])
-                self.train_dataset = [{'image': sar, 'mask': mask}]
-
-        assert compare.best_threshold(Module()) == 20
+    @pytest.mark.parametrize('kind', ['global', 'oracle'])
+    def test_kinds(self, matrix: dict[str, Any], tmp_path: Path, kind: str) -> None:
+        matrix['models'] = {kind: {'threshold': kind, 'seeds': [0]}}
+        output = tmp_path / 'out'
+        assert compare.main([str(write(matrix, tmp_path)), str(output)]) == 0
+        counts = pd.read_csv(output / 'counts.csv')
+        for chip in counts.itertuples():
+            number = int(str(chip.chip).split('_')[-1])
+            _, sar, mask = arrays(number)
+            best = max(
+                (sar <= t)[mask > 0].sum() / ((sar <= t) | (mask > 0)).sum()
+                for t in range(256)
+            )
+            iou = chip.tp / (chip.tp + chip.fp + chip.fn)
+            assert iou == pytest.approx(best) if kind == 'oracle' else iou <= best
 
 
 def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
     matrix['models'] = {
         'FCN': {
-            'swap': True,
+            'variants': ['optical swapped', 'orientations averaged'],
             'arguments': {
                 'trainer.max_epochs': 1,
                 'trainer.accelerator': 'cpu',
@@ -130,7 +143,8 @@ def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
     path, output = write(matrix, tmp_path), tmp_path / 'out'
     assert compare.main([str(path), str(output)]) == 0
     counts = pd.read_csv(output / 'counts.csv')
-    assert set(counts['model']) == {'FCN', 'FCN, optical swapped'}
+    models = ['FCN', 'FCN, optical swapped', 'FCN, orientations averaged']
+    assert list(dict.fromkeys(counts['model'])) == models
     assert set(counts['seed']) == {3}
     cells = compare.read_matrix(path, output)
     # A score that TorchMetrics did not give is found
@@ -146,8 +160,25 @@ def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
     names = {file.name for file in tmp_path.glob('o*') if file.is_file()}
     assert {'o.csv', 'o.md', 'o.tex', 'o-iou.svg', 'o-chips.png'} <= names
     table = pd.read_csv(tmp_path / 'o.csv')
-    assert list(table['model']) == ['FCN', 'FCN, optical swapped']
+    assert list(table['model']) == models
     assert list(table['mean of events']) == list(table['albania'])
+
+
+def test_average_orientations() -> None:
+    class Corner:
+        """Sees the upper left pixel alone."""
+
+        def predict_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+            output = torch.zeros_like(batch['image'][:, 0])
+            output[..., 0, 0] = batch['image'][:, 0, ..., 0, 0]
+            return output
+
+    image = torch.arange(16.0).reshape(1, 1, 1, 4, 4)
+    output = compare.average_orientations(Corner(), {'image': image})  # type: ignore[arg-type]
+    corners = torch.zeros(4, 4)
+    for row, column in ((0, 0), (0, 3), (3, 0), (3, 3)):
+        corners[row, column] = image[0, 0, 0, row, column] / 4
+    torch.testing.assert_close(output[0, 0], corners)
 
 
 def test_failing_cell(

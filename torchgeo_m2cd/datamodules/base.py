@@ -14,6 +14,7 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets import OpticalSARDataset, stack_pair
 from ..transforms import (
+    AlignQuantile,
     DropImage,
     PairAugmentation,
     PhotometricDistortion,
@@ -47,7 +48,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         test_split: str = 'test',
-        standardize: Literal['dataset', 'image'] = 'dataset',
+        standardize: Literal['dataset', 'image', 'quantile'] = 'dataset',
         jitter: float = 0.0,
         modality: Modality = 'both',
         optical_dropout: float = 0.0,
@@ -67,7 +68,8 @@ class OpticalSARDataModule(NonGeoDataModule):
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
             standardize: Whether to standardise images with *mean* and *std* alone
-                (``'dataset'``), or then each by itself (``'image'``).
+                (``'dataset'``), or then each by itself (``'image'``), or only its level
+                (``'quantile'``, :class:`~torchgeo_m2cd.transforms.AlignQuantile`).
             jitter: Standard deviation of a random gain and offset per band in training,
                 in units of the standardised images.
             modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
@@ -100,30 +102,29 @@ class OpticalSARDataModule(NonGeoDataModule):
             if min(self.patch_size) < 1:
                 raise ValueError(f'patch_size is {patch_size}: expected at least 1')
             crop = [StrictRandomCrop(self.patch_size)]
-        check_choice('standardize', standardize, ('dataset', 'image'))
+        check_choice('standardize', standardize, ('dataset', 'image', 'quantile'))
         check_choice('modality', modality, get_args(Modality))
         self.standardize = standardize
         # The whole chip counts, as in evaluation, not the crop
-        own = [StandardizeImage()] if standardize == 'image' else []
-        normalize = [pair_normalize(mean, std), *own]
+        normalize = [pair_normalize(mean, std)]
+        if standardize == 'image':
+            normalize.append(StandardizeImage())
+        elif standardize == 'quantile':
+            normalize.append(AlignQuantile())
         dropped = {'both': [], 'optical': [DropImage(1)], 'sar': [DropImage(0)]}
         self.aug = PairAugmentation(*normalize, *dropped[modality])
         check_choice('augmentation', augmentation, ('default', 'original'))
         changes = [*normalize, *crop, *random_changes(jitter)]
-        if optical_dropout:
-            changes.append(DropImage(0, p=optical_dropout))
         if augmentation == 'original':
             if mean.shape[1] != 3 or jitter:
                 raise ValueError(
                     "augmentation='original' needs images of 3 bands and no jitter, got "
                     f'{mean.shape[1]} bands and jitter={jitter}'
                 )
-            changes = [
-                PhotometricDistortion(),
-                *normalize,
-                RandomRotationOrFlip(),
-                *crop,
-            ]
+            rotation = RandomRotationOrFlip()
+            changes = [PhotometricDistortion(), *normalize, rotation, *crop]
+        if optical_dropout:
+            changes.append(DropImage(0, p=optical_dropout))
         self.train_aug = PairAugmentation(*changes, *dropped[modality])
 
     def setup(self, stage: str) -> None:

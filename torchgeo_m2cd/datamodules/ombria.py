@@ -33,7 +33,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         test_split: str = 'test',
-        standardize: Literal['dataset', 'image'] = 'dataset',
+        standardize: Literal['dataset', 'image', 'quantile'] = 'dataset',
         jitter: float = 0.0,
         modality: Modality = 'both',
         optical_dropout: float = 0.0,
@@ -54,7 +54,8 @@ class OMBRIADataModule(OpticalSARDataModule):
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
             standardize: Whether to standardise images with *mean* and *std* alone
-                (``'dataset'``), or then each by itself (``'image'``).
+                (``'dataset'``), or then each by itself (``'image'``), or only its level
+                (``'quantile'``).
             jitter: Standard deviation of a random gain and offset per band in training,
                 in units of the standardised images.
             modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;

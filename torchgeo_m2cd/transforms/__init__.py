@@ -4,6 +4,7 @@
 """Transforms for optical-SAR pairs."""
 
 from .pair import (
+    AlignQuantile,
     DropImage,
     PairAugmentation,
     PhotometricDistortion,
@@ -16,6 +17,7 @@ from .pair import (
 )
 
 __all__ = (
+    'AlignQuantile',
     'DropImage',
     'PairAugmentation',
     'PhotometricDistortion',

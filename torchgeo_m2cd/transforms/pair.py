@@ -271,6 +271,46 @@ class StandardizeImage(K.IntensityAugmentationBase2D):
         return ((pair - mean) / (std + 1e-6)).flatten(1, 2)
 
 
+class AlignQuantile(K.IntensityAugmentationBase2D):
+    """Shift each band of a pair so that one of its quantiles becomes 0.
+
+    Of a SAR image, the brighter pixels are land, whatever the share of water: what is
+    left is the contrast to them, in dB, whatever the calibration and incidence angle.
+    """
+
+    def __init__(self, quantile: float = 0.9) -> None:
+        """Initialize a new AlignQuantile instance.
+
+        Args:
+            quantile: The quantile, from 0 to 1.
+        """
+        super().__init__(p=1.0)
+        self.quantile = quantile
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Shift a batch.
+
+        Args:
+            input: Pairs with 2C channels, shape (B, 2C, H, W).
+            params: Not used.
+            flags: Not used.
+            transform: Not used.
+
+        Returns:
+            Shifted pairs, same shape.
+        """
+        # Every 16th pixel will do, and torch.quantile takes no more than 16 million
+        pixels = input[..., ::4, ::4].flatten(2).float()
+        level = pixels.quantile(self.quantile, dim=2)[..., None, None]
+        return input - level.to(input)
+
+
 class DropImage(K.IntensityAugmentationBase2D):
     """Set one image of a pair to zero, the mean of standardised images."""
 
