@@ -221,8 +221,8 @@ def cost(rate: float) -> list[dict[str, Any]]:
             'country': country,
             'km²': f'{area:,}',
             '10⁹ pixels of 10 m': f'{area / 1e5:.1f}',
-            'core hours': f'{area / rate:.0f}',
-            'on 128 cores': f'{area / rate / 128 * 60:.0f} min',
+            'core hours': f'{area / rate:.1f}',
+            'on 128 cores': f'{area / rate / 128 * 60:.1f} min',
         }
         for country, area in COUNTRIES.items()
     ]

@@ -9,11 +9,14 @@ import pytest
 import rasterio
 import torch
 from lightning.pytorch import Trainer
+from shapely.geometry import box
 
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+CHIPS = Path(__file__).parents[2] / 'shared' / 'data' / 'sen1floods11'
 
 
 @pytest.fixture(scope='module')
@@ -89,3 +92,44 @@ def test_without_statistics(checkpoint: Path, tmp_path: Path) -> None:
     datamodule.setup('predict')
     with pytest.raises(ValueError, match='not given, and there is no checkpoint'):
         datamodule.predict_dataloader()
+
+
+@pytest.mark.skipif(
+    not CHIPS.is_dir(), reason='needs the real chip in ../shared/data/sen1floods11'
+)
+def test_real_chip(tmp_path: Path) -> None:
+    optical, sar, labels = (
+        CHIPS / f'Spain_7370579_{name}Hand.tif' for name in ('S2', 'S1', 'Label')
+    )
+    trainer = Trainer(
+        accelerator='cpu', logger=False, enable_checkpointing=False, max_steps=4,
+        limit_val_batches=1, enable_progress_bar=False,
+    )  # fmt: skip
+    task = ChangeDetectionTask('m2cd', 'mit_b0', in_channels=[13, 2])
+    datamodule = SceneDataModule(optical, sar, labels, patch_size=64, length=32)
+    trainer.fit(task, datamodule=datamodule)
+    trainer.save_checkpoint(tmp_path / 'model.ckpt')
+
+    files = {name: tmp_path / f'change.{name}' for name in ('tif', 'gpkg')}
+    predict_scene(
+        tmp_path / 'model.ckpt', optical, sar, files['tif'],
+        polygons=files['gpkg'], threshold=0.1,
+        trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
+    )  # fmt: skip
+    with (
+        rasterio.open(files['tif']) as src,
+        rasterio.open(optical) as before,
+        rasterio.open(sar) as after,
+    ):
+        assert (src.crs, src.transform) == (before.crs, before.transform)
+        assert src.shape == before.shape
+        known = before.dataset_mask().astype(bool) & np.isfinite(after.read()).all(0)
+        known &= (before.read_masks() > 0).all(0)
+        np.testing.assert_array_equal(np.isfinite(src.read(1)), known)
+        footprint = box(*src.bounds)
+    table = gpd.read_file(files['gpkg'])
+    assert table.crs == 'EPSG:4326'
+    assert table.within(footprint.buffer(1e-9)).all()
+    # By another way than that of the file: in the UTM zone of the chip
+    areas = table.to_crs('EPSG:32630').area
+    np.testing.assert_allclose(table['area_m2'], areas, rtol=0.01)
