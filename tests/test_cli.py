@@ -146,6 +146,18 @@ class TestFit:
         }
         assert expected <= set(tags['scalars'])
 
+    def test_same_seed(self, fitted: Run, tmp_path: Path) -> None:
+        again = run('fit', tmp_path)
+        weights, expected = (
+            torch.load(r.last, weights_only=True)['state_dict'] for r in (again, fitted)
+        )
+        assert all(torch.equal(weights[key], expected[key]) for key in expected)
+        for tag in ('val_loss', 'val_AverageJaccardIndex'):
+            values, others = (
+                [s.value for s in r.events.Scalars(tag)] for r in (again, fitted)
+            )
+            assert values == others
+
     def test_resume(self, fitted: Run, tmp_path: Path) -> None:
         args = ('--ckpt_path', fitted.last, '--trainer.max_epochs', '2')
         resumed = run('fit', tmp_path, *args)
