@@ -15,6 +15,7 @@ the predictions themselves are in the folders. ``report.py`` makes tables and pl
 import argparse
 import concurrent.futures
 import dataclasses
+import datetime
 import importlib.metadata
 import itertools
 import json
@@ -41,6 +42,7 @@ from torchgeo.datasets.utils import unbind_samples
 
 from torchgeo_m2cd.configs import config_path
 from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.utils import check_choice, write_beside
 
 #: Outcomes of the pixels of a chip that are not to be ignored.
 COUNTS = ('tp', 'fp', 'fn', 'tn')
@@ -150,12 +152,14 @@ def run_cell(cell: Cell, threads: int) -> str:
     plan, made = cell.path / 'cell.json', json.dumps(dataclasses.asdict(cell), indent=1)
     if plan.exists() and json.loads(plan.read_text()) != json.loads(made):
         raise ValueError(f'{cell.folder} is of another matrix: remove it first')
-    plan.write_text(made)
+    write_beside(plan, lambda file: file.write(made.encode()))
     if (cell.path / 'counts.csv').exists():
         return 'was finished'
     env = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
     if cell.threshold is None and not (cell.path / 'fitted').exists():
         command = [sys.executable, '-m', 'torchgeo', 'fit', *fit_arguments(cell)]
+        with (cell.path / 'starts').open('a') as file:
+            file.write(f'{datetime.datetime.now(datetime.UTC).isoformat()}\n')
         _run(command, cell.path / 'fit.log', env)
         (cell.path / 'fitted').touch()
     _run(
@@ -182,9 +186,8 @@ def fit_arguments(cell: Cell) -> list[str]:
         **cell.arguments,
         **({'ckpt_path': str(last)} if last.exists() else {}),
     }
-    config = cell.config if cell.config.endswith('.yaml') else config_path(cell.config)
     return [
-        f'--config={config}',
+        f'--config={find_config(cell)}',
         *(
             f'--{k}={v if isinstance(v, str) else json.dumps(v)}'.replace(
                 '{folder}', cell.folder
@@ -192,6 +195,12 @@ def fit_arguments(cell: Cell) -> list[str]:
             for k, v in arguments.items()
         ),
     ]
+
+
+def find_config(cell: Cell) -> Path:
+    """Return the path of the config of a cell: a file, or one that has a name."""
+    is_file = cell.config.endswith('.yaml')
+    return Path(cell.config) if is_file else config_path(cell.config)
 
 
 def _run(command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
@@ -264,22 +273,20 @@ def evaluate(cell: Cell) -> None:
                     'seed': cell.seed,
                     'chip': chip,
                     **count(*pair),
-                    **provenance(),
+                    **provenance(cell),
                 }
                 for chip, *pair in zip(chips, written, truth, strict=True)
             ]
     (cell.path / 'scores.json').write_text(json.dumps(scores, indent=1))
-    part = cell.path / 'counts.csv.part'
-    pd.DataFrame(rows).to_csv(part, index=False)
-    part.replace(cell.path / 'counts.csv')
+    text = pd.DataFrame(rows).to_csv(index=False)
+    write_beside(cell.path / 'counts.csv', lambda file: file.write(text.encode()))
 
 
 def load_run(cell: Cell) -> tuple[ChangeDetectionTask | None, dict[str, Any]]:
     """Load the best checkpoint of a cell, and the configuration that it was made with."""
     if cell.threshold is not None:
         # No model, but the data of one
-        path = config_path(cell.config)
-        config: dict[str, Any] = yaml.safe_load(Path(path).read_text())
+        config: dict[str, Any] = yaml.safe_load(find_config(cell).read_text())
         for key, value in cell.arguments.items():
             if key.startswith('data.'):
                 config['data']['init_args'][key.removeprefix('data.')] = value
@@ -385,8 +392,13 @@ def count(
     }
 
 
-def provenance() -> dict[str, str]:
-    """Say what a result was made with."""
+def provenance(cell: Cell) -> dict[str, str | int]:
+    """Say what a result was made with.
+
+    A run that was cut off and goes on sees other random batches than one that was not:
+    ``starts`` says how often it began.
+    """
+    starts = cell.path / 'starts'
     commit = subprocess.run(
         ['git', 'describe', '--always', '--dirty'],
         check=False,
@@ -399,6 +411,7 @@ def provenance() -> dict[str, str]:
     return {
         'commit': commit,
         'versions': ', '.join([*versions, f'Python {platform.python_version()}']),
+        'starts': len(starts.read_text().splitlines()) if starts.exists() else 0,
     }
 
 
@@ -410,9 +423,8 @@ def collect(cells: Sequence[Cell], output: Path) -> None:
         if (cell.path / 'counts.csv').exists()
     ]
     if tables:
-        part = output / 'counts.csv.part'
-        pd.concat(tables).to_csv(part, index=False)
-        part.replace(output / 'counts.csv')
+        text = pd.concat(tables).to_csv(index=False)
+        write_beside(output / 'counts.csv', lambda file: file.write(text.encode()))
 
 
 def run_all(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str | Exception]]:
@@ -448,6 +460,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output is None:
         parser.error('the following arguments are required: matrix, output')
     every = read_matrix(args.matrix, args.output)
+    for model in args.models or ():
+        check_choice('model', model, {cell.model: None for cell in every})
     cells = [cell for cell in every if not args.models or cell.model in args.models]
     failed = 0
     for number, (cell, result) in enumerate(run_all(cells, args.jobs), 1):

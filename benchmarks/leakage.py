@@ -42,7 +42,8 @@ def thumbnails(dataset: OMBRIA, size: int = 32) -> Tensor:
     small = adaptive_avg_pool2d(images, size)
     small = small - small.mean((-2, -1), keepdim=True)
     small = small / (small.norm(dim=(-2, -1), keepdim=True) + 1e-6)
-    return rearrange(small, 'n t h w -> t n h w')
+    result: Tensor = rearrange(small, 'n t h w -> t n h w')
+    return result
 
 
 def correlate(first: Tensor, second: Tensor) -> Tensor:

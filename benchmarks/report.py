@@ -78,9 +78,11 @@ def bootstrap(counts: Array, repeats: int = 2000, seed: int = 0) -> Array:
     Returns:
         IoU of each draw, over all pixels of its chips, mean over its seeds.
     """
-    rng = np.random.default_rng(seed)
-    chips = rng.integers(counts.shape[1], size=(repeats, counts.shape[1]))
-    seeds = rng.integers(counts.shape[0], size=(repeats, counts.shape[0]))
+    # Apart, as splits of different size are to have the same draws of seeds
+    seeds, chips = (
+        np.random.default_rng([seed, axis]).integers(size, size=(repeats, size))
+        for axis, size in enumerate(counts.shape[:2])
+    )
     draws = [
         iou(counts[s][:, c].sum(axis=1)).mean()
         for s, c in zip(seeds, chips, strict=True)
@@ -129,14 +131,14 @@ def summarize(table: pd.DataFrame, events: Sequence[str]) -> pd.DataFrame:
 def average_seeds(cells: Sequence[Cell]) -> pd.DataFrame:
     """Count the pixels of the mean probability over all seeds of each model."""
     rows = []
-    for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
-        mine = [cell for cell in cells_of(cells, model) if cell.dataset == dataset]
+    for model in dict.fromkeys(cell.model for cell in cells):
+        mine = cells_of(cells, model)
         for split in mine[0].splits if len(mine) > 1 else ():
             files = [np.load(c.path / 'predictions' / f'{split}.npz') for c in mine]
             mean = np.mean([f['probability'] for f in files], axis=0).round()
             rows += [
                 {
-                    'dataset': dataset,
+                    'dataset': mine[0].dataset,
                     'split': split,
                     'model': f'{model}, mean of {len(mine)}',
                     'seed': 0,
@@ -183,8 +185,7 @@ def write_tables(scores: pd.DataFrame, output: Path) -> None:
         zip(scores['dataset'], scores['model'], scores['seeds'], strict=True)
     )
     wide = wide[order].reindex(list(names)).fillna('').reset_index()
-    if wide['dataset'].nunique() == 1:
-        wide = wide.drop(columns='dataset')
+    wide = wide.drop(columns='dataset')
     wide.to_csv(f'{output}.csv', index=False)
     lines = [list(wide.columns), ['---'] * len(wide.columns), *wide.values.tolist()]
     text = '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
@@ -359,6 +360,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('matrix', type=Path, help='YAML file')
     parser.add_argument('results', type=Path, help='folder that compare.py wrote')
     parser.add_argument('output', type=Path, help='without suffix')
+    parser.add_argument('--dataset', default='OMBRIA', help='one of the matrix')
     parser.add_argument('--events', nargs='*', default=['albania', 'timor'])
     parser.add_argument('--chips-of', nargs='+', metavar='MODEL', help='to draw')
     args = parser.parse_args(argv)
@@ -366,9 +368,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cells = [
         cell
         for cell in read_matrix(args.matrix, args.results)
-        if (cell.path / 'counts.csv').exists()
+        if cell.dataset == args.dataset and (cell.path / 'counts.csv').exists()
     ]
-    counts = pd.concat([pd.read_csv(args.results / 'counts.csv'), average_seeds(cells)])
+    if not cells:
+        parser.error(f'{args.results} has no finished cell of dataset {args.dataset!r}')
+    finished = [pd.read_csv(cell.path / 'counts.csv') for cell in cells]
+    counts = pd.concat([*finished, average_seeds(cells)])
     scores = summarize(counts, args.events)
     print(
         f'IoU of the written predictions and of TorchMetrics: {check(cells):.1e} apart'

@@ -3,7 +3,8 @@
 
 """What is made of a change map: Cloud-Optimized GeoTIFF, polygons, and a quick look.
 
-All of it strip by strip, or at a lower resolution: memory does not grow with the map.
+All of it strip by strip, or at a lower resolution: memory does not grow with the map, but
+with the number of polygons.
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,16 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Argument checks and settings shared by the whole package."""
+"""Argument checks, paths and settings shared by the whole package."""
 
 import difflib
-from collections.abc import Iterable
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import BinaryIO
+
+# As in TorchGeo, which takes long to import
+type Path = str | os.PathLike[str]
 
 #: Settings to read and write scenes with, see :class:`rasterio.Env`: GDAL would keep a
 #: twentieth of the machine's memory, per process.
@@ -37,3 +43,59 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         few = ', '.join(map(repr, choices[:10]))
         message += f' (expected one of {len(choices)}: {few}, …)'
     raise ValueError(message)
+
+
+def list_paths(paths: Path | Iterable[Path]) -> list[str]:
+    """List one or more paths.
+
+    Args:
+        paths: One path, or several.
+
+    Returns:
+        All of them, as text.
+    """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return [os.fspath(path) for path in paths]
+
+
+def name_paths(paths: Path | Iterable[Path]) -> str:
+    """Name files or folders in a message.
+
+    Args:
+        paths: One path, or several.
+
+    Returns:
+        At most three of them, quoted, and how many more there are.
+    """
+    paths = list_paths(paths)
+    more = [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
+    return ', '.join([*map(repr, paths[:3]), *more])
+
+
+def beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
+    """Return a path beside another one.
+
+    Args:
+        path: The other one.
+        suffix: What to add to its name, after a dot.
+
+    Returns:
+        The path.
+    """
+    return path.with_name(f'{path.name}.{suffix}')
+
+
+def write_beside(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its place, and rename it when it is complete.
+
+    Args:
+        path: The file.
+        write: Writes to the open file.
+    """
+    part = beside(path, f'{os.getpid()}.part')
+    try:
+        with part.open('wb') as file:
+            write(file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -237,6 +237,21 @@ class TestSceneWriter:
         predict(paths, SceneWriter(*files, overwrite=True), PixelTask())
         assert len(read(tmp_path / name)) == 1
 
+    @pytest.mark.parametrize('threshold', [-0.1, 50, math.nan])
+    def test_invalid_threshold(self, threshold: float) -> None:
+        with pytest.raises(ValueError, match='expected a value from 0 to 1'):
+            SceneWriter('change.tif', threshold=threshold)
+
+    def test_multilabel(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        task = ChangeDetectionTask(
+            'fcn', in_channels=[4, 1], task='multilabel', num_labels=2
+        )
+        writer = SceneWriter(tmp_path / 'change.tif', tmp_path / 'mask.tif')
+        with pytest.raises(ValueError, match="'multilabel': expected an output alone"):
+            predict(paths, writer, task)
+        predict(paths, SceneWriter(tmp_path / 'change.tif'), task)
+        assert len(read(tmp_path / 'change.tif')) == 2
+
     def test_twice(self, paths: dict[str, Path], tmp_path: Path) -> None:
         """A second prediction does not add up with the first one."""
         output = tmp_path / 'change.tif'
@@ -477,13 +492,14 @@ class TestSeveralScenes:
     def test_complete_ones_are_left_out(
         self, two_scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        def run(**kwargs: Any) -> None:
+        def run(threshold: float = 0.5, **kwargs: Any) -> None:
             datamodule = SceneDataModule(
                 scenes=two_scenes, mean=MEAN, std=STD, patch_size=48, **kwargs
             )
+            writer = SceneWriter(tmp_path / '{name}.tif', threshold=threshold)
             trainer = Trainer(
-                accelerator='cpu', callbacks=[SceneWriter(tmp_path / '{name}.tif')],
-                logger=False, enable_progress_bar=False,
+                accelerator='cpu', callbacks=[writer], logger=False,
+                enable_progress_bar=False,
             )  # fmt: skip
             trainer.predict(PixelTask(), datamodule=datamodule)
 
@@ -499,6 +515,8 @@ class TestSeveralScenes:
         # Made in another way, or broken
         with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
             run(stride=48)
+        with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
+            run(threshold=0.4)
         first.write_text('broken')
         with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
             run()

@@ -76,6 +76,17 @@ class TestOMBRIADataModule:
         assert not zero[:, 1].any()
         assert not (datamodule.aug(dict(batch))['image'] == 0).flatten(2).all(2).any()
 
+    def test_no_image_left(self, root: pathlib.Path) -> None:
+        with pytest.raises(ValueError, match="modality is 'optical': expected 'both'"):
+            OMBRIADataModule(root=root, optical_dropout=0.5, modality='optical')
+
+    def test_group_that_is_trained_on(self, root: pathlib.Path) -> None:
+        with pytest.raises(ValueError, match="'dry' is a group of training chips"):
+            OMBRIADataModule(root=root, test_split='dry', leave_out=['green'])
+        datamodule = OMBRIADataModule(root=root, test_split='dry', leave_out=['dry'])
+        datamodule.setup('test')
+        assert len(datamodule.test_dataloader()) == 1
+
     def test_unknown_modality(self, root: pathlib.Path) -> None:
         with pytest.raises(ValueError, match="unknown modality 'SAR'"):
             OMBRIADataModule(root=root, modality='SAR')  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pytest
 import rasterio
@@ -82,6 +83,7 @@ class TestSceneDataModule:
             ({'std': [[1.0], []]}, 'expected one list for the optical bands'),
             ({'std': None}, 'got one of mean and std: expected both, or none'),
             ({'standardize': 'chip'}, "unknown standardize 'chip'"),
+            ({'splits': [0.8, 0.2]}, 'expected the shares to train, validate and test'),
             ({'std': [[0.0] * 4, [1.0]]}, 'expected positive values'),
             ({'scenes': 'list.csv'}, 'got scenes, and optical or sar'),
         ],
@@ -210,6 +212,50 @@ class TestSceneDataModule:
             assert pixels.mean().item() == pytest.approx(0, abs=0.06)
             assert pixels.std().item() == pytest.approx(1, abs=0.06)
 
+    def test_standardize_quantile(self, paths: dict[str, Path]) -> None:
+        """A tenth of the valid pixels of each band is above 0."""
+        datamodule = make(paths, standardize='quantile', patch_size=140)
+        datamodule.setup('predict')
+        batch = next(iter(datamodule.predict_dataloader()))
+        image = datamodule.aug(batch)['image'][0]
+        above = (image[..., batch['valid'][0, 0]] > 0).float().mean(dim=-1)
+        torch.testing.assert_close(above, torch.full((2, 4), 0.1), rtol=0, atol=0.03)
+
+    @pytest.mark.parametrize(('modality', 'index'), [('sar', 0), ('optical', 1)])
+    def test_modality(self, modality: Any, index: int, paths: dict[str, Path]) -> None:
+        both, one = make(paths), make(paths)
+        one.modality = modality
+        for datamodule in (both, one):
+            datamodule.setup('predict')
+        batch = next(iter(both.predict_dataloader()))
+        one.predict_dataloader()
+        expected, image = (m.aug(dict(batch))['image'] for m in (both, one))
+        assert (image[:, index] == 0).all()
+        assert torch.equal(image[:, 1 - index], expected[:, 1 - index])
+
+    def test_jitter_leaves_no_data_alone(self, paths: dict[str, Path]) -> None:
+        datamodule = fit(paths, jitter=0.5)
+        datamodule.setup('fit')
+        batch = next(iter(datamodule.train_dataloader()))
+        assert datamodule.train_aug is not None
+        plain = datamodule.aug(dict(batch))['image']
+        batch['valid'][:, :, :8] = False
+        batch['image'][:, :, :, :8] = 7.0
+        image = datamodule.train_aug[0](dict(batch))['image']  # type: ignore[index]
+        assert (image[..., :8, :] == 0).all()
+        assert not torch.allclose(image[..., 8:, :], plain[..., 8:, :])
+
+    def test_no_change(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        """A mask of 0 and 255, which is to be ignored."""
+        with rasterio.open(paths['mask']) as src:
+            mask, profile = src.read(), src.profile
+        with rasterio.open(tmp_path / 'mask.tif', 'w', **profile) as dst:
+            dst.write(np.where(mask == 1, 255, mask))
+        datamodule = fit({**paths, 'mask': tmp_path / 'mask.tif'}, mean=None, std=None)
+        datamodule.setup('fit')
+        with pytest.warns(UserWarning, match=r'mask\.tif.* has the values \[0'):
+            datamodule.val_dataloader()
+
     def test_lazy(self, paths: dict[str, Path]) -> None:
         """Files are not opened before they are needed."""
         make({**paths, 'sar': paths['sar'].with_name('later.tif')})
@@ -266,6 +312,13 @@ class TestScenes:
         assert first.optical == [str(tmp_path / 'a.tif'), str(tmp_path / 'b.tif')]
         assert first.sar == ['https://host/sar.tif']
         assert (first.name, second.name) == ('a', 'c')
+        # Names are text, and may be left out
+        (tmp_path / 'list.csv').write_text(
+            'name,optical,sar\nNA,a.tif,b.tif\n,c.tif ; d.tif,e.tif\n007,f.tif,g.tif\n'
+        )
+        paths = SceneDataModule(scenes=tmp_path / 'list.csv').paths
+        assert [scene.name for scene in paths] == ['NA', 'c', '007']
+        assert paths[1].optical == [str(tmp_path / 'c.tif'), str(tmp_path / 'd.tif')]
         assert (second.optical, second.sar) == (['/abs/c.tif'], ['/vsis3/d.tif'])
 
     @pytest.mark.parametrize(
@@ -274,6 +327,10 @@ class TestScenes:
             ('optical\na.tif\n', r"has 1 rows with the columns \['optical'\]"),
             ('optical,sar\n', 'has 0 rows'),
             ('optical,sar\na.tif,\n', 'expected one row or more, with values'),
+            (
+                'optical,sar\na.tif;,b.tif\n',
+                "has the files 'a.tif;': expected one path",
+            ),
             ('', 'cannot be read'),
             (
                 'name,optical,sar\n../a,b.tif,c.tif\n',

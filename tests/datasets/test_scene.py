@@ -272,6 +272,26 @@ class TestSceneDataset:
             assert dataset.shape == (70, 90)
             assert torch.equal(read_all(dataset)['image'], expected['image'])
 
+    def test_hole(self, tmp_path: Path) -> None:
+        """Tiles need not fill the scene that they are mosaicked to."""
+        tiles = []
+        for i in range(2):
+            corner = from_origin(WEST + 600 * i, NORTH - 500 * i, 10, 10)
+            image = optical(50, 60) + np.uint16(i)
+            tiles.append(write(tmp_path / f'{i}.tif', image, corner))
+        sar = write(tmp_path / 'sar.tif', np.full((100, 120), -9, np.float32))
+        dataset = SceneDataset(tiles, sar, write(tmp_path / 'm.tif', np.ones((9, 9))))
+        sample = read_all(dataset)
+        expected = torch.zeros(100, 120, dtype=torch.bool)
+        expected[:50, :60] = expected[50:, 60:] = True
+        assert torch.equal(sample['valid'][0], expected)
+        x, y = dataset.pixel_slice(10, 70, 20, 30)
+        hole = dataset[x, y]
+        assert hole['image'].shape == (2, 3, 20, 30)
+        assert not hole['valid'].any()
+        assert (hole['mask'] == 255).all()
+        assert dataset.check() > 0
+
     def test_mask(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         mask = np.zeros((60, 120), np.uint8)
         mask[40:50] = 1
@@ -333,6 +353,11 @@ class TestSceneDataset:
         path = write(tmp_path / 'no_crs.tif', np.zeros((9, 9), np.float32), crs=None)
         with pytest.raises(ValueError, match=r"SAR file '.*no_crs\.tif' has no CRS"):
             SceneDataset(pair[0], path)
+
+    @pytest.mark.parametrize('res', [0, -10, (10, 0)])
+    def test_invalid_resolution(self, pair: tuple[Path, Path], res: Any) -> None:
+        with pytest.raises(ValueError, match='expected a positive size of pixels'):
+            SceneDataset(*pair, res=res)
 
     def test_no_overlap(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         # It touches the optical scene in the west
@@ -444,6 +469,11 @@ class TestFiles:
         )  # fmt: skip
         assert dataset.band_counts == (3, 2)
         assert dataset.rgb_channels == [0, 1, 2]
+        optical_files, sar_files = dataset.pair_files
+        bands = [path[-7:-4] for path in optical_files]
+        assert bands == ['B03', 'B02', 'B11']
+        assert [path[-6:-4] for path in sar_files] == ['VH', 'VV']
+        assert all(Path(path).exists() for path in optical_files + sar_files)
         loaded = pickle.loads(pickle.dumps(dataset))
         for one in (dataset, loaded):
             sample = read_all(one)
@@ -459,6 +489,10 @@ class TestFiles:
             assert sample['image'][0, 2, 21, 41].item() == pytest.approx(
                 (corner * weights).sum(), rel=1e-5
             )
+        with pytest.raises(
+            ValueError, match=r"bands \['B02'\] are names: expected num"
+        ):
+            SceneDataset(optical_files[0], sar_files[0], optical_bands=['B02'])
         with pytest.raises(ValueError, match="unknown optical band 'B3', did you mean"):
             SceneDataset(
                 tmp_path, tmp_path, optical_class=Sentinel2, optical_bands=['B3']
@@ -566,8 +600,12 @@ class TestFiles:
 
     @pytest.mark.parametrize('kind', ['alpha', 'mask'])
     @pytest.mark.parametrize('step', [10, 20])
-    def test_masked(self, kind: str, step: int, tmp_path: Path) -> None:
+    def test_masked(
+        self, kind: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Pixels may be masked by a band, or by a mask of the file."""
+        # As TorchGeo's command has it
+        monkeypatch.setenv('GDAL_DISABLE_READDIR_ON_OPEN', 'EMPTY_DIR')
         path = tmp_path / 'sar.tif'
         opaque = np.full((100, 120), 255, np.uint8)
         opaque[20:40, 20:40] = 0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_m2cd.transforms import (
+    AlignQuantile,
     DropImage,
     PairAugmentation,
     PhotometricDistortion,
@@ -289,6 +290,20 @@ class TestStandardizeImage:
         batch = {'image': torch.full((1, 2, C, H, W), 7.0)}
         output = PairAugmentation(StandardizeImage())(batch)
         torch.testing.assert_close(output['image'], torch.zeros(1, 2, C, H, W))
+
+
+class TestAlignQuantile:
+    def test_level(self) -> None:
+        torch.manual_seed(0)
+        image = torch.randn(3, 2, C, 64, 64) * 3 + 5
+        output = PairAugmentation(AlignQuantile())({'image': image})['image']
+        above = (output > 0).float().mean(dim=(-2, -1))
+        torch.testing.assert_close(
+            above, torch.full_like(above, 0.1), rtol=0, atol=0.05
+        )
+        # A shift per band, and nothing else
+        shift = (image - output).flatten(-2)
+        torch.testing.assert_close(shift, shift[..., :1].expand_as(shift))
 
 
 class TestDropImage:

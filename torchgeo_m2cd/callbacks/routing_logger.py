@@ -20,7 +20,7 @@ from torch import Tensor
 from torchgeo.datasets.utils import Sample
 
 from ..models.encoder import MoEEncoder, MoEEncoderOutput
-from .scene_map import _write_beside
+from ..utils import write_beside
 
 #: Shares of the experts, shape ``(E,)``, by stage and path.
 Shares = Mapping[int, Mapping[str, Tensor]]
@@ -290,4 +290,4 @@ class RoutingLogger(Callback):
         writer.writeheader()
         writer.writerows(self._rows)
         output.parent.mkdir(parents=True, exist_ok=True)
-        _write_beside(output, lambda file: file.write(text.getvalue().encode()))
+        write_beside(output, lambda file: file.write(text.getvalue().encode()))

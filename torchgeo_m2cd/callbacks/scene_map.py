@@ -9,8 +9,8 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from ..products import _strips, plot_quicklook, write_cog, write_polygons
 from ..samplers import SceneSampler
-from ..utils import GDAL_ENV
+from ..utils import GDAL_ENV, beside, write_beside
 
 
 class Outputs(NamedTuple):
@@ -73,7 +73,7 @@ class SceneMap:
         self.tags = dict(tags)
         self.threshold = threshold
         self.min_area = min_area
-        self.folder = _beside(outputs.output, 'parts')
+        self.folder = beside(outputs.output, 'parts')
         self.weights_y, self.weights_x = (
             blend_weights(starts, size, stride, length)
             for starts, size, stride, length in zip(
@@ -105,7 +105,7 @@ class SceneMap:
                 )
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
-        _write_beside(path, lambda file: file.write(json.dumps(self.plan).encode()))
+        write_beside(path, lambda file: file.write(json.dumps(self.plan).encode()))
 
     def done(self) -> set[int]:
         """Return the rows of patches that are complete."""
@@ -170,13 +170,13 @@ class SceneMap:
                 figure.savefig(steps['quicklook'], format='png', dpi=100)
             for path, step in made.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(step, _beside(path, f'{os.getpid()}.new'))
+                shutil.move(step, beside(path, f'{os.getpid()}.new'))
             for path in made:
-                _beside(path, f'{os.getpid()}.new').replace(path)
+                beside(path, f'{os.getpid()}.new').replace(path)
         finally:
             for path in [
                 *steps.values(),
-                *(_beside(path, f'{os.getpid()}.new') for path in outputs.paths()),
+                *(beside(path, f'{os.getpid()}.new') for path in outputs.paths()),
             ]:
                 path.unlink(missing_ok=True)
         shutil.rmtree(self.folder)
@@ -297,7 +297,7 @@ class MapRow:
         total = self.total
         assert total is not None
         np.copyto(total, math.nan, where=~self.known)
-        _write_beside(self.path, lambda file: np.save(file, total))
+        write_beside(self.path, lambda file: np.save(file, total))
 
 
 # Files in the making
@@ -339,19 +339,3 @@ def blend_weights(
     for weight, start in zip(weights, starts, strict=True):
         weight[weight > 0] /= total[start : start + size][weight > 0]
     return weights.astype(np.float32)
-
-
-def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
-    """Return a path beside another one."""
-    return path.with_name(f'{path.name}.{suffix}')
-
-
-def _write_beside(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside its place, and rename it when it is complete."""
-    part = _beside(path, f'{os.getpid()}.part')
-    try:
-        with part.open('wb') as file:
-            write(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -69,11 +69,14 @@ class SceneWriter(Callback):
                 scenes, those that are complete are left out.
 
         Raises:
-            ValueError: If two of the files are the same.
+            ValueError: If two of the files are the same, or *threshold* is not within
+                [0, 1].
         """
         super().__init__()
         files = [output, mask, polygons, quicklook]
         self.templates = [None if file is None else str(file) for file in files]
+        if not 0 <= threshold <= 1:
+            raise ValueError(f'threshold is {threshold}: expected a value from 0 to 1')
         names = [name for name in self.templates if name is not None]
         for name in names:
             if names.count(name) > 1:
@@ -97,9 +100,15 @@ class SceneWriter(Callback):
 
         Raises:
             TypeError: If the data module is not a SceneDataModule.
+            ValueError: If the labels of a pixel do not exclude each other.
         """
         if stage != 'predict':
             return
+        if pl_module.hparams.get('task') == 'multilabel' and any(self.templates[1:]):
+            raise ValueError(
+                "task is 'multilabel': expected an output alone, as there is no single "
+                'class of a pixel for mask, polygons and quicklook'
+            )
         datamodule = self._datamodule(trainer)
         # Asked when there are data loaders to make, as the checkpoint is not known yet
         datamodule.row_sampler.find_done = lambda: self._prepare(trainer, pl_module)
@@ -145,7 +154,9 @@ class SceneWriter(Callback):
             assert output is not None
             outputs = Outputs(output, *others)
             plan = _plan(trainer, datamodule, sampler, number, model)
-            digest = hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+            products = {'threshold': self.threshold, 'min_area': self.min_area}
+            made_of = json.dumps({**plan, **products}).encode()
+            digest = hashlib.sha256(made_of).hexdigest()
             tags = {**_tags(model, sampler), 'PLAN_SHA256': digest}
             if len(samplers) > 1 and self._is_complete(outputs, digest):
                 rank_zero_info(f'{output} is complete already')
@@ -283,8 +294,8 @@ class SceneWriter(Callback):
         """Check that the files of a scene can be written."""
         inputs = {
             os.path.realpath(file)
-            for images in sampler.dataset.datasets
-            for file in images.files
+            for files in sampler.dataset.pair_files
+            for file in files
         }
         for path in outputs.paths():
             if path.is_dir():
@@ -325,8 +336,8 @@ def _describe(trainer: Trainer, task: LightningModule) -> dict[str, str]:
 def _tags(model: dict[str, str], sampler: SceneSampler) -> dict[str, str]:
     """Say what a map was made of."""
     tags = {'TIFFTAG_SOFTWARE': f'torchgeo-m2cd {__version__}', **model}
-    for name, images in zip(('OPTICAL', 'SAR'), sampler.dataset.datasets, strict=True):
-        tags[name] = ', '.join(map(str, images.files))
+    for name, files in zip(('OPTICAL', 'SAR'), sampler.dataset.pair_files, strict=True):
+        tags[name] = ', '.join(files)
     return tags
 
 
@@ -338,7 +349,7 @@ def _plan(
     model: dict[str, str],
 ) -> dict[str, Any]:
     """List all that the probabilities of a scene depend on."""
-    files = [file for images in sampler.dataset.datasets for file in images.files]
+    files = [file for files in sampler.dataset.pair_files for file in files]
     return {
         'version': __version__,
         'model': {key: value for key, value in model.items() if key != 'CHECKPOINT'},

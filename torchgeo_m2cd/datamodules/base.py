@@ -27,6 +27,9 @@ from ..transforms import (
 )
 from ..utils import check_choice
 
+#: What images are standardised by, see :class:`OpticalSARDataModule`.
+Standardize = Literal['dataset', 'image', 'quantile']
+
 #: Which image of a pair a model sees.
 Modality = Literal['both', 'optical', 'sar']
 
@@ -48,7 +51,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         test_split: str = 'test',
-        standardize: Literal['dataset', 'image', 'quantile'] = 'dataset',
+        standardize: Standardize = 'dataset',
         jitter: float = 0.0,
         modality: Modality = 'both',
         optical_dropout: float = 0.0,
@@ -102,9 +105,15 @@ class OpticalSARDataModule(NonGeoDataModule):
             if min(self.patch_size) < 1:
                 raise ValueError(f'patch_size is {patch_size}: expected at least 1')
             crop = [StrictRandomCrop(self.patch_size)]
-        check_choice('standardize', standardize, ('dataset', 'image', 'quantile'))
+        check_choice('standardize', standardize, get_args(Standardize))
         check_choice('modality', modality, get_args(Modality))
+        if optical_dropout and modality != 'both':
+            raise ValueError(
+                f'optical_dropout is {optical_dropout}, but modality is {modality!r}: '
+                "expected 'both'"
+            )
         self.standardize = standardize
+        self.modality = modality
         # The whole chip counts, as in evaluation, not the crop
         normalize = [pair_normalize(mean, std)]
         if standardize == 'image':

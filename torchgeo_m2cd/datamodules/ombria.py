@@ -10,7 +10,7 @@ from torchgeo.datasets.utils import Path
 
 from ..datasets import OMBRIA
 from ..utils import check_choice
-from .base import Modality, OpticalSARDataModule, pair_statistics
+from .base import Modality, OpticalSARDataModule, Standardize, pair_statistics
 
 # Over all pixels of the 551 chips of the training split, rounded to two digits:
 # red, green, and blue of the optical image, then SAR
@@ -33,7 +33,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         test_split: str = 'test',
-        standardize: Literal['dataset', 'image', 'quantile'] = 'dataset',
+        standardize: Standardize = 'dataset',
         jitter: float = 0.0,
         modality: Modality = 'both',
         optical_dropout: float = 0.0,
@@ -76,6 +76,11 @@ class OMBRIADataModule(OpticalSARDataModule):
                 *mean*, *std*, and *augmentation* is not as described.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
+        if test_split in OMBRIA.groups and test_split not in leave_out:
+            raise ValueError(
+                f'test_split {test_split!r} is a group of training chips: expected it in '
+                f'leave_out, which is {list(leave_out)}'
+            )
         for name, values in (('mean', mean), ('std', std)):
             if tuple(map(len, values)) not in ((3, 1), (3, 3)):
                 raise ValueError(

@@ -4,14 +4,16 @@
 """Scene data module."""
 
 import json
+import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import geopandas as gpd
 import pandas as pd
 import torch
 from einops import rearrange
+from lightning.pytorch.utilities import rank_zero_warn
 from pyproj import CRS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -22,11 +24,16 @@ from torchgeo.datasets.utils import Path, Sample
 from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 
 from ..datasets import SceneDataset, SceneList
-from ..datasets.scene import SARScale, _listed, _names
+from ..datasets.scene import SARScale
 from ..samplers import SceneRowSampler, SceneSampler
-from ..transforms import PairAugmentation, pair_normalize
-from ..utils import check_choice
-from .base import pair_statistics, random_changes
+from ..transforms import (
+    AlignQuantile,
+    PairAugmentation,
+    RandomGainOffset,
+    pair_normalize,
+)
+from ..utils import check_choice, list_paths, name_paths
+from .base import Modality, Standardize, pair_statistics, random_changes
 
 
 class ScenePaths(NamedTuple):
@@ -64,7 +71,7 @@ class SceneDataModule(GeoDataModule):
         scenes: Path | None = None,
         mean: Sequence[Sequence[float]] | None = None,
         std: Sequence[Sequence[float]] | None = None,
-        standardize: Literal['dataset', 'image'] | None = None,
+        standardize: Standardize | None = None,
         batch_size: int = 8,
         patch_size: int | tuple[int, int] = 256,
         stride: int | tuple[int, int] | None = None,
@@ -103,8 +110,8 @@ class SceneDataModule(GeoDataModule):
             std: Standard deviation of each band, likewise.
             standardize: Whether to standardise images with *mean* and *std* alone
                 (``'dataset'``), or then each scene and modality by itself
-                (``'image'``) (defaults to what the checkpoint says, or
-                ``'dataset'``).
+                (``'image'``), or only its level (``'quantile'``) (defaults to what the
+                checkpoint says, or ``'dataset'``).
             batch_size: Size of each mini-batch.
             patch_size: Size of each patch in pixels, either ``size`` or
                 ``(height, width)``.
@@ -137,7 +144,8 @@ class SceneDataModule(GeoDataModule):
             FileNotFoundError: If *scenes* does not exist.
             ValueError: If there are not either *optical* and *sar* or *scenes*,
                 *mean* or *std* does not hold values for both images, *patch_size* is not
-                positive, or *stride* is not within [1, *patch_size*].
+                positive, *stride* is not within [1, *patch_size*], or *splits* are not
+                three.
         """
         height, width = size = _to_pair(patch_size)
         steps = (
@@ -155,7 +163,12 @@ class SceneDataModule(GeoDataModule):
         if (mean is None) != (std is None):
             raise ValueError('got one of mean and std: expected both, or none')
         if standardize is not None:
-            check_choice('standardize', standardize, ('dataset', 'image'))
+            check_choice('standardize', standardize, get_args(Standardize))
+        if splits is not None and len(splits) != 3:
+            raise ValueError(
+                f'splits is {splits}: expected the shares to train, validate and test '
+                'with'
+            )
         super().__init__(
             SceneDataset,
             batch_size,
@@ -182,6 +195,7 @@ class SceneDataModule(GeoDataModule):
         self.split_seed = split_seed
         self.check = check
         self.standardize = standardize
+        self.modality: Modality = 'both'
         self.band_counts: tuple[int, ...] | None = None
         if mean is not None and std is not None:
             self._set_statistics(mean, std)
@@ -282,8 +296,8 @@ class SceneDataModule(GeoDataModule):
         self.aug = _NormalizeValid(mean, std)
         # Flips and turns leave ``valid`` as it was
         self.train_aug = nn.Sequential(
-            _NormalizeValid(mean, std, drop=True),
-            PairAugmentation(*random_changes(self.jitter)),
+            _NormalizeValid(mean, std, self.jitter, drop=True),
+            PairAugmentation(*random_changes(0)),
         )
         self._is_standardized = True
 
@@ -313,17 +327,28 @@ class SceneDataModule(GeoDataModule):
         return sampler
 
     def _measure_statistics(self, train: SceneDataset) -> None:
-        """Measure mean and standard deviation on random patches of the training split."""
+        """Measure mean and standard deviation on random patches of the training split.
+
+        Warns if no pixel of them is changed.
+        """
         size = _to_pair(self.patch_size)
         pixels = []
+        found: set[int] = set()
         for x, y in RandomPatchSampler(train, size=size, length=64, generator=0):
             sample = train[x, y]
             # Neighbours say little that is new
             pixels.append(sample['image'][:, :, sample['valid'][0]][..., ::97])
+            found |= set(torch.unique(sample['mask']).tolist())
         counts = train.band_counts
         values = torch.cat(pixels, dim=-1)
         if values.shape[-1] == 0:
             raise _no_data('train', self.paths[0])
+        if not found - {0, train.ignore_index}:
+            rank_zero_warn(
+                f'mask file {name_paths(list_paths(self.mask or ()))} has the values '
+                f'{sorted(found)} where it was looked at: expected 0 where unchanged, 1 '
+                f'where changed, and {train.ignore_index} only where it is not known'
+            )
         std, mean = torch.std_mean(values, dim=-1)
         self._set_statistics(
             *(
@@ -349,12 +374,17 @@ class SceneDataModule(GeoDataModule):
     def _statistics(self, scene: SceneDataset) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of a scene, both of shape (1, 2, C)."""
         mean, std = self.mean, self.std
-        if self.standardize == 'image':
+        if self.standardize in ('image', 'quantile'):
             pixels = (scene.probe() - mean[..., None]) / std[..., None]
-            if pixels.shape[-1] > 0:
+            if pixels.shape[-1] > 0 and self.standardize == 'image':
                 own_std, own_mean = torch.std_mean(pixels, dim=(1, 2), keepdim=True)
                 mean = mean + own_mean[..., 0] * std
                 std = std * (own_std[..., 0] + 1e-6)
+            elif pixels.shape[-1] > 0:
+                mean = mean + pixels.quantile(AlignQuantile.quantile, dim=2) * std
+        if self.modality != 'both':  # The other image is zero
+            std = std.clone()
+            std[0 if self.modality == 'sar' else 1] = math.inf
         return mean[None], std[None]
 
     def _load_statistics(self, needed: bool) -> None:
@@ -374,6 +404,7 @@ class SceneDataModule(GeoDataModule):
             )
         self._set_statistics(statistics['mean'], statistics['std'])
         self.standardize = self.standardize or statistics['standardize']
+        self.modality = statistics.get('modality', 'both')
 
     def _set_statistics(
         self, mean: Sequence[Sequence[float]], std: Sequence[Sequence[float]]
@@ -388,15 +419,19 @@ class SceneDataModule(GeoDataModule):
 class _NormalizeValid(nn.Module):
     """Normalize a batch of scene patches, 0 where not valid."""
 
-    def __init__(self, mean: Tensor, std: Tensor, drop: bool = False) -> None:
+    def __init__(
+        self, mean: Tensor, std: Tensor, jitter: float = 0.0, drop: bool = False
+    ) -> None:
         """Initialize a new _NormalizeValid instance.
 
         Args:
             mean: Mean of each scene, shape (S, 2, C).
             std: Standard deviation of each scene, shape (S, 2, C).
+            jitter: Standard deviation of a random gain and offset per band.
             drop: Whether to leave ``valid`` out of the result.
         """
         super().__init__()
+        self.jitter = PairAugmentation(RandomGainOffset(jitter)) if jitter else None
         self.drop = drop
         self.mean, self.std = (
             rearrange(values, 's t c -> s t c 1 1') for values in (mean, std)
@@ -415,7 +450,10 @@ class _NormalizeValid(nn.Module):
         image: Tensor = batch['image']
         scene = batch.get('scene', torch.zeros(len(image), dtype=torch.int64)).cpu()
         mean, std = (values[scene].to(image) for values in (self.mean, self.std))
-        image = (image - mean).div_(std).mul_(batch['valid'].unsqueeze(1))
+        image = (image - mean).div_(std)
+        if self.jitter is not None:
+            image = self.jitter({'image': image})['image']
+        image = image * batch['valid'].unsqueeze(1)
         dropped = {'valid'} if self.drop else set()
         return {**{k: v for k, v in batch.items() if k not in dropped}, 'image': image}
 
@@ -423,8 +461,8 @@ class _NormalizeValid(nn.Module):
 def _no_data(split: str, paths: ScenePaths) -> ValueError:
     """Make the error that there is nothing to work on."""
     return ValueError(
-        f'{split} needs pixels with data in both {_names(paths.optical)} and '
-        f'{_names(paths.sar)}, but there are none where they were looked for'
+        f'{split} needs pixels with data in both {name_paths(paths.optical)} and '
+        f'{name_paths(paths.sar)}, but there are none where they were looked for'
     )
 
 
@@ -442,7 +480,7 @@ def _list_scenes(
     if scenes is None:
         if optical is None or sar is None:
             raise ValueError('expected optical and sar, or scenes')
-        first, second = _listed(optical), _listed(sar)
+        first, second = list_paths(optical), list_paths(sar)
         return [ScenePaths(pathlib.PurePath(first[0]).stem, first, second)]
     if optical is not None or sar is not None:
         raise ValueError('got scenes, and optical or sar: expected one of them')
@@ -453,7 +491,9 @@ def _list_scenes(
     try:
         match path.suffix.lower():
             case '.csv':
-                table = pd.read_csv(path, dtype=str)
+                table = pd.read_csv(
+                    path, dtype=str, keep_default_na=False, na_values=['']
+                )
             case '.json' | '.geojson':
                 table = _read_stac(json.loads(path.read_text()))
             case _:
@@ -471,16 +511,23 @@ def _list_scenes(
         )
 
     def files(value: str) -> list[str]:
+        items = [item.strip() for item in value.split(';')]
+        if not all(items):
+            raise ValueError(
+                f'list of scenes {str(path)!r} has the files {value!r}: expected one '
+                'path or more, separated by semicolons'
+            )
         return [
             item
             if '://' in item or item.startswith('/vsi')
             else str(path.parent / item)
-            for item in value.split(';')
+            for item in items
         ]
 
-    if 'name' not in table or table['name'].isna().any():
-        table['name'] = [pathlib.PurePath(files(v)[0]).stem for v in table['optical']]
-    names = table['name'].astype(str)
+    stems = [pathlib.PurePath(files(v)[0]).stem for v in table['optical']]
+    names = pd.Series(stems, table.index)
+    if 'name' in table:
+        names = table['name'].fillna(names).astype(str)
     for name in names:
         # It becomes part of a path, and must not lead to another folder
         if name != pathlib.PurePath(name).name or '\\' in name or name == '..':

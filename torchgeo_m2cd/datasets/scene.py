@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
 from torchgeo.datasets.utils import GeoSlice, Path, Sample
 
-from ..utils import GDAL_ENV, check_choice
+from ..utils import GDAL_ENV, check_choice, list_paths, name_paths
 from .base import OpticalSARDataset, stack_pair
 
 #: What the values of a SAR file are; they are turned into dB.
@@ -42,7 +42,7 @@ SARScale = Literal['db', 'power', 'amplitude', 'other']
 # Decibels per decade
 _DECIBELS = {'power': 10.0, 'amplitude': 20.0}
 
-_VECTOR_SUFFIXES = ('.gpkg', '.geojson', '.json', '.shp', '.fgb', '.parquet')
+_VECTOR_SUFFIXES = ('.gpkg', '.geojson', '.json', '.shp', '.fgb')
 
 
 class _GridRaster(RasterDataset):
@@ -102,6 +102,8 @@ class _GridRaster(RasterDataset):
         self.sar_scale = sar_scale
         self.grid: Affine | None = like.grid if like else None
         self.grid_res = (res, res) if isinstance(res, int | float) else res
+        if self.grid_res is not None and not min(self.grid_res) > 0:
+            raise ValueError(f'res is {res}: expected a positive size of pixels')
         if nodata is not None:
             self.nodata = nodata
         self.channels: list[int] = []
@@ -116,20 +118,54 @@ class _GridRaster(RasterDataset):
                 else [self.all_bands.index(band) + 1 for band in names]
             )
         elif bands is not None:
+            if any(isinstance(band, str) for band in bands):
+                raise ValueError(
+                    f'{name} bands {list(bands)} are names: expected numbers, or the '
+                    'dataset of TorchGeo that has such names as class'
+                )
             self.channels = [int(band) for band in bands]
         super().__init__(self.given, crs=like.crs if like else crs, bands=names)
         assert self.grid is not None  # Set by the first file
         self._res = (self.grid.a, -self.grid.e)
         self.band_count = len(names) if names else len(self.channels)
-        if self.separate_files:
-            for band in self.bands:
-                for path in self.index.filepath:
-                    _find(name, self._update_filepath(band, path))
+        _find(name, self.all_files)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the class, which is made on the fly."""
         naming = type(self).__mro__[2] if type(self) is not _GridRaster else None
         return _blank, (naming,), self.__dict__
+
+    @property
+    def all_files(self) -> list[str]:
+        """All files, also those of bands that have files of their own."""
+        if not self.separate_files:
+            return [os.fspath(path) for path in self.index.filepath]
+        return [
+            self._update_filepath(band, path)
+            for path in self.index.filepath
+            for band in self.bands
+        ]
+
+    def __getitem__(self, index: GeoSlice) -> Sample:
+        """Retrieve the image of a window.
+
+        Args:
+            index: [xmin:xmax, ymin:ymax] coordinates to index.
+
+        Returns:
+            Sample with ``image`` of shape (C, H, W), NaN where there is no file.
+        """
+        try:
+            return super().__getitem__(index)
+        except IndexError:  # A hole in a mosaic
+            x, y, _ = self._disambiguate_slice(index)
+            height, width = (y.stop - y.start) / y.step, (x.stop - x.start) / x.step
+            size = (self.band_count, round(height), round(width))
+            return {
+                'bounds': self._slice_to_tensor(index),
+                'transform': torch.tensor(from_origin(x.start, y.stop, x.step, y.step)),
+                'image': torch.full(size, math.nan),
+            }
 
     def _load_warp_file(
         self, filepath: Path, crs: CRS | None = None
@@ -182,8 +218,7 @@ class _GridRaster(RasterDataset):
                 and (src.height, src.width) == (height, width)
                 and max(abs(edge - round(edge)) for edge in edges) < 0.01
             ):
-                file: DatasetReader = rasterio.open(filepath)
-                return file
+                return self._open(filepath)
             assert self.grid is not None
             return WarpedVRT(
                 src,
@@ -209,8 +244,12 @@ class _GridRaster(RasterDataset):
     def _open(self, filepath: Path) -> DatasetReader:
         """Open a file."""
         path = os.fspath(filepath)
+        # TorchGeo's command has GDAL not look at other files, and so not find masks
+        local = os.path.exists(path)
+        env = {'GDAL_DISABLE_READDIR_ON_OPEN': 'FALSE'} if local else {}
         try:
-            file: DatasetReader = rasterio.open(path)
+            with rasterio.Env(**env):
+                file: DatasetReader = rasterio.open(path)
         except RasterioError as error:
             suffix = pathlib.PurePath(path).suffix.lower()
             if path in self.given or suffix in ('.tif', '.tiff'):
@@ -286,7 +325,7 @@ class _GridRaster(RasterDataset):
                 )
         except RasterioError as error:
             raise RuntimeError(
-                f'{self.name} file {_names(filepaths)} cannot be read: expected a '
+                f'{self.name} file {name_paths(filepaths)} cannot be read: expected a '
                 f'complete raster file ({error.__cause__ or error})'
             ) from error
         if self.sar_scale in _DECIBELS:
@@ -299,7 +338,7 @@ class _GridRaster(RasterDataset):
         """Turn power or amplitude into dB, NaN where there is none."""
         if (array < 0).sum() > np.isfinite(array).sum() / 2:
             raise ValueError(
-                f'{self.name} file {_names(filepaths)} has values below zero, but '
+                f'{self.name} file {name_paths(filepaths)} has values below zero, but '
                 f'sar_scale is {self.sar_scale!r}: expected positive values, or '
                 "sar_scale='db'"
             )
@@ -471,7 +510,7 @@ class SceneDataset(IntersectionDataset):
         )
         self.labels: _GridRaster | _GridVector | None = None
         if mask is not None:
-            suffixes = {pathlib.Path(path).suffix.lower() for path in _listed(mask)}
+            suffixes = {pathlib.Path(path).suffix.lower() for path in list_paths(mask)}
             self.labels = (
                 _GridVector('mask', mask, first, mask_label)
                 if suffixes <= set(_VECTOR_SUFFIXES)
@@ -481,7 +520,7 @@ class SceneDataset(IntersectionDataset):
             super().__init__(first, second, spatial_only=True, collate_fn=_collate)
         except RuntimeError as error:
             extents = ' and '.join(
-                f'{dataset.name} {_names(paths)} has the extent '
+                f'{dataset.name} {name_paths(paths)} has the extent '
                 f'{tuple(float(v.round(6)) for v in dataset.index.total_bounds)}'
                 for dataset, paths in ((first, optical), (second, sar))
             )
@@ -507,6 +546,14 @@ class SceneDataset(IntersectionDataset):
         assert isinstance(first, _GridRaster)
         assert isinstance(second, _GridRaster)
         return first.band_count, second.band_count
+
+    @property
+    def pair_files(self) -> tuple[list[str], list[str]]:
+        """All files of the optical and of the SAR scene."""
+        first, second = self.datasets
+        assert isinstance(first, _GridRaster)
+        assert isinstance(second, _GridRaster)
+        return first.all_files, second.all_files
 
     @property
     def rgb_channels(self) -> list[int]:
@@ -566,8 +613,13 @@ class SceneDataset(IntersectionDataset):
         x, y, _ = self._disambiguate_slice(index)
         column, row = map(round, _locate(x.start, y.stop, self.transform))
         xres, yres = self.transform.a, -self.transform.e
-        height, width = ((y.stop - y.start) / yres, (x.stop - x.start) / xres)
-        index = self.pixel_slice(row, column, round(height), round(width))
+        height, width = (
+            round((y.stop - y.start) / yres),
+            round((x.stop - x.start) / xres),
+        )
+        if not (-height <= row <= self.shape[0] and -width <= column <= self.shape[1]):
+            raise IndexError(f'{index} is outside of the scenes: {self.bounds}')
+        index = self.pixel_slice(row, column, height, width)
         sample = super().__getitem__(index)
         sample['window'] = torch.tensor([row, column])
         if self.labels is not None:
@@ -580,10 +632,7 @@ class SceneDataset(IntersectionDataset):
         """Read the mask of a window, 255 where not valid."""
         assert self.labels is not None
         mask = torch.full(valid.shape, self.ignore_index)
-        try:
-            labels = self.labels[index]['image']
-        except IndexError:  # No labels in this window
-            return mask
+        labels = self.labels[index]['image']
         known = valid & (labels >= 0)  # Not so for NaN
         x, y = index
         # Cells of splits may end within a pixel: it is to be in one of them
@@ -676,18 +725,18 @@ class SceneDataset(IntersectionDataset):
         assert isinstance(second, _GridRaster)
         if optical.median() < 0:
             raise ValueError(
-                f'optical file {_names(first.files)} has mostly negative values (median '
+                f'optical file {name_paths(first.files)} has mostly negative values (median '
                 f'{optical.median():.4g}), like SAR in dB: are optical and sar swapped?'
             )
         if second.sar_scale != 'other' and sar.median() > 10:
             raise ValueError(
-                f'SAR file {_names(second.files)} has a median of {sar.median():.4g} dB '
+                f'SAR file {name_paths(second.files)} has a median of {sar.median():.4g} dB '
                 f'with sar_scale={second.sar_scale!r}: are optical and sar swapped, or '
                 "the values uncalibrated (sar_scale='other')?"
             )
         if second.sar_scale == 'db' and sar.median() > 0:
             raise ValueError(
-                f'SAR file {_names(second.files)} has mostly positive values (median '
+                f'SAR file {name_paths(second.files)} has mostly positive values (median '
                 f"{sar.median():.4g}), but sar_scale is 'db': expected negative ones, or "
                 "sar_scale='power' or 'amplitude'"
             )
@@ -701,7 +750,7 @@ class SceneDataset(IntersectionDataset):
             far = (median - expected).abs() > 50 * scale
             for band in (far | (spread < scale / 50)).nonzero().flatten().tolist():
                 raise ValueError(
-                    f'{("optical", "SAR")[i]} file {_names(dataset.files)} does not fit '
+                    f'{("optical", "SAR")[i]} file {name_paths(dataset.files)} does not fit '
                     f'mean and std: band {band + 1} has the median {median[band]:.4g} '
                     f'and the standard deviation {spread[band]:.4g}, the model expects '
                     f'about {expected[band]:.4g} and {scale[band]:.4g}. Other units, or '
@@ -785,16 +834,10 @@ def _shift(grid: Affine, columns: int, rows: int) -> Affine:
     )
 
 
-def _listed(paths: Path | Iterable[Path]) -> list[str]:
-    """List one or more paths."""
-    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return [os.fspath(path) for path in paths]
-
-
 def _find(name: str, paths: Path | Iterable[Path]) -> list[str]:
     """List files and folders, those of patterns included, which must exist."""
     found = []
-    for path in _listed(paths):
+    for path in list_paths(paths):
         matches = sorted(glob.glob(path, recursive=True))
         # GDAL also reads URLs and its own paths
         if not (matches or '://' in path or path.startswith('/vsi')):
@@ -805,10 +848,3 @@ def _find(name: str, paths: Path | Iterable[Path]) -> list[str]:
             )
         found += [path] if os.path.exists(path) else matches or [path]
     return found
-
-
-def _names(paths: Path | Iterable[Path]) -> str:
-    """Name files or folders in a message, at most three."""
-    paths = _listed(paths)
-    more = [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
-    return ', '.join([*map(repr, paths[:3]), *more])

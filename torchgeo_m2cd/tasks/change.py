@@ -392,6 +392,7 @@ class ChangeDetectionTask(ChangeDetection):
         if counts is not None and torch.is_tensor(mean) and mean.ndim == 2:
             checkpoint['statistics'] = {
                 'standardize': getattr(datamodule, 'standardize', None) or 'dataset',
+                'modality': getattr(datamodule, 'modality', 'both'),
                 **{
                     name: [
                         values[:count].tolist()

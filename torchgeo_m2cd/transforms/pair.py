@@ -278,14 +278,12 @@ class AlignQuantile(K.IntensityAugmentationBase2D):
     left is the contrast to them, in dB, whatever the calibration and incidence angle.
     """
 
-    def __init__(self, quantile: float = 0.9) -> None:
-        """Initialize a new AlignQuantile instance.
+    #: The quantile.
+    quantile = 0.9
 
-        Args:
-            quantile: The quantile, from 0 to 1.
-        """
+    def __init__(self) -> None:
+        """Initialize a new AlignQuantile instance."""
         super().__init__(p=1.0)
-        self.quantile = quantile
 
     def apply_transform(
         self,
