@@ -212,14 +212,25 @@ class TestSceneDataModule:
             assert pixels.mean().item() == pytest.approx(0, abs=0.06)
             assert pixels.std().item() == pytest.approx(1, abs=0.06)
 
-    def test_standardize_quantile(self, paths: dict[str, Path]) -> None:
-        """A tenth of the valid pixels of each band is above 0."""
-        datamodule = make(paths, standardize='quantile', patch_size=140)
+    def test_standardize_otsu(self, paths: dict[str, Path]) -> None:
+        """Otsu's threshold of the SAR image is 0, and its contrast is kept."""
+        datamodule = make(paths, standardize='otsu', patch_size=140)
         datamodule.setup('predict')
         batch = next(iter(datamodule.predict_dataloader()))
-        image = datamodule.aug(batch)['image'][0]
-        above = (image[..., batch['valid'][0, 0]] > 0).float().mean(dim=-1)
-        torch.testing.assert_close(above, torch.full((2, 4), 0.1), rtol=0, atol=0.03)
+        valid = batch['valid'][0, 0]
+        optical, sar = datamodule.aug(batch)['image'][0][..., valid]
+        assert optical.mean().item() == pytest.approx(0, abs=0.06)
+        assert optical.std().item() == pytest.approx(1, abs=0.06)
+        decibels = batch['image'][0, 1, 0, valid]
+        shift = decibels / STD[1][0] - sar[0]
+        torch.testing.assert_close(shift, shift[:1].expand_as(shift))
+
+        def within(t: float) -> float:
+            """Variance within both classes, which Otsu's threshold minimises."""
+            parts = (sar[0][sar[0] <= t], sar[0][sar[0] > t])
+            return float(sum(p.var(correction=0) * len(p) for p in parts))
+
+        assert all(within(0) <= 1.01 * within(t) for t in (-1, -0.5, 0.5, 1))
 
     @pytest.mark.parametrize(('modality', 'index'), [('sar', 0), ('optical', 1)])
     def test_modality(self, modality: Any, index: int, paths: dict[str, Path]) -> None:

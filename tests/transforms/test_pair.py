@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_m2cd.transforms import (
-    AlignQuantile,
+    AlignThreshold,
     DropImage,
     PairAugmentation,
     PhotometricDistortion,
@@ -286,24 +286,35 @@ class TestStandardizeImage:
         )
         torch.testing.assert_close(output['image'], expected, atol=1e-4, rtol=0)
 
+    @pytest.mark.parametrize('index', [0, 1])
+    def test_one_image(self, index: Literal[0, 1]) -> None:
+        batch = {'image': torch.rand(2, 2, C, H, W)}
+        both = PairAugmentation(StandardizeImage())(dict(batch))['image']
+        one = PairAugmentation(StandardizeImage([index]))(dict(batch))['image']
+        assert torch.equal(one[:, index], both[:, index])
+        assert torch.equal(one[:, 1 - index], batch['image'][:, 1 - index])
+
     def test_constant(self) -> None:
         batch = {'image': torch.full((1, 2, C, H, W), 7.0)}
         output = PairAugmentation(StandardizeImage())(batch)
         torch.testing.assert_close(output['image'], torch.zeros(1, 2, C, H, W))
 
 
-class TestAlignQuantile:
-    def test_level(self) -> None:
+class TestAlignThreshold:
+    def test_two_classes(self) -> None:
+        """Water and land of known levels, at any share and offset."""
         torch.manual_seed(0)
-        image = torch.randn(3, 2, C, 64, 64) * 3 + 5
-        output = PairAugmentation(AlignQuantile())({'image': image})['image']
-        above = (output > 0).float().mean(dim=(-2, -1))
-        torch.testing.assert_close(
-            above, torch.full_like(above, 0.1), rtol=0, atol=0.05
-        )
-        # A shift per band, and nothing else
-        shift = (image - output).flatten(-2)
+        share = torch.linspace(0.1, 0.9, 6).reshape(6, 1, 1, 1)
+        land = torch.rand(6, C, 64, 64) > share
+        offset = torch.randn(6, C, 1, 1) * 5
+        sar = torch.where(land, 2.0, -3.0) + 0.3 * torch.randn(land.shape)
+        image = torch.stack([torch.randn(sar.shape), sar + offset], dim=1)
+        output = PairAugmentation(AlignThreshold())({'image': image})['image']
+        assert torch.equal(output[:, 1] > 0, land)
+        # A shift per band, and the optical image as it was
+        shift = (image - output)[:, 1].flatten(-2)
         torch.testing.assert_close(shift, shift[..., :1].expand_as(shift))
+        assert torch.equal(output[:, 0], image[:, 0])
 
 
 class TestDropImage:

@@ -14,7 +14,7 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets import OpticalSARDataset, stack_pair
 from ..transforms import (
-    AlignQuantile,
+    AlignThreshold,
     DropImage,
     PairAugmentation,
     PhotometricDistortion,
@@ -28,7 +28,7 @@ from ..transforms import (
 from ..utils import check_choice
 
 #: What images are standardised by, see :class:`OpticalSARDataModule`.
-Standardize = Literal['dataset', 'image', 'quantile']
+Standardize = Literal['dataset', 'image', 'otsu']
 
 #: Which image of a pair a model sees.
 Modality = Literal['both', 'optical', 'sar']
@@ -71,8 +71,9 @@ class OpticalSARDataModule(NonGeoDataModule):
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
             standardize: Whether to standardise images with *mean* and *std* alone
-                (``'dataset'``), or then each by itself (``'image'``), or only its level
-                (``'quantile'``, :class:`~torchgeo_m2cd.transforms.AlignQuantile`).
+                (``'dataset'``), or then each by itself (``'image'``), or then the
+                optical image by itself and SAR by its threshold (``'otsu'``,
+                :class:`~torchgeo_m2cd.transforms.AlignThreshold`).
             jitter: Standard deviation of a random gain and offset per band in training,
                 in units of the standardised images.
             modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
@@ -118,8 +119,8 @@ class OpticalSARDataModule(NonGeoDataModule):
         normalize = [pair_normalize(mean, std)]
         if standardize == 'image':
             normalize.append(StandardizeImage())
-        elif standardize == 'quantile':
-            normalize.append(AlignQuantile())
+        elif standardize == 'otsu':
+            normalize += [StandardizeImage([0]), AlignThreshold()]
         dropped = {'both': [], 'optical': [DropImage(1)], 'sar': [DropImage(0)]}
         self.aug = PairAugmentation(*normalize, *dropped[modality])
         check_choice('augmentation', augmentation, ('default', 'original'))

@@ -54,8 +54,8 @@ class OMBRIADataModule(OpticalSARDataModule):
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
             standardize: Whether to standardise images with *mean* and *std* alone
-                (``'dataset'``), or then each by itself (``'image'``), or only its level
-                (``'quantile'``).
+                (``'dataset'``), or then each by itself (``'image'``), or then the
+                optical image by itself and SAR by its threshold (``'otsu'``).
             jitter: Standard deviation of a random gain and offset per band in training,
                 in units of the standardised images.
             modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;

@@ -13,6 +13,7 @@ import geopandas as gpd
 import pandas as pd
 import torch
 from einops import rearrange
+from kornia.filters import otsu_threshold
 from lightning.pytorch.utilities import rank_zero_warn
 from pyproj import CRS
 from torch import Tensor, nn
@@ -26,12 +27,7 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 from ..datasets import SceneDataset, SceneList
 from ..datasets.scene import SARScale
 from ..samplers import SceneRowSampler, SceneSampler
-from ..transforms import (
-    AlignQuantile,
-    PairAugmentation,
-    RandomGainOffset,
-    pair_normalize,
-)
+from ..transforms import PairAugmentation, RandomGainOffset, pair_normalize
 from ..utils import check_choice, list_paths, name_paths
 from .base import Modality, Standardize, pair_statistics, random_changes
 
@@ -110,8 +106,9 @@ class SceneDataModule(GeoDataModule):
             std: Standard deviation of each band, likewise.
             standardize: Whether to standardise images with *mean* and *std* alone
                 (``'dataset'``), or then each scene and modality by itself
-                (``'image'``), or only its level (``'quantile'``) (defaults to what the
-                checkpoint says, or ``'dataset'``).
+                (``'image'``), or then the optical scene by itself and SAR by its
+                threshold (``'otsu'``) (defaults to what the checkpoint says, or
+                ``'dataset'``).
             batch_size: Size of each mini-batch.
             patch_size: Size of each patch in pixels, either ``size`` or
                 ``(height, width)``.
@@ -374,14 +371,15 @@ class SceneDataModule(GeoDataModule):
     def _statistics(self, scene: SceneDataset) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of a scene, both of shape (1, 2, C)."""
         mean, std = self.mean, self.std
-        if self.standardize in ('image', 'quantile'):
+        if self.standardize in ('image', 'otsu'):
             pixels = (scene.probe() - mean[..., None]) / std[..., None]
-            if pixels.shape[-1] > 0 and self.standardize == 'image':
-                own_std, own_mean = torch.std_mean(pixels, dim=(1, 2), keepdim=True)
-                mean = mean + own_mean[..., 0] * std
-                std = std * (own_std[..., 0] + 1e-6)
-            elif pixels.shape[-1] > 0:
-                mean = mean + pixels.quantile(AlignQuantile.quantile, dim=2) * std
+            if pixels.shape[-1] > 0:
+                own_std, own_mean = torch.std_mean(pixels, dim=(1, 2))
+                shift, scale = own_mean[:, None].expand_as(mean).clone(), own_std + 1e-6
+                if self.standardize == 'otsu':
+                    shift[1] = otsu_threshold(pixels[1, None, :, None])[1]
+                    scale[1] = 1
+                mean, std = mean + shift * std, std * scale[:, None]
         if self.modality != 'both':  # The other image is zero
             std = std.clone()
             std[0 if self.modality == 'sar' else 1] = math.inf

@@ -4,7 +4,7 @@
 """Transforms for optical-SAR pairs."""
 
 from .pair import (
-    AlignQuantile,
+    AlignThreshold,
     DropImage,
     PairAugmentation,
     PhotometricDistortion,
@@ -17,7 +17,7 @@ from .pair import (
 )
 
 __all__ = (
-    'AlignQuantile',
+    'AlignThreshold',
     'DropImage',
     'PairAugmentation',
     'PhotometricDistortion',
