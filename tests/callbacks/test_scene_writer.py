@@ -340,11 +340,11 @@ class TestSceneWriter:
     def test_full_disk(
         self, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def save(file: Any, array: Any) -> None:
+        def write(file: Any, header: Any) -> None:
             file.write(b'half')
             raise OSError(28, 'No space left on device')
 
-        monkeypatch.setattr('numpy.save', save)
+        monkeypatch.setattr('numpy.lib.format.write_array_header_1_0', write)
         output = tmp_path / 'change.tif'
         with pytest.raises(OSError, match='No space left on device'):
             predict(paths, SceneWriter(output), PixelTask(), patch_size=32)

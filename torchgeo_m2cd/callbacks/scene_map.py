@@ -10,7 +10,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -183,7 +183,7 @@ class SceneMap:
 
     def _blend(self, probability: pathlib.Path, classes: pathlib.Path) -> bool:
         """Blend the rows of patches strip by strip; return whether any pixel is valid."""
-        count = len(np.load(self._part(0), mmap_mode='r'))
+        count = np.load(self._part(0), mmap_mode='r').shape[1]
         any_valid = False
         with (
             rasterio.Env(**GDAL_ENV),
@@ -214,9 +214,9 @@ class SceneMap:
             if begin < end:
                 # Opened anew for each strip: what is mapped counts as memory
                 values = np.load(self._part(row), mmap_mode='r')
-                part = values[:, begin - first - start : end - first - start]
+                part = values[..., begin - first - start : end - first - start]
                 weights = self.weights_y[row, begin - first : end - first, None]
-                strip[:, begin - top : end - top] += part * weights
+                strip[:, begin - top : end - top] += part.transpose(1, 2, 0) * weights
         return strip
 
     def _create(
@@ -245,7 +245,11 @@ class SceneMap:
 
 
 class MapRow:
-    """A row of patches of a map, blended from left to right."""
+    """A row of patches of a map, blended from left to right.
+
+    What no further patch is part of is written at once, so that memory is needed for
+    two patches, and not for the row.
+    """
 
     def __init__(
         self,
@@ -258,7 +262,7 @@ class MapRow:
         """Initialize a new MapRow.
 
         Args:
-            path: File to write it to.
+            path: File to write it to, with an array of shape (W, classes, rows).
             used: First and last but one row of pixels that count, within the patches.
             width: Width of the scene in pixels.
             columns: First column of pixels of each patch.
@@ -268,10 +272,21 @@ class MapRow:
         self.used = used
         self.width = width
         self.places = list(zip(columns, weights, strict=True))
+        # Columns from this one on are in the making: their sums, and which are known
+        self.column = 0
         self.total: npt.NDArray[np.float32] | None = None
-        self.known = np.zeros((used[1] - used[0], width), np.bool_)
+        self.known = np.zeros((0, used[1] - used[0]), np.bool_)
+        self.file: BinaryIO | None = None
+        self.left = width  # Columns to write
 
-    def add(self, patch: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> bool:
+    @property
+    def is_complete(self) -> bool:
+        """Whether no patch is missing."""
+        return not self.places
+
+    def add(
+        self, patch: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float32]:
         """Add the next patch.
 
         Args:
@@ -279,25 +294,59 @@ class MapRow:
             valid: Which of them are valid, shape (H, W).
 
         Returns:
-            Whether it was the last one.
+            Columns that are complete with it, shape (columns, classes, rows), NaN
+            where not valid; to be written in this order.
         """
         start, stop = self.used
         if self.total is None:
-            self.total = np.zeros((len(patch), *self.known.shape), np.float32)
+            self.total = np.zeros((0, len(patch), stop - start), np.float32)
         column, weights = self.places.pop(0)
         # Of a scene that is smaller than a patch, patches reach beyond it
         end = min(column + patch.shape[-1], self.width)
-        inside = slice(0, end - column)
-        self.total[..., column:end] += (patch[:, start:stop] * weights)[..., inside]
-        self.known[:, column:end] |= valid[start:stop, inside]
-        return not self.places
+        # Columns that are new to the ones in the making
+        more = end - self.column - len(self.total)
+        total = np.pad(self.total, ((0, more), (0, 0), (0, 0)))
+        known = np.pad(self.known, ((0, more), (0, 0)))
+        place, inside = slice(column - self.column, None), slice(0, end - column)
+        weighted = (patch[:, start:stop] * weights)[..., inside]
+        total[place] += weighted.transpose(2, 0, 1)
+        known[place] |= valid[start:stop, inside].T
 
-    def write(self) -> None:
-        """Write the row, NaN where not valid."""
-        total = self.total
-        assert total is not None
-        np.copyto(total, math.nan, where=~self.known)
-        write_beside(self.path, lambda file: np.save(file, total))
+        following = self.places[0][0] if self.places else end
+        ready = following - self.column
+        self.column = following
+        self.total, self.known = total[ready:], known[ready:]
+        done = total[:ready]
+        np.copyto(done, math.nan, where=~known[:ready, None])
+        return done
+
+    def write(self, columns: npt.NDArray[np.float32]) -> None:
+        """Write columns beside the file, which gets its name with the last of them.
+
+        Args:
+            columns: What :meth:`add` returned, or several of them.
+        """
+        part = beside(self.path, f'{os.getpid()}.part')
+        try:
+            if self.file is None:
+                self.file = part.open('wb')
+                shape = (self.width, *columns.shape[1:])
+                header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+                np.lib.format.write_array_header_1_0(self.file, header)
+            columns.astype('<f4').tofile(self.file)
+            self.left -= len(columns)
+            if self.left == 0:
+                self.file.close()
+                part.replace(self.path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove what was written, if it is not complete."""
+        if self.file is not None:
+            self.file.close()
+            beside(self.path, f'{os.getpid()}.part').unlink(missing_ok=True)
 
 
 # Files in the making

@@ -10,6 +10,7 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
 import rasterio
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -31,7 +32,7 @@ class SceneWriter(Callback):
 
     Every row of patches is kept in the folder ``OUTPUT.parts``. The same command, run
     again after an interruption, goes on where it stopped; several processes share the
-    rows, on a file system that all of them see. Memory is needed for one row of patches,
+    rows, on a file system that all of them see. Memory is needed for two batches of patches,
     however large the scene. The trainer does not keep the predictions.
 
     Files are written beside their places and renamed when all are complete. Their
@@ -226,10 +227,11 @@ class SceneWriter(Callback):
             self._row = self._maps[number].row(row)
         patches = outputs.detach().float().cpu().numpy()
         valid = batch['valid'][:, 0].cpu().numpy()
-        if [self._row.add(*pair) for pair in zip(patches, valid, strict=True)][-1]:
-            # One row in the making, one being written: more would fill the memory
-            self._wait()
-            self._writing = self._thread.submit(self._row.write)
+        done = [self._row.add(*pair) for pair in zip(patches, valid, strict=True)]
+        # One batch being written: more would fill the memory
+        self._wait()
+        self._writing = self._thread.submit(self._row.write, np.concatenate(done))
+        if self._row.is_complete:
             self._row = None
             self._todo = self._todo[1:]
 
@@ -266,6 +268,8 @@ class SceneWriter(Callback):
             exception: Not used.
         """
         self._stop()
+        if self._row is not None:
+            self._row.discard()
 
     def _wait(self) -> None:
         """Wait for the row that is being written, and raise what went wrong."""
