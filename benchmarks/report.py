@@ -42,6 +42,7 @@ from benchmarks.compare import (
     make_datamodule,
     read_matrix,
 )
+from benchmarks.tables import to_markdown
 
 #: True negative, hit, miss, false alarm, in colours of Okabe and Ito.
 OUTCOMES = {
@@ -187,9 +188,7 @@ def write_tables(scores: pd.DataFrame, output: Path) -> None:
     wide = wide[order].reindex(list(names)).fillna('').reset_index()
     wide = wide.drop(columns='dataset')
     wide.to_csv(f'{output}.csv', index=False)
-    lines = [list(wide.columns), ['---'] * len(wide.columns), *wide.values.tolist()]
-    text = '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
-    Path(f'{output}.md').write_text(f'{text}\n')
+    Path(f'{output}.md').write_text(to_markdown(wide.to_dict('records')))
     Path(f'{output}.tex').write_text(wide.to_latex(index=False, escape=True))
 
 

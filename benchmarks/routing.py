@@ -9,10 +9,11 @@ Reads what RoutingLogger wrote in training, one file per model:
       --data.root data/ombria --trainer.callbacks.output output/m2cd.csv
     python benchmarks/routing.py output/routing output/m2cd.csv
 
-Writes OUTPUT.md, OUTPUT-NAME.png for each NAME.csv, and OUTPUT-training.png.
+Writes OUTPUT.csv, OUTPUT.md, OUTPUT-NAME.png for each NAME.csv, and OUTPUT-training.png.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from torchgeo_m2cd.callbacks import plot_routing
+
+if __package__ is None:  # As a script
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.tables import to_markdown, write_csv
 
 #: Colour of Okabe and Ito, and marker, by stage
 STYLES = {
@@ -64,29 +69,32 @@ def information(table: pd.DataFrame) -> pd.DataFrame:
     return rows.pivot(index='step', columns='stage', values='value')
 
 
-def to_markdown(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Write a table of the shares and the mutual information at the end of training.
+def tabulate(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
+    """Make a table of the shares and the mutual information at the end of training.
 
     Args:
         tables: What RoutingLogger wrote, by name of the model.
 
     Returns:
-        Markdown, with a row per model and stage.
+        A row per model and stage.
     """
-    lines = [
-        '| model | stage | optical, % | SAR, % | simulated, % | mutual information, bit |',
-        '| --- | --- | --- | --- | --- | --- |',
-    ]
+    rows = []
     for name, table in tables.items():
         bits = information(table).iloc[-1]
         for stage, paths in final_shares(table).items():
-            cells = [
-                ' / '.join(f'{100 * share:.0f}' for share in paths.get(path, ()))
-                for path in ('optical', 'sar', 'simulated')
-            ]
-            row = [name, str(stage), *cells, f'{bits[stage]:.3f}']
-            lines.append(f'| {" | ".join(row)} |')
-    return '\n'.join(lines) + '\n'
+            shares = {
+                f'{title}, %': ' / '.join(f'{100 * s:.0f}' for s in paths.get(path, ()))
+                for path, title in (
+                    ('optical', 'optical'),
+                    ('sar', 'SAR'),
+                    ('simulated', 'simulated'),
+                )
+            }
+            information_bits = {'mutual information, bit': f'{bits[stage]:.3f}'}
+            rows.append(
+                {'model': name, 'stage': str(stage), **shares, **information_bits}
+            )
+    return rows
 
 
 def plot_information(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -124,7 +132,9 @@ def main() -> None:
     args = parser.parse_args()
     tables = {path.stem: pd.read_csv(path) for path in args.tables}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    text = to_markdown(tables)
+    rows = tabulate(tables)
+    write_csv(args.output.with_name(f'{args.output.name}.csv'), rows)
+    text = to_markdown(rows)
     args.output.with_name(f'{args.output.name}.md').write_text(text)
     print(text, end='')
     figures = {name: plot_routing(final_shares(t)) for name, t in tables.items()}

@@ -13,7 +13,6 @@ CPU (Linux), of PyTorch's allocator on a GPU.
 """
 
 import argparse
-import csv
 import dataclasses
 import datetime
 import itertools
@@ -41,6 +40,7 @@ from torchgeo_m2cd.models import M2CD, simulate_sar
 if __package__ is None:  # As a script
     sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.original import Original
+from benchmarks.tables import to_markdown, write_csv
 
 #: Models, and whether they have experts.
 MODELS = {
@@ -352,10 +352,7 @@ def plot_variants(rows: Sequence[dict[str, Any]]) -> None:
 
 def write(output: Path, rows: Sequence[dict[str, Any]], device: str) -> None:
     """Write the table as CSV and Markdown, and the plot."""
-    with output.with_suffix('.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(output.with_suffix('.csv'), rows)
     # The last commit that changed what is measured
     commit = subprocess.run(
         ['git', 'log', '-1', '--format=%h', '--', 'torchgeo_m2cd/models'],
@@ -369,18 +366,16 @@ def write(output: Path, rows: Sequence[dict[str, Any]], device: str) -> None:
         processor = next(x for x in lines if x.startswith('model name')).split(': ')[1]
     if device != 'cpu':
         processor = torch.cuda.get_device_name()
-    table = [list(rows[0]), ['---'] * len(rows[0]), *(list(r.values()) for r in rows)]
-    lines = [f'| {" | ".join(map(str, line))} |' for line in table]
     machine = f'{processor}, {torch.get_num_threads()} threads'
     today = datetime.datetime.now(datetime.UTC).date()
-    lines += [
-        '',
-        f'{today}, models of commit {commit}, PyTorch {torch.__version__}, {machine}',
-    ]
-    output.with_suffix('.md').write_text('\n'.join(lines) + '\n')
+    text = (
+        f'{to_markdown(rows)}\n{today}, models of commit {commit}, '
+        f'PyTorch {torch.__version__}, {machine}\n'
+    )
+    output.with_suffix('.md').write_text(text)
     with mpl.rc_context({'svg.hashsalt': 'speed'}):
         plt.savefig(output.with_suffix('.svg'), metadata={'Date': None})
-    print('\n'.join(lines))
+    print(text, end='')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,3 +20,16 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
+
+
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Make a Markdown table of rows.
+
+    Args:
+        rows: Rows with the same keys.
+
+    Returns:
+        The table, which ends with a new line.
+    """
+    lines = [list(rows[0]), ['---'] * len(rows[0]), *(list(r.values()) for r in rows)]
+    return ''.join(f'| {" | ".join(map(str, line))} |\n' for line in lines)

@@ -44,6 +44,7 @@ def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         '| plain | 3 | 100 / 0 | 25 / 75 |  | 0.549 |',
     ]
     assert {path.name for path in output.parent.iterdir()} == {
+        'routing.csv',
         'routing.md',
         'routing-m2cd.png',
         'routing-plain.png',
