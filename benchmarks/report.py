@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def summarize(table: pd.DataFrame, events: Sequence[str]) -> pd.DataFrame:
             )
             scores[split], draws[split] = iou(counts.sum(1)).mean(), bootstrap(counts)
         if events and set(events) <= set(scores):
-            name = 'mean of events'
+            name = f'mean of {", ".join(events)}'
             scores[name] = np.mean([scores[event] for event in events])
             draws[name] = np.mean([draws[event] for event in events], axis=0)
         for split, score in scores.items():
@@ -361,6 +361,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('output', type=Path, help='without suffix')
     parser.add_argument('--dataset', default='OMBRIA', help='one of the matrix')
     parser.add_argument('--events', nargs='*', default=['albania', 'timor'])
+    parser.add_argument('--only-tables', action='store_true')
     parser.add_argument('--chips-of', nargs='+', metavar='MODEL', help='to draw')
     args = parser.parse_args(argv)
 
@@ -380,13 +381,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_tables(scores, args.output)
     print(Path(f'{args.output}.md').read_text())
     models = list(dict.fromkeys(cell.model for cell in cells))
-    plots = {
-        'iou.svg': plot_scores(scores),
-        'curves.svg': plot_curves(cells, cells[0].splits),
-        'cost.svg': plot_cost(scores, measure(cells)),
-        'chips.png': plot_chips(cells, args.chips_of or models[:6]),
+    plots: dict[str, Callable[[], Figure]] = {
+        'iou.svg': lambda: plot_scores(scores),
+        'curves.svg': lambda: plot_curves(cells, cells[0].splits),
+        'cost.svg': lambda: plot_cost(scores, measure(cells)),
+        'chips.png': lambda: plot_chips(cells, args.chips_of or models[:6]),
     }
-    for name, figure in plots.items():
+    for name in () if args.only_tables else plots:
+        figure = plots[name]()
         figure.savefig(f'{args.output}-{name}', dpi=80)
         plt.close(figure)
 

@@ -161,7 +161,7 @@ def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
     assert {'o.csv', 'o.md', 'o.tex', 'o-iou.svg', 'o-chips.png'} <= names
     table = pd.read_csv(tmp_path / 'o.csv')
     assert list(table['model']) == models
-    assert list(table['mean of events']) == list(table['albania'])
+    assert list(table['mean of albania']) == list(table['albania'])
 
 
 def test_average_orientations() -> None:
