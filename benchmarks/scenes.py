@@ -142,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('output', type=Path, nargs='?', help='CSV file to write')
     parser.add_argument('--job', help=argparse.SUPPRESS)
+    parser.add_argument('--model', default='m2cd')
     parser.add_argument('--backbone', default='mit_b0')
     parser.add_argument('--size', type=int, default=4096)
     parser.add_argument('--memory', action='store_true')
@@ -162,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        checkpoint = make_checkpoint(folder, args.backbone)
+        checkpoint = make_checkpoint(folder, args.model, args.backbone)
 
         def job(
             what: str, size: int, processes: int = 1, workers: int = 0
@@ -240,10 +241,10 @@ def compare(
     return [make_row(variant, size, values) for variant, values in results.items()]
 
 
-def make_checkpoint(folder: Path, backbone: str) -> Path:
+def make_checkpoint(folder: Path, model: Any, backbone: str) -> Path:
     """Save a model of random weights, which take as long as any other."""
     torch.manual_seed(0)
-    task = ChangeDetectionTask('m2cd', backbone, in_channels=[4, 1])
+    task = ChangeDetectionTask(model, backbone, in_channels=[4, 1])
     trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
     trainer.strategy.connect(task)
     path = folder / 'model.ckpt'
