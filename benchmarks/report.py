@@ -293,7 +293,8 @@ def plot_cost(scores: pd.DataFrame, costs: Mapping[str, tuple[float, float]]) ->
                 name, (cost[place], part[name]), fontsize=7,
                 xytext=(4, 4), textcoords='offset points',
             )  # fmt: skip
-        axis.set(xlabel=label, xscale='log')
+        axis.set(xlabel=label)
+        axis.set_xlim(0, 1.3 * max(cost[place] for cost in costs.values()))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f'IoU, {split}')
     return figure
