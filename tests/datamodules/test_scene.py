@@ -267,6 +267,12 @@ class TestSceneDataModule:
         with pytest.warns(UserWarning, match=r'mask\.tif.* has the values \[0'):
             datamodule.val_dataloader()
 
+    def test_change(self, paths: dict[str, Path], recwarn: Any) -> None:
+        datamodule = fit(paths, mean=None, std=None, grid_size=6)
+        datamodule.setup('fit')
+        datamodule.val_dataloader()
+        assert not [w for w in recwarn if 'has the values' in str(w.message)]
+
     def test_lazy(self, paths: dict[str, Path]) -> None:
         """Files are not opened before they are needed."""
         make({**paths, 'sar': paths['sar'].with_name('later.tif')})
