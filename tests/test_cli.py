@@ -23,6 +23,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchgeo.datasets import DatasetNotFoundError
 
+from tests.data.bright.data import make_bright
 from tests.data.ombria.data import make_ombria
 from torchgeo_m2cd.configs import config_path, list_configs
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
@@ -317,7 +318,7 @@ class TestErrors:
             run('fit', tmp_path, *args)
         assert not list(tmp_path.rglob('*.ckpt'))
 
-    @pytest.mark.parametrize('name', ['ombria', 'cau_flood_stage1'])
+    @pytest.mark.parametrize('name', ['ombria', 'cau_flood_stage1', 'bright_stage1'])
     def test_no_data(self, name: str, tmp_path: Path) -> None:
         root = str(tmp_path / 'no')
         with pytest.raises(DatasetNotFoundError, match=re.escape(root)):
@@ -374,6 +375,34 @@ class TestStages:
             *('--ckpt_path', str(last)),
         )
         assert 'test_AverageJaccardIndex' in output
+
+    def test_bright(self, tmp_path: Path) -> None:
+        """Four classes, from one stage to the next, to maps of the test split."""
+        make_bright(tmp_path)
+        tiny = [
+            *('--data.root', str(tmp_path), '--data.batch_size', '2'),
+            *('--data.patch_size', '32', '--data.num_workers', '0'),
+            *('--trainer.accelerator', 'cpu', '--trainer.default_root_dir'),
+        ]
+        model = ('--model.backbone', 'mit_b0', '--model.warmup_steps', '1')
+        steps = ('--trainer.max_steps', '2', '--trainer.val_check_interval', '2')
+        start = ['--model.weights', 'null']
+        for stage in (1, 2):
+            config = str(config_path(f'bright_stage{stage}'))
+            folder = tmp_path / str(stage)
+            torchgeo_command(
+                *('fit', '--config', config, *tiny, str(folder), *steps, *model), *start
+            )
+            (best,) = folder.rglob('best.ckpt')
+            start = ['--model.init_from', str(best)]
+        output = torchgeo_command(
+            *('test', '--config', config, *tiny, str(folder)),
+            *('--ckpt_path', str(best)),
+        )
+        assert 'test_AverageJaccardIndex' in output
+        (events,) = folder.rglob('version_0/events*')
+        figures = EventAccumulator(str(events)).Reload().Tags()['images']
+        assert figures == ['val/0', 'val/1']
 
 
 class TestScene:

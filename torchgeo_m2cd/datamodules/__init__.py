@@ -4,12 +4,14 @@
 """Data modules for optical-SAR change detection."""
 
 from .base import OpticalSARDataModule
+from .bright import BRIGHTDFC2025DataModule
 from .cau_flood import CAUFloodDataModule
 from .ombria import OMBRIADataModule
 from .scene import SceneDataModule
 from .synthetic import SyntheticFloodDataModule
 
 __all__ = (
+    'BRIGHTDFC2025DataModule',
     'CAUFloodDataModule',
     'OMBRIADataModule',
     'OpticalSARDataModule',

@@ -11,8 +11,9 @@ import torch
 from kornia.augmentation.base import _AugmentationBase
 from torch import Tensor
 from torchgeo.datamodules import NonGeoDataModule
+from torchgeo.datasets import NonGeoDataset
 
-from ..datasets import OpticalSARDataset, stack_pair
+from ..datasets import stack_pair
 from ..transforms import (
     AlignThreshold,
     DropImage,
@@ -39,12 +40,12 @@ class OpticalSARDataModule(NonGeoDataModule):
 
     Every batch is normalized with one mean and standard deviation per modality and band.
     In training, it is also cropped, flipped, and turned by multiples of 90 degrees
-    at random, by default. Predictions are made for the test split.
+    at random, by default.
     """
 
     def __init__(
         self,
-        dataset_class: type[OpticalSARDataset],
+        dataset_class: type[NonGeoDataset],
         mean: Tensor,
         std: Tensor,
         batch_size: int = 8,
@@ -56,12 +57,14 @@ class OpticalSARDataModule(NonGeoDataModule):
         modality: Modality = 'both',
         optical_dropout: float = 0.0,
         augmentation: Literal['default', 'original'] = 'default',
+        predict_split: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new OpticalSARDataModule instance.
 
         Args:
-            dataset_class: Class used to instantiate a new dataset.
+            dataset_class: Class used to instantiate a new dataset of image pairs, like
+                :class:`~torchgeo_m2cd.datasets.OpticalSARDataset`.
             mean: Mean of shape (2, C) in the units of the dataset, optical first.
             std: Standard deviation of shape (2, C).
             batch_size: Size of each mini-batch.
@@ -84,6 +87,7 @@ class OpticalSARDataModule(NonGeoDataModule):
                 above, or ``'original'``, as in the original M²CD: rotated by up to 20
                 degrees, mirrored or neither, and their colors distorted, which needs
                 8-bit images of 3 bands. Then, there is no *jitter*.
+            predict_split: Split used for prediction, if not *test_split*.
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
@@ -100,6 +104,7 @@ class OpticalSARDataModule(NonGeoDataModule):
             (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         )
         self.test_split = test_split
+        self.predict_split = predict_split or test_split
 
         crop = []
         if self.patch_size is not None:
@@ -146,12 +151,12 @@ class OpticalSARDataModule(NonGeoDataModule):
         Raises:
             ValueError: If the training split is smaller than a batch.
         """
-        make_dataset = cast(Callable[..., OpticalSARDataset], self.dataset_class)
+        make_dataset = cast(Callable[..., NonGeoDataset], self.dataset_class)
         if stage in ['fit', 'validate']:
             super().setup(stage)
         if stage == 'fit':
             # TorchGeo drops the last batch if it is incomplete: nothing would be left
-            samples = len(cast(OpticalSARDataset, self.train_dataset))
+            samples = len(cast(NonGeoDataset, self.train_dataset))
             if samples < self.batch_size:
                 raise ValueError(
                     f'batch_size is {self.batch_size}, but there are only {samples} '
@@ -160,7 +165,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         if stage in ['test']:
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
         if stage in ['predict']:
-            self.predict_dataset = make_dataset(split=self.test_split, **self.kwargs)
+            self.predict_dataset = make_dataset(split=self.predict_split, **self.kwargs)
 
 
 def random_changes(jitter: float) -> list[_AugmentationBase]:

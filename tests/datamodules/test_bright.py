@@ -1,0 +1,69 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import pathlib
+
+import pytest
+import torch
+from torchgeo.datamodules import BRIGHTDFC2025DataModule as TorchGeoDataModule
+
+from tests.data.bright.data import SIZE, arrays, make_bright
+from torchgeo_m2cd.datamodules import BRIGHTDFC2025DataModule
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp('bright')
+    make_bright(folder)
+    return folder
+
+
+class TestBRIGHTDFC2025DataModule:
+    def test_splits(self, root: pathlib.Path) -> None:
+        datamodule = BRIGHTDFC2025DataModule(root, batch_size=2, patch_size=16)
+        for stage, split, length in (
+            ('fit', 'train', 4),
+            ('validate', 'val', 2),
+            ('test', 'test', 2),
+            ('predict', 'predict', 2),
+        ):
+            datamodule.setup(stage)
+            assert len(getattr(datamodule, f'{split}_dataset')) == length
+            batch = next(iter(getattr(datamodule, f'{split}_dataloader')()))
+            assert batch['image'].shape == (2, 2, 3, SIZE, SIZE)
+            assert ('mask' in batch) == (stage != 'predict')
+        # Masks of the test split are not public
+        assert datamodule.test_dataset is not None
+        assert datamodule.predict_dataset is not None
+        optical, sar, mask = map(torch.from_numpy, arrays(4))
+        sample = datamodule.test_dataset[0]
+        assert torch.equal(sample['image'][0], optical.float())
+        assert torch.equal(sample['image'][1], sar.float().expand(3, -1, -1))
+        assert torch.equal(sample['mask'], mask)
+        assert torch.equal(
+            datamodule.predict_dataset[0]['image'][0],
+            torch.from_numpy(arrays(6)[0]).float(),
+        )
+
+    def test_normalized(self, root: pathlib.Path) -> None:
+        """With mean 0 and standard deviation 255, like TorchGeo's data module."""
+        ours = BRIGHTDFC2025DataModule(
+            root, mean=[[0] * 3] * 2, std=[[255] * 3] * 2, batch_size=2
+        )
+        theirs = TorchGeoDataModule(root=root, batch_size=2)
+        images = []
+        for datamodule in (ours, theirs):
+            datamodule.setup('validate')
+            image = next(iter(datamodule.val_dataloader()))['image']
+            # With a mask, kornia 0.9 refuses what TorchGeo 0.10 asks of it
+            images.append(datamodule.aug({'image': image})['image'])
+        torch.testing.assert_close(*images)
+
+    def test_crop(self, root: pathlib.Path) -> None:
+        datamodule = BRIGHTDFC2025DataModule(root, patch_size=16, batch_size=2)
+        datamodule.setup('fit')
+        assert datamodule.train_aug is not None
+        batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
+        assert batch['image'].shape == (2, 2, 3, 16, 16)
+        assert batch['mask'].shape == (2, 1, 16, 16)
+        assert set(batch['mask'].unique().tolist()) <= {0, 1, 2, 3}
