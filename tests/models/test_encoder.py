@@ -183,6 +183,31 @@ class TestMoEEncoder:
             {'in_channels': 1, 'weights': 'imagenet'},
         ]
 
+    @pytest.mark.parametrize(
+        'name', ['mit_b0', 'tu-convnext_tiny', 'tu-swin_tiny_patch4_window7_224']
+    )
+    @pytest.mark.parametrize('in_channels', [3, (3, 3)])
+    def test_images_without_data(self, name: str, in_channels: Any) -> None:
+        """Gradients of images that are zero are not much larger than others."""
+        encoder = MoEEncoder(name, in_channels=in_channels, moe_stages=())
+        size = size_of(name)
+        largest = []
+        for images in (
+            torch.randn(2, 2, 3, size, size),
+            torch.zeros(2, 2, 3, size, size),
+        ):
+            encoder.zero_grad()
+            features = encoder(*images).features
+            # Not the mean: it doesn't depend on what comes before a layer norm
+            torch.stack(
+                [(f * torch.randn_like(f)).sum() for f in features]
+            ).sum().backward()
+            grads = [
+                p.grad.abs().max() for p in encoder.parameters() if p.grad is not None
+            ]
+            largest.append(float(torch.stack(grads).max()))
+        assert largest[1] < 10 * largest[0]
+
     def test_encoder_args(self) -> None:
         encoder = MoEEncoder('tu-resnet18', encoder_args={'act_layer': 'silu'})
         assert any(isinstance(m, torch.nn.SiLU) for m in encoder.modules())

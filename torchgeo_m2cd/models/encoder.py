@@ -3,7 +3,7 @@
 
 """Encoder with a Mixture of Experts after each stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -137,6 +137,8 @@ class MoEEncoder(nn.Module):
         if others:
             stem = get_stages(others[0], name)[self.first_stage][: self.stem_length]
             self.second_stem = nn.Sequential(*stem)
+        if weights is None:
+            _init_biases([*first[: self.stem_length], self.second_stem])
 
         out_channels = list(self.backbone.out_channels)
         self.out_channels: list[int] = [
@@ -266,6 +268,20 @@ class MoEEncoder(nn.Module):
                 for image, is_second in zip(images, second, strict=True)
             ]
         )
+
+
+def _init_biases(modules: Iterable[nn.Module | None]) -> None:
+    """Make the biases of a stem random, as those of PyTorch's own convolutions are.
+
+    Mix Transformers and others begin with zeros. Tokens of an image that is zero, without
+    data or of a modality that is left out, are then zero, too, and the gradients of each
+    layer norm behind a thousand times as large, up to infinity.
+    """
+    for module in modules:
+        for conv in module.modules() if module is not None else ():
+            if isinstance(conv, nn.Conv2d) and conv.bias is not None:
+                bound = conv.weight[0].numel() ** -0.5
+                nn.init.uniform_(conv.bias, -bound, bound)
 
 
 def _chain(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
