@@ -318,9 +318,13 @@ def predict(
         Probabilities in parts of 255, and masks, both of shape (N, H, W).
     """
     limit: Any = None
-    if threshold == 'global':
+    darkness = -1
+    if threshold in ('global', 'change'):
         datamodule.setup('fit')
+    if threshold == 'global':
         limit = best_threshold(datamodule.train_dataset)
+    if threshold == 'change':
+        darkness = best_darkness(datamodule.train_dataset)
     written, truth = [], []
     dataset = datamodule.test_dataset
     if variant == 'optical swapped':
@@ -330,12 +334,15 @@ def predict(
         truth.append(batch['mask'][:, 0])
         if task is None:
             sar = batch['image'][:, 1, :1]
-            if threshold == 'otsu':
+            if threshold in ('otsu', 'change'):
                 limit = otsu_threshold(sar)[1].reshape(-1, 1, 1, 1)
             elif threshold == 'oracle':
                 limits = [best_threshold([sample]) for sample in unbind_samples(batch)]
                 limit = torch.tensor(limits).reshape(-1, 1, 1, 1)
-            probability = (sar <= limit).float()
+            flood = sar <= limit
+            if threshold == 'change':
+                flood &= batch['image'][:, 0].mean(1, keepdim=True) > darkness
+            probability = flood.float()
         else:
             batch = datamodule.aug(batch)
             probability = task.predict_step(batch, 0)
@@ -368,6 +375,31 @@ def best_threshold(samples: Iterable[dict[str, Tensor]]) -> int:
     iou = hits / (counts[1].sum() + false_alarms)
     # Without any flood, the best is to find none
     return int(iou.argmax()) if counts[1].any() else -1
+
+
+def best_darkness(samples: Iterable[dict[str, Tensor]]) -> int:
+    """Find the optical value up to which dark pixels are better not called flood.
+
+    Of pixels that are dark in SAR by Otsu's threshold of their chip. Counts IoU, and the
+    mean over the optical bands.
+    """
+    counts = torch.zeros(2, 256)  # by class and optical value
+    missed = 0
+    for sample in samples:
+        optical, sar, mask = (
+            sample['image'][0].mean(0),
+            sample['image'][1, :1],
+            sample['mask'][0],
+        )
+        dark = sar[0] <= otsu_threshold(sar[None])[1]
+        for label in (0, 1):
+            values = optical[dark & (mask == label)].long()
+            counts[label] += torch.bincount(values, minlength=256)
+        missed += int((~dark & (mask == 1)).sum())
+    # Brighter than each value
+    false_alarms, hits = counts.sum(1, keepdim=True) - counts.cumsum(1)
+    positives = counts[1].sum() + missed
+    return int((hits / (positives + false_alarms)).argmax())
 
 
 def count(

@@ -80,6 +80,25 @@ def test_statistics_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     assert datamodule.standardize == 'dataset'
 
 
+def test_optical_limits_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    """The model saw only what is dark, and so it does in a scene."""
+    contents = torch.load(checkpoint, weights_only=True)
+    assert contents['statistics']['optical_limits'] is None
+    limits = [0.0, 0, 0, 2500]
+    contents['statistics']['optical_limits'] = limits
+    torch.save(contents, tmp_path / 'dark.ckpt')
+    paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
+    datamodule = SceneDataModule(paths['optical'], paths['sar'])
+    datamodule.trainer = Trainer(accelerator='cpu', logger=False)
+    datamodule.trainer.ckpt_path = str(tmp_path / 'dark.ckpt')
+    datamodule.setup('predict')
+    batch = next(iter(datamodule.predict_dataloader()))
+    assert datamodule.optical_limits == limits
+    optical = datamodule.aug(batch)['image'][:, 0]
+    assert (optical[:, :3] == 0).all()
+    assert -2 <= optical[:, 3].min() < 0 == optical[:, 3].max()
+
+
 def test_without_statistics(checkpoint: Path, tmp_path: Path) -> None:
     paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
     contents = torch.load(checkpoint, weights_only=True)

@@ -110,7 +110,17 @@ class TestThresholds:
         assert compare.best_threshold(samples) == 20
         assert compare.best_threshold(samples[1:]) == -1
 
-    @pytest.mark.parametrize('kind', ['global', 'oracle'])
+    def test_darkness(self) -> None:
+        # Land, water before, flood, and flood that SAR doesn't show
+        sar = torch.tensor([[200.0, 10, 10, 200]]).expand(3, 1, 4)
+        optical = torch.tensor([[90.0, 7, 80, 80]]).expand(3, 1, 4)
+        sample = {'image': torch.stack([optical, sar])}
+        sample['mask'] = torch.tensor([[[0, 0, 1, 1]]])
+        assert compare.best_darkness([sample]) == 7
+        sample['mask'] = torch.tensor([[[0, 1, 1, 1]]])
+        assert compare.best_darkness([sample]) == 0
+
+    @pytest.mark.parametrize('kind', ['global', 'change', 'oracle'])
     def test_kinds(self, matrix: dict[str, Any], tmp_path: Path, kind: str) -> None:
         matrix['models'] = {kind: {'threshold': kind, 'seeds': [0]}}
         output = tmp_path / 'out'

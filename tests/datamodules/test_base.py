@@ -155,6 +155,27 @@ class TestOpticalSARDataModule:
         with pytest.raises(ValueError, match=r'patch_size is .*: expected at least 1'):
             make(patch_size=size)
 
+    @pytest.mark.parametrize('standardize', ['dataset', 'image', 'otsu'])
+    def test_optical_limits(self, standardize: Any) -> None:
+        """Up to a limit, the optical image is what it was, and SAR as without any."""
+        image = torch.rand(3, 2, 2, SIZE, SIZE) * 100 + 1
+        batch = {'image': image.clone()}
+        plain = make(standardize=standardize).aug(dict(batch))['image']
+        datamodule = make(standardize=standardize, optical_limits=[0, 40])
+        output = datamodule.aug(dict(batch))['image']
+        torch.testing.assert_close(output[:, 1], plain[:, 1])
+        assert (output[:, 0, 0] == 0).all()
+        values = image[:, 0, 1]
+        expected = torch.where(values < 40, (values - 40) / 20, 0)
+        torch.testing.assert_close(output[:, 0, 1], expected)
+
+    @pytest.mark.parametrize('limits', [[1.0], [1, -1], [0, 0]])
+    def test_wrong_limits(self, limits: list[float]) -> None:
+        with pytest.raises(
+            ValueError, match=r'optical_limits are .*: expected 2, one per'
+        ):
+            make(optical_limits=limits)
+
     def test_standardize_image(self) -> None:
         torch.manual_seed(0)
         datamodule = make(standardize='image', jitter=0.5, patch_size=4)

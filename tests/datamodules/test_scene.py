@@ -15,6 +15,7 @@ import torch
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datamodules.base import pair_statistics
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
+from torchgeo_m2cd.transforms import OpticalDarkness, PairAugmentation
 
 MEAN = [[600.0, 900.0, 800.0, 3000.0], [-12.0]]
 STD = [[300.0, 300.0, 500.0, 1000.0], [5.0]]
@@ -231,6 +232,29 @@ class TestSceneDataModule:
             return float(sum(p.var(correction=0) * len(p) for p in parts))
 
         assert all(within(0) <= 1.01 * within(t) for t in (-1, -0.5, 0.5, 1))
+
+    @pytest.mark.parametrize('standardize', ['dataset', 'image', 'otsu'])
+    def test_optical_limits(self, standardize: Any, paths: dict[str, Path]) -> None:
+        """As the transform of chips does it."""
+        limits = [0.0, 0, 800, 3000]
+        plain = make(paths, standardize=standardize)
+        datamodule = make(paths, standardize=standardize, optical_limits=limits)
+        for each in (plain, datamodule):
+            each.setup('predict')
+        batch = next(iter(plain.predict_dataloader()))
+        datamodule.predict_dataloader()
+        expected, image = (m.aug(dict(batch))['image'] for m in (plain, datamodule))
+        torch.testing.assert_close(image[:, 1], expected[:, 1])
+        transform = PairAugmentation(OpticalDarkness(limits))
+        expected = transform(dict(batch))['image'] * batch['valid'].unsqueeze(1)
+        torch.testing.assert_close(image[:, 0], expected[:, 0])
+        assert image[:, 0, 3].min() < -0.1
+
+    def test_wrong_limits(self, paths: dict[str, Path]) -> None:
+        datamodule = make(paths, optical_limits=[0, 1])
+        datamodule.setup('predict')
+        with pytest.raises(ValueError, match='expected 4, one per optical band'):
+            datamodule.predict_dataloader()
 
     @pytest.mark.parametrize(('modality', 'index'), [('sar', 0), ('optical', 1)])
     def test_modality(self, modality: Any, index: int, paths: dict[str, Path]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchgeo_m2cd.transforms import (
     AlignThreshold,
     DropImage,
+    OpticalDarkness,
     PairAugmentation,
     PhotometricDistortion,
     RandomGainOffset,
@@ -315,6 +316,43 @@ class TestAlignThreshold:
         shift = (image - output)[:, 1].flatten(-2)
         torch.testing.assert_close(shift, shift[..., :1].expand_as(shift))
         assert torch.equal(output[:, 0], image[:, 0])
+        level = torch.arange(C) + 1.0
+        moved = PairAugmentation(AlignThreshold(level))({'image': image})['image']
+        expected = output[:, 1] + level.reshape(C, 1, 1)
+        torch.testing.assert_close(moved[:, 1], expected)
+
+    @pytest.mark.parametrize('border', [-50.0, 50.0])
+    def test_no_data(self, border: float) -> None:
+        """What lies beyond the optical image has no say, and a chip without any neither."""
+        torch.manual_seed(0)
+        image = torch.randn(2, 2, C, 32, 32)
+        image[:, 1, :, :16] -= 10
+        transform = PairAugmentation(AlignThreshold())
+        expected = transform({'image': image})['image'][0, :, :, 8:]
+        # Half of what is left is dark, as before
+        image[0, 0, :, :8] = image[0, 0, :, 24:] = 0
+        image[0, 1, :, :8] = image[0, 1, :, 24:] = border
+        image[1, 0] = 0
+        output = transform({'image': image})['image']
+        torch.testing.assert_close(
+            output[0, 1, :, 8:24], expected[1, :, :16], atol=1, rtol=0
+        )
+        assert ((output[0, 1, :, 8:24] < 0) == (image[0, 1, :, 8:24] < -5)).all()
+        assert output.isfinite().all()
+
+
+class TestOpticalDarkness:
+    def test_values(self) -> None:
+        # Black, half as bright as the limit, at the limit and above; the last has no data
+        optical = torch.tensor([0.0, 10, 20, 70, 0]).expand(3, 5).clone()
+        optical[0, 0] = optical[2] = 5
+        optical[:, 4] = 0
+        image = torch.stack([optical, torch.randn(3, 5)]).reshape(1, 2, 3, 1, 5)
+        transform = PairAugmentation(OpticalDarkness([10, 20, 0]))
+        output = transform({'image': image})['image']
+        expected = torch.tensor([[-1.0, 0, 0, 0, 0], [-2, -1, 0, 0, 0], [0] * 5])
+        torch.testing.assert_close(output[0, 0, :, 0], expected)
+        assert torch.equal(output[0, 1], image[0, 1])
 
 
 class TestDropImage:

@@ -17,6 +17,7 @@ from ..datasets import stack_pair
 from ..transforms import (
     AlignThreshold,
     DropImage,
+    OpticalDarkness,
     PairAugmentation,
     PhotometricDistortion,
     RandomGainOffset,
@@ -58,6 +59,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         optical_dropout: float = 0.0,
         augmentation: Literal['default', 'original'] = 'default',
         predict_split: str | None = None,
+        optical_limits: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new OpticalSARDataModule instance.
@@ -88,13 +90,16 @@ class OpticalSARDataModule(NonGeoDataModule):
                 degrees, mirrored or neither, and their colors distorted, which needs
                 8-bit images of 3 bands. Then, there is no *jitter*.
             predict_split: Split used for prediction, if not *test_split*.
+            optical_limits: Limit of each optical band, to show of it in place of its
+                standardised values no more than what is darker, see
+                :class:`~torchgeo_m2cd.transforms.OpticalDarkness`.
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
             ValueError: If *standardize*, *modality* or *augmentation* is unknown, the
                 shapes of *mean* and *std* are not (2, C), a standard deviation is not
-                positive, *patch_size* is not, or ``augmentation='original'`` does not
-                fit.
+                positive, *patch_size* is not, *optical_limits* are negative, all zero or
+                not C, or ``augmentation='original'`` does not fit.
         """
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
 
@@ -120,16 +125,33 @@ class OpticalSARDataModule(NonGeoDataModule):
             )
         self.standardize = standardize
         self.modality = modality
+        self.optical_limits = optical_limits
         # The whole chip counts, as in evaluation, not the crop
-        normalize = [pair_normalize(mean, std)]
+        normalize: list[_AugmentationBase] = [pair_normalize(mean, std)]
+        images: list[Literal[0, 1]] = [0, 1]
+        if optical_limits is not None:
+            check_limits(optical_limits, mean.shape[1])
+            mean, std = mean.clone(), std.clone()
+            mean[0], std[0] = 0, 1
+            normalize = [pair_normalize(mean, std), OpticalDarkness(optical_limits)]
+            images = [1]
         if standardize == 'image':
-            normalize.append(StandardizeImage())
+            normalize.append(StandardizeImage(images))
         elif standardize == 'otsu':
-            normalize += [StandardizeImage([0]), AlignThreshold()]
-        dropped = {'both': [], 'optical': [DropImage(1)], 'sar': [DropImage(0)]}
+            # First, in the units of the data: there, 0 is no data
+            normalize = [
+                AlignThreshold(mean[1]),
+                *normalize,
+                *([StandardizeImage([0])] if 0 in images else []),
+            ]
+        dropped: dict[Modality, list[_AugmentationBase]] = {
+            'both': [],
+            'optical': [DropImage(1)],
+            'sar': [DropImage(0)],
+        }
         self.aug = PairAugmentation(*normalize, *dropped[modality])
         check_choice('augmentation', augmentation, ('default', 'original'))
-        changes = [*normalize, *crop, *random_changes(jitter)]
+        changes: list[_AugmentationBase] = [*normalize, *crop, *random_changes(jitter)]
         if augmentation == 'original':
             if mean.shape[1] != 3 or jitter:
                 raise ValueError(
@@ -166,6 +188,23 @@ class OpticalSARDataModule(NonGeoDataModule):
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
         if stage in ['predict']:
             self.predict_dataset = make_dataset(split=self.predict_split, **self.kwargs)
+
+
+def check_limits(limits: Sequence[float], bands: int) -> None:
+    """Check limits of optical bands.
+
+    Args:
+        limits: Limits, see :class:`OpticalSARDataModule`.
+        bands: Number of bands.
+
+    Raises:
+        ValueError: If they are negative, all zero, or not as many as there are bands.
+    """
+    if len(limits) != bands or min(limits) < 0 or not any(limits):
+        raise ValueError(
+            f'optical_limits are {list(limits)}: expected {bands}, one per optical band, '
+            'not negative and not all zero'
+        )
 
 
 def random_changes(jitter: float) -> list[_AugmentationBase]:

@@ -43,6 +43,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         download: bool = False,
         checksum: bool = False,
         leave_out: Sequence[str] = (),
+        optical_limits: Sequence[float] | None = None,
     ) -> None:
         """Initialize a new OMBRIADataModule instance.
 
@@ -70,10 +71,12 @@ class OMBRIADataModule(OpticalSARDataModule):
             checksum: Whether to count the files.
             leave_out: Groups of chips not to train and validate on, to test on them, see
                 :class:`~torchgeo_m2cd.datasets.OMBRIA`.
+            optical_limits: Limit of each optical band, to show of it no more than what is
+                darker, see :class:`~torchgeo_m2cd.transforms.OpticalDarkness`.
 
         Raises:
             ValueError: If *test_split* or *modality* is unknown, or one of *patch_size*,
-                *mean*, *std*, and *augmentation* is not as described.
+                *mean*, *std*, *augmentation*, and *optical_limits* is not as described.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
         if test_split in OMBRIA.groups and test_split not in leave_out:
@@ -104,6 +107,7 @@ class OMBRIADataModule(OpticalSARDataModule):
             download=download,
             checksum=checksum,
             leave_out=leave_out,
+            optical_limits=optical_limits,
         )
 
     def prepare_data(self) -> None:

@@ -29,7 +29,7 @@ from ..datasets.scene import SARScale
 from ..samplers import SceneRowSampler, SceneSampler
 from ..transforms import PairAugmentation, RandomGainOffset, pair_normalize
 from ..utils import check_choice, list_paths, name_paths
-from .base import Modality, Standardize, pair_statistics, random_changes
+from .base import Modality, Standardize, check_limits, pair_statistics, random_changes
 
 
 class ScenePaths(NamedTuple):
@@ -88,6 +88,7 @@ class SceneDataModule(GeoDataModule):
         mask_label: str | None = None,
         crs: str | None = None,
         res: float | tuple[float, float] | None = None,
+        optical_limits: Sequence[float] | None = None,
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
@@ -136,6 +137,9 @@ class SceneDataModule(GeoDataModule):
             mask_label: Likewise.
             crs: Likewise.
             res: Likewise.
+            optical_limits: Limit of each optical band, to show of it no more than what is
+                darker, see :class:`~torchgeo_m2cd.transforms.OpticalDarkness`
+                (defaults to what the checkpoint says).
 
         Raises:
             FileNotFoundError: If *scenes* does not exist.
@@ -193,6 +197,7 @@ class SceneDataModule(GeoDataModule):
         self.check = check
         self.standardize = standardize
         self.modality: Modality = 'both'
+        self.optical_limits = optical_limits
         self.band_counts: tuple[int, ...] | None = None
         if mean is not None and std is not None:
             self._set_statistics(mean, std)
@@ -290,10 +295,11 @@ class SceneDataModule(GeoDataModule):
             for values in zip(*map(self._statistics, self.scenes.scenes), strict=True)
         )
         mean, std = self.statistics
-        self.aug = _NormalizeValid(mean, std)
+        dark = self.optical_limits is not None
+        self.aug = _NormalizeValid(mean, std, dark)
         # Flips and turns leave ``valid`` as it was
         self.train_aug = nn.Sequential(
-            _NormalizeValid(mean, std, self.jitter, drop=True),
+            _NormalizeValid(mean, std, dark, self.jitter, drop=True),
             PairAugmentation(*random_changes(0)),
         )
         self._is_standardized = True
@@ -380,6 +386,13 @@ class SceneDataModule(GeoDataModule):
                     shift[1] = otsu_threshold(pixels[1, None, :, None])[1]
                     scale[1] = 1
                 mean, std = mean + shift * std, std * scale[:, None]
+        if self.optical_limits is not None:
+            # What is brighter than the mean is cut off later; a band of limit 0 is zero
+            optical, sar = scene.band_counts
+            check_limits(self.optical_limits, optical)
+            limits = pair_statistics([self.optical_limits, [0.0] * sar])[0]
+            mean = torch.stack([limits, mean[1]])
+            std = torch.stack([torch.where(limits > 0, limits / 2, math.inf), std[1]])
         if self.modality != 'both':  # The other image is zero
             std = std.clone()
             std[0 if self.modality == 'sar' else 1] = math.inf
@@ -403,6 +416,8 @@ class SceneDataModule(GeoDataModule):
         self._set_statistics(statistics['mean'], statistics['std'])
         self.standardize = self.standardize or statistics['standardize']
         self.modality = statistics.get('modality', 'both')
+        if self.optical_limits is None:
+            self.optical_limits = statistics.get('optical_limits')
 
     def _set_statistics(
         self, mean: Sequence[Sequence[float]], std: Sequence[Sequence[float]]
@@ -418,19 +433,26 @@ class _NormalizeValid(nn.Module):
     """Normalize a batch of scene patches, 0 where not valid."""
 
     def __init__(
-        self, mean: Tensor, std: Tensor, jitter: float = 0.0, drop: bool = False
+        self,
+        mean: Tensor,
+        std: Tensor,
+        dark: bool = False,
+        jitter: float = 0.0,
+        drop: bool = False,
     ) -> None:
         """Initialize a new _NormalizeValid instance.
 
         Args:
             mean: Mean of each scene, shape (S, 2, C).
             std: Standard deviation of each scene, shape (S, 2, C).
+            dark: Whether to show of the optical image what is darker than its mean alone.
             jitter: Standard deviation of a random gain and offset per band.
             drop: Whether to leave ``valid`` out of the result.
         """
         super().__init__()
         self.jitter = PairAugmentation(RandomGainOffset(jitter)) if jitter else None
         self.drop = drop
+        self.dark = dark
         self.mean, self.std = (
             rearrange(values, 's t c -> s t c 1 1') for values in (mean, std)
         )
@@ -449,6 +471,8 @@ class _NormalizeValid(nn.Module):
         scene = batch.get('scene', torch.zeros(len(image), dtype=torch.int64)).cpu()
         mean, std = (values[scene].to(image) for values in (self.mean, self.std))
         image = (image - mean).div_(std)
+        if self.dark:
+            image[:, 0].clamp_(-2, 0)
         if self.jitter is not None:
             image = self.jitter({'image': image})['image']
         image = image * batch['valid'].unsqueeze(1)

@@ -393,6 +393,7 @@ class ChangeDetectionTask(ChangeDetection):
             checkpoint['statistics'] = {
                 'standardize': getattr(datamodule, 'standardize', None) or 'dataset',
                 'modality': getattr(datamodule, 'modality', 'both'),
+                'optical_limits': getattr(datamodule, 'optical_limits', None),
                 **{
                     name: [
                         values[:count].tolist()

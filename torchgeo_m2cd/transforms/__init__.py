@@ -6,6 +6,7 @@
 from .pair import (
     AlignThreshold,
     DropImage,
+    OpticalDarkness,
     PairAugmentation,
     PhotometricDistortion,
     RandomGainOffset,
@@ -19,6 +20,7 @@ from .pair import (
 __all__ = (
     'AlignThreshold',
     'DropImage',
+    'OpticalDarkness',
     'PairAugmentation',
     'PhotometricDistortion',
     'RandomGainOffset',

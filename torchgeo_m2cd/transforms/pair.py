@@ -281,18 +281,28 @@ class StandardizeImage(K.IntensityAugmentationBase2D):
 
 
 class AlignThreshold(K.IntensityAugmentationBase2D):
-    """Shift the SAR image of a pair so that Otsu's threshold of each band becomes 0.
+    """Shift the SAR image of a pair so that Otsu's threshold of each band gets one value.
 
     The threshold divides the image into dark and bright pixels, where there are both
-    into water and land. What is dark is then negative, whatever the calibration, the
-    incidence angle and the share of water; the contrast stays as it is.
+    into water and land. What is dark is then below that value, whatever the calibration,
+    the incidence angle and the share of water; the contrast stays as it is.
+
+    Where all bands of the optical image are zero there are no data, as in Sentinel-2's
+    products. Such pixels don't count: the border of a SAR image is often white or
+    black, and the threshold would part it from all else.
 
     * https://doi.org/10.1109/TSMC.1979.4310076
     """
 
-    def __init__(self) -> None:
-        """Initialize a new AlignThreshold instance."""
+    def __init__(self, level: Tensor | float = 0.0) -> None:
+        """Initialize a new AlignThreshold instance.
+
+        Args:
+            level: Value that the threshold becomes, in the units of the images, a scalar
+                or one value per band, shape (C,).
+        """
         super().__init__(p=1.0)
+        self.level = torch.as_tensor(level).reshape(-1, 1, 1)
 
     def apply_transform(
         self,
@@ -304,7 +314,7 @@ class AlignThreshold(K.IntensityAugmentationBase2D):
         """Shift a batch.
 
         Args:
-            input: Pairs with 2C channels, shape (B, 2C, H, W).
+            input: Pairs with 2C channels, shape (B, 2C, H, W), not normalized yet.
             params: Not used.
             flags: Not used.
             transform: Not used.
@@ -312,9 +322,61 @@ class AlignThreshold(K.IntensityAugmentationBase2D):
         Returns:
             Pairs with shifted SAR image, same shape.
         """
+        pair = rearrange(input, 'b (t c) h w -> b t c h w', t=2).clone()
+        for optical, sar in pair:
+            valid = (optical != 0).any(dim=0)
+            # Without any, it doesn't matter
+            pixels = sar[:, valid] if valid.any() else sar.flatten(1)
+            _, threshold = otsu_threshold(pixels[None, :, :, None])
+            sar += self.level.to(sar) - threshold.reshape(-1, 1, 1)
+        return pair.flatten(1, 2)
+
+
+class OpticalDarkness(K.IntensityAugmentationBase2D):
+    r"""Reduce the optical image of a pair to what is dark in it.
+
+    A band :math:`x` of limit :math:`l` becomes :math:`2 \min(x / l, 1) - 2`: 0 from the limit
+    on, and -2 where it is black. In the near infrared, only water is that dark. A model then
+    sees where water was before, and no colours of soil and vegetation: those tell floods that
+    it was trained on from their surroundings, and mislead it elsewhere.
+
+    Where all bands are zero there are no data, and the result is 0.
+    """
+
+    def __init__(self, limits: Sequence[float]) -> None:
+        """Initialize a new OpticalDarkness instance.
+
+        Args:
+            limits: Limit of each band, in the units of the images. A band of limit 0 is left
+                out: it becomes 0.
+        """
+        super().__init__(p=1.0)
+        self.limits = torch.tensor(limits).reshape(-1, 1, 1)
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Transform a batch.
+
+        Args:
+            input: Pairs with 2C channels, shape (B, 2C, H, W), the optical bands not
+                normalized.
+            params: Not used.
+            flags: Not used.
+            transform: Not used.
+
+        Returns:
+            Pairs with optical values from -2 to 0, same shape.
+        """
         optical, sar = input.chunk(2, dim=1)
-        _, threshold = otsu_threshold(sar)
-        return torch.cat([optical, sar - threshold.reshape(*sar.shape[:2], 1, 1)], 1)
+        limits = self.limits.to(input)
+        valid = (optical != 0).any(dim=1, keepdim=True) & (limits > 0)
+        darkness = 2 * (optical / limits).clamp(0, 1) - 2
+        return torch.cat([torch.where(valid, darkness, 0), sar], dim=1)
 
 
 class DropImage(K.IntensityAugmentationBase2D):
