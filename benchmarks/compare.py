@@ -68,6 +68,8 @@ class Cell:
     splits: list[str]
     threshold: str | None = None
     variants: list[str] = dataclasses.field(default_factory=list)
+    #: Folder of the cell whose best checkpoint this one starts from.
+    after: str | None = None
 
     @property
     def path(self) -> Path:
@@ -86,7 +88,8 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
         Cells, the first seed of all models first.
 
     Raises:
-        ValueError: If the file has an unknown key, or a model is like another one by name.
+        ValueError: If the file has an unknown key, a model is like another one by name, or
+            is to come after one that isn't there.
     """
     matrix = yaml.safe_load(path.read_text())
     _check_keys(path, matrix, {'config', 'arguments', 'datasets', 'models', 'seeds'})
@@ -95,7 +98,8 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
         matrix['seeds'], matrix['datasets'].items(), matrix['models'].items()
     ):
         _check_keys(path, where, {'arguments', 'splits'})
-        _check_keys(path, what or {}, {'arguments', 'threshold', 'variants', 'seeds'})
+        keys = {'arguments', 'threshold', 'variants', 'seeds', 'after'}
+        _check_keys(path, what or {}, keys)
         _check_keys(
             path, dict.fromkeys((what or {}).get('variants', [])), set(VARIANTS)
         )
@@ -107,6 +111,10 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
             **where.get('arguments', {}),
             **options.pop('arguments', {}),
         }
+        if 'after' in options:
+            check_choice('after', options['after'], matrix['models'])
+            before = output / _slug(dataset) / _slug(options['after']) / str(seed)
+            options['after'] = str(before)
         folder = output / _slug(dataset) / _slug(model) / str(seed)
         cells.append(
             Cell(
@@ -186,6 +194,8 @@ def fit_arguments(cell: Cell) -> list[str]:
         **cell.arguments,
         **({'ckpt_path': str(last)} if last.exists() else {}),
     }
+    if cell.after is not None:
+        arguments['model.init_from'] = str(best_checkpoint(Path(cell.after)))
     return [
         f'--config={find_config(cell)}',
         *(
@@ -460,19 +470,22 @@ def collect(cells: Sequence[Cell], output: Path) -> None:
 
 
 def run_all(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str | Exception]]:
-    """Run cells, several at a time.
+    """Run cells, several at a time, and those that start from others last.
 
     Yields:
         Each cell, and what was done or went wrong.
     """
     threads = max(len(os.sched_getaffinity(0)) // jobs, 1)
+    first = [cell for cell in cells if cell.after is None]
+    second = [cell for cell in cells if cell.after is not None]
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(run_cell, cell, threads): cell for cell in cells}
-        for future in concurrent.futures.as_completed(futures):
-            error = future.exception()
-            if error is not None and not isinstance(error, Exception):
-                raise error
-            yield futures[future], error or future.result()
+        for part in (first, second):
+            futures = {pool.submit(run_cell, cell, threads): cell for cell in part}
+            for future in concurrent.futures.as_completed(futures):
+                error = future.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                yield futures[future], error or future.result()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,6 +78,13 @@ class TestReadMatrix:
         with pytest.raises(ValueError, match='differ in punctuation only'):
             compare.read_matrix(write(matrix, tmp_path), tmp_path)
 
+    def test_after_no_model(self, matrix: dict[str, Any], tmp_path: Path) -> None:
+        matrix['models'] = {'a': {'after': 'U-Nt'}, 'U-Net': None}
+        with pytest.raises(
+            ValueError, match="unknown after 'U-Nt', did you mean 'U-Net'"
+        ):
+            compare.read_matrix(write(matrix, tmp_path), tmp_path)
+
 
 class TestThresholds:
     def test_otsu(self, matrix: dict[str, Any], tmp_path: Path) -> None:
@@ -149,14 +156,23 @@ def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
             },
         }
     }
+    # Named first, but there is nothing yet for it to start from
+    second = {'arguments': matrix['models']['FCN']['arguments'], 'after': 'FCN'}
+    matrix['models'] = {'FCN, second stage': second, **matrix['models']}
     matrix['seeds'] = [3]
     path, output = write(matrix, tmp_path), tmp_path / 'out'
     assert compare.main([str(path), str(output)]) == 0
     counts = pd.read_csv(output / 'counts.csv')
-    models = ['FCN', 'FCN, optical swapped', 'FCN, orientations averaged']
+    models = [
+        *('FCN, second stage', 'FCN'),
+        *('FCN, optical swapped', 'FCN, orientations averaged'),
+    ]
     assert list(dict.fromkeys(counts['model'])) == models
     assert set(counts['seed']) == {3}
     cells = compare.read_matrix(path, output)
+    config = yaml.safe_load((cells[0].path / 'fit' / 'config.yaml').read_text())
+    first = compare.best_checkpoint(cells[1].path)
+    assert config['model']['init_args']['init_from'] == str(first)
     # A score that TorchMetrics did not give is found
     assert report.check(cells) < 1e-3
     scores = json.loads((cells[0].path / 'scores.json').read_text())
