@@ -169,6 +169,36 @@ class TestOpticalSARDataModule:
         expected = torch.where(values < 40, (values - 40) / 20, 0)
         torch.testing.assert_close(output[:, 0, 1], expected)
 
+    def test_crop_scale(self) -> None:
+        """Crops of the whole chip are the chip at another resolution; masks stay masks."""
+        torch.manual_seed(0)
+        datamodule = make(patch_size=4, crop_scale=(1.0, 1.0))
+        assert datamodule.train_aug is not None
+        # Of one value per half, so that flips and turns change nothing in the mean
+        image = torch.zeros(64, 2, 2, SIZE, SIZE)
+        image[..., :4] = 10.0
+        mask = (image[:, 0, :1] > 0).long() * 255
+        batch = datamodule.train_aug({'image': image, 'mask': mask})
+        assert batch['image'].shape == (64, 2, 2, 4, 4)
+        assert set(batch['mask'].unique().tolist()) == {0, 255}
+        assert (batch['mask'].float().mean(dim=(1, 2, 3)) == 127.5).all()
+        expected = (5.0 - MEAN) / STD
+        mean = batch['image'].mean(dim=(-2, -1))
+        torch.testing.assert_close(mean, expected.expand_as(mean))
+        # Of a quarter, of one half or of both
+        datamodule = make(patch_size=4, crop_scale=(0.25, 0.25))
+        assert datamodule.train_aug is not None
+        shares = datamodule.train_aug({'image': image, 'mask': mask})['mask']
+        assert shares.float().mean(dim=(1, 2, 3)).unique().numel() > 2
+
+    @pytest.mark.parametrize(
+        ('scale', 'size'),
+        [((0.5, 0.2), 4), ((0.0, 1.0), 4), ((0.5, 2.0), 4), ((1, 1), None)],
+    )
+    def test_wrong_crop_scale(self, scale: Any, size: int | None) -> None:
+        with pytest.raises(ValueError, match=r'crop_scale is .*: expected two shares'):
+            make(patch_size=size, crop_scale=scale)
+
     @pytest.mark.parametrize('limits', [[1.0], [1, -1], [0, 0]])
     def test_wrong_limits(self, limits: list[float]) -> None:
         with pytest.raises(

@@ -60,6 +60,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         augmentation: Literal['default', 'original'] = 'default',
         predict_split: str | None = None,
         optical_limits: Sequence[float] | None = None,
+        crop_scale: tuple[float, float] | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new OpticalSARDataModule instance.
@@ -93,13 +94,16 @@ class OpticalSARDataModule(NonGeoDataModule):
             optical_limits: Limit of each optical band, to show of it in place of its
                 standardised values no more than what is darker, see
                 :class:`~torchgeo_m2cd.transforms.OpticalDarkness`.
+            crop_scale: Smallest and largest area of a random crop, as a share of the chip;
+                it is square, and resized to *patch_size*. Not resized if None.
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
             ValueError: If *standardize*, *modality* or *augmentation* is unknown, the
                 shapes of *mean* and *std* are not (2, C), a standard deviation is not
                 positive, *patch_size* is not, *optical_limits* are negative, all zero or
-                not C, or ``augmentation='original'`` does not fit.
+                not C, *crop_scale* is not within 0 to 1 or without *patch_size*, or
+                ``augmentation='original'`` does not fit.
         """
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
 
@@ -111,11 +115,19 @@ class OpticalSARDataModule(NonGeoDataModule):
         self.test_split = test_split
         self.predict_split = predict_split or test_split
 
-        crop = []
+        crop: list[_AugmentationBase] = []
         if self.patch_size is not None:
             if min(self.patch_size) < 1:
                 raise ValueError(f'patch_size is {patch_size}: expected at least 1')
             crop = [StrictRandomCrop(self.patch_size)]
+        if crop_scale is not None:
+            low, high = crop_scale
+            if self.patch_size is None or not 0 < low <= high <= 1:
+                raise ValueError(
+                    f'crop_scale is {crop_scale} and patch_size {patch_size}: expected '
+                    'two shares from 0 to 1, the smaller one first, and a patch_size'
+                )
+            crop = [K.RandomResizedCrop(self.patch_size, (low, high), ratio=(1.0, 1.0))]
         check_choice('standardize', standardize, get_args(Standardize))
         check_choice('modality', modality, get_args(Modality))
         if optical_dropout and modality != 'both':

@@ -44,6 +44,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         checksum: bool = False,
         leave_out: Sequence[str] = (),
         optical_limits: Sequence[float] | None = None,
+        crop_scale: tuple[float, float] | None = None,
     ) -> None:
         """Initialize a new OMBRIADataModule instance.
 
@@ -73,10 +74,13 @@ class OMBRIADataModule(OpticalSARDataModule):
                 :class:`~torchgeo_m2cd.datasets.OMBRIA`.
             optical_limits: Limit of each optical band, to show of it no more than what is
                 darker, see :class:`~torchgeo_m2cd.transforms.OpticalDarkness`.
+            crop_scale: Smallest and largest area of a random crop, as a share of the chip,
+                that is resized to *patch_size*. Not resized if None.
 
         Raises:
             ValueError: If *test_split* or *modality* is unknown, or one of *patch_size*,
-                *mean*, *std*, *augmentation*, and *optical_limits* is not as described.
+                *mean*, *std*, *augmentation*, *optical_limits*, and *crop_scale* is not as
+                described.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
         if test_split in OMBRIA.groups and test_split not in leave_out:
@@ -108,6 +112,7 @@ class OMBRIADataModule(OpticalSARDataModule):
             checksum=checksum,
             leave_out=leave_out,
             optical_limits=optical_limits,
+            crop_scale=crop_scale,
         )
 
     def prepare_data(self) -> None:
