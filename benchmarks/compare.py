@@ -16,6 +16,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import datetime
+import importlib
 import importlib.metadata
 import itertools
 import json
@@ -302,7 +303,11 @@ def load_run(cell: Cell) -> tuple[ChangeDetectionTask | None, dict[str, Any]]:
                 config['data']['init_args'][key.removeprefix('data.')] = value
         return None, config
     config = yaml.safe_load((cell.path / 'fit' / 'config.yaml').read_text())
-    task = ChangeDetectionTask.load_from_checkpoint(
+    module, _, name = config['model']['class_path'].rpartition('.')
+    task_class: type[ChangeDetectionTask] = getattr(
+        importlib.import_module(module), name
+    )
+    task = task_class.load_from_checkpoint(
         best_checkpoint(cell.path), map_location='cpu', weights_only=True
     )
     return task.eval(), config

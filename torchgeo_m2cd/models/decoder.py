@@ -156,7 +156,13 @@ class MLPHead(nn.Module):
         Returns:
             Logits, shape ``(B, classes, H, W)``.
         """
-        if maps[0].device.type != 'cpu' or torch.compiler.is_compiling():
+        # Another norm, like one that is synchronised, has not all that blocks need
+        own_norm = type(self.norm) is nn.BatchNorm2d and self.norm.track_running_stats
+        if (
+            maps[0].device.type != 'cpu'
+            or torch.compiler.is_compiling()
+            or not own_norm
+        ):
             logits = self.conv(F.relu_(self.norm(_resize_sum(maps))))
         else:
             logits = self._classify_blocks(maps)
