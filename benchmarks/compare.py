@@ -34,7 +34,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import yaml
-from kornia.filters import otsu_threshold
+from kornia.filters import gaussian_blur2d, otsu_threshold
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.cli import instantiate_class
 from torch import Tensor
@@ -348,10 +348,14 @@ def predict(
     for batch in loader:
         truth.append(batch['mask'][:, 0])
         if task is None:
+            if threshold == 'smooth-oracle':
+                # Speckle is what most errors of a threshold look like
+                smooth = gaussian_blur2d(batch['image'][:, 1], (9, 9), (2.0, 2.0))
+                batch['image'][:, 1] = smooth.round()
             sar = batch['image'][:, 1, :1]
             if threshold in ('otsu', 'change'):
                 limit = otsu_threshold(sar)[1].reshape(-1, 1, 1, 1)
-            elif threshold == 'oracle':
+            elif threshold in ('oracle', 'smooth-oracle'):
                 limits = [best_threshold([sample]) for sample in unbind_samples(batch)]
                 limit = torch.tensor(limits).reshape(-1, 1, 1, 1)
             flood = sar <= limit
