@@ -95,8 +95,12 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
     matrix = yaml.safe_load(path.read_text())
     _check_keys(path, matrix, {'config', 'arguments', 'datasets', 'models', 'seeds'})
     cells = []
+    # A row may have seeds of its own
+    seeds = set(matrix['seeds']).union(
+        *((what or {}).get('seeds', ()) for what in matrix['models'].values())
+    )
     for seed, (dataset, where), (model, what) in itertools.product(
-        matrix['seeds'], matrix['datasets'].items(), matrix['models'].items()
+        sorted(seeds), matrix['datasets'].items(), matrix['models'].items()
     ):
         _check_keys(path, where, {'arguments', 'splits'})
         keys = {'arguments', 'threshold', 'variants', 'seeds', 'after'}

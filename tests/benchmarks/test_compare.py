@@ -54,6 +54,10 @@ class TestReadMatrix:
         assert cells[1].arguments['data.batch_size'] == 2
         assert '--data.batch_size=4' in compare.fit_arguments(cells[0])
         assert '--seed_everything=0' in compare.fit_arguments(cells[0])
+        # More of them than all others have
+        matrix['models']['Otsu']['seeds'] = [1, 7]
+        cells = compare.read_matrix(write(matrix, tmp_path), tmp_path / 'out')
+        assert [(cell.model, cell.seed) for cell in cells[3:]] == [('Otsu', 7)]
 
     def test_goes_on(self, matrix: dict[str, Any], tmp_path: Path) -> None:
         matrix['models'] = {'U-Net': None}
