@@ -364,7 +364,8 @@ def predict(
                 limit = torch.tensor(limits).reshape(-1, 1, 1, 1)
             flood = sar <= limit
             if threshold == 'change':
-                flood &= batch['image'][:, 0].mean(1, keepdim=True) > darkness
+                optical = batch['image'][:, 0].mean(1, keepdim=True).floor()
+                flood &= optical > darkness
             probability = flood.float()
         else:
             batch = datamodule.aug(batch)

@@ -55,7 +55,6 @@ class VariantTask(ChangeDetectionTask):
                 :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`.
         """
         check_choice('variant', variant, get_args(Variant))
-        self.variant = variant
         super().__init__(**kwargs)
 
     def configure_models(self) -> None:

@@ -377,7 +377,7 @@ class TestStages:
         assert 'test_AverageJaccardIndex' in output
 
     def test_bright(self, tmp_path: Path) -> None:
-        """Four classes, from one stage to the next, to maps of the test split."""
+        """Four classes, from one stage to the next, and predictions."""
         make_bright(tmp_path)
         tiny = [
             *('--data.root', str(tmp_path), '--data.batch_size', '2'),
@@ -400,9 +400,65 @@ class TestStages:
             *('--ckpt_path', str(best)),
         )
         assert 'test_AverageJaccardIndex' in output
+        torchgeo_command(
+            *('predict', '--config', config, *tiny, str(folder)),
+            *('--ckpt_path', str(best), '--return_predictions', 'false'),
+        )
+        # What a scene is to be standardised with
+        statistics = torch.load(best, weights_only=True)['statistics']
+        assert statistics['mean'][0] == pytest.approx([123.675, 116.28, 103.53])
+        assert statistics['std'][1] == pytest.approx([58.395])
         (events,) = folder.rglob('version_0/events*')
         figures = EventAccumulator(str(events)).Reload().Tags()['images']
         assert figures == ['val/0', 'val/1']
+
+    def test_average_of_weights(self, tmp_path: Path) -> None:
+        """An interrupted run with ombria.yaml ends with the weights of one that was not."""
+        make_ombria(tmp_path)
+        for path in tmp_path.rglob('*.png'):
+            image = Image.open(path).resize((32, 32), Image.Resampling.NEAREST)
+            image.save(path)
+        config = str(config_path('ombria'))
+        tiny = [
+            *('--data.root', str(tmp_path), '--data.batch_size', '2'),
+            *('--data.patch_size', '32', '--trainer.accelerator', 'cpu'),
+            *('--lr_scheduler.T_max', '2', '--trainer.default_root_dir'),
+        ]
+
+        def fit(name: str, epochs: str, *args: str) -> Path:
+            torchgeo_command(
+                *('fit', '--config', config, *tiny, str(tmp_path / name)),
+                *('--trainer.max_epochs', epochs, *args),
+            )
+            return max((tmp_path / name).rglob('last.ckpt'), key=os.path.getmtime)
+
+        last = fit('parts', '1')
+        paths = fit('whole', '2'), fit('parts', '2', '--ckpt_path', str(last))
+        first, whole, parts = (
+            torch.load(path, weights_only=True) for path in (last, *paths)
+        )
+        steps = [int(c['averaging_state']['n_averaged']) for c in (whole, parts)]
+        assert steps[0] == steps[1] == 2 * first['averaging_state']['n_averaged']
+        # The average moves less than the weights do
+        name = 'model.segmentation_head.conv.weight'
+        averages, weights = (
+            [checkpoint[key][name] for checkpoint in (first, parts)]
+            for key in ('state_dict', 'current_model_state')
+        )
+        moved = (averages[1] - averages[0]).norm()
+        assert 0 < moved < (weights[1] - averages[0]).norm()
+        output = torchgeo_command(
+            *(
+                'test',
+                '--config',
+                config,
+                *tiny,
+                str(tmp_path),
+                '--ckpt_path',
+                str(last),
+            )
+        )
+        assert 'test_AverageJaccardIndex' in output
 
 
 class TestScene:

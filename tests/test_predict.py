@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -80,20 +81,37 @@ def test_statistics_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     assert datamodule.standardize == 'dataset'
 
 
-def test_optical_limits_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize('given', [False, True])
+def test_optical_limits_of_the_checkpoint(given: bool, tmp_path: Path) -> None:
     """The model saw only what is dark, and so it does in a scene."""
-    contents = torch.load(checkpoint, weights_only=True)
-    assert contents['statistics']['optical_limits'] is None
+    paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=96)
     limits = [0.0, 0, 0, 2500]
-    contents['statistics']['optical_limits'] = limits
-    torch.save(contents, tmp_path / 'dark.ckpt')
-    paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
-    datamodule = SceneDataModule(paths['optical'], paths['sar'])
+    trainer = Trainer(
+        accelerator='cpu', logger=False, enable_progress_bar=False, max_steps=1,
+        limit_val_batches=1, default_root_dir=tmp_path,
+    )  # fmt: skip
+    task = ChangeDetectionTask('fcn', in_channels=4)
+    trained = SceneDataModule(
+        paths['optical'], paths['sar'], paths['mask'], patch_size=16, grid_size=3,
+        optical_limits=limits, standardize='otsu',
+    )  # fmt: skip
+    trainer.fit(task, datamodule=trained)
+    (checkpoint,) = tmp_path.rglob('*.ckpt')
+
+    # Also with statistics of one's own
+    statistics: dict[str, Any] = {
+        name: [values[0].tolist(), values[1, :1].tolist()]
+        for name, values in (('mean', trained.mean), ('std', trained.std))
+    }
+    datamodule = SceneDataModule(
+        paths['optical'], paths['sar'], **(statistics if given else {})
+    )
     datamodule.trainer = Trainer(accelerator='cpu', logger=False)
-    datamodule.trainer.ckpt_path = str(tmp_path / 'dark.ckpt')
+    datamodule.trainer.ckpt_path = str(checkpoint)
     datamodule.setup('predict')
     batch = next(iter(datamodule.predict_dataloader()))
     assert datamodule.optical_limits == limits
+    assert datamodule.standardize == 'otsu'
     optical = datamodule.aug(batch)['image'][:, 0]
     assert (optical[:, :3] == 0).all()
     assert -2 <= optical[:, 3].min() < 0 == optical[:, 3].max()

@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import pathlib
+import re
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -185,6 +186,13 @@ class TestOpticalSARDataModule:
         expected = (5.0 - MEAN) / STD
         mean = batch['image'].mean(dim=(-2, -1))
         torch.testing.assert_close(mean, expected.expand_as(mean))
+        # No image is stretched: twice as high as wide, it is of the whole height
+        datamodule = make(patch_size=(8, 4), crop_scale=(0.5, 0.5))
+        assert datamodule.train_aug is not None
+        rows = torch.arange(8.0).reshape(1, 1, 1, 8, 1).expand(1, 2, 2, 8, 8)
+        crop = datamodule.train_aug({'image': rows})['image'][0, 0, 0]
+        steps = crop.diff(dim=0).abs() * STD[0, 0]
+        torch.testing.assert_close(steps, torch.ones(7, 4))
         # Of a quarter, of one half or of both
         datamodule = make(patch_size=4, crop_scale=(0.25, 0.25))
         assert datamodule.train_aug is not None
@@ -198,6 +206,16 @@ class TestOpticalSARDataModule:
     def test_wrong_crop_scale(self, scale: Any, size: int | None) -> None:
         with pytest.raises(ValueError, match=r'crop_scale is .*: expected two shares'):
             make(patch_size=size, crop_scale=scale)
+
+    def test_optical_limits_and_jitter(self) -> None:
+        """Of SAR alone: what is left out stays out."""
+        datamodule = make(optical_limits=[0, 40], jitter=0.5)
+        assert datamodule.train_aug is not None
+        image = torch.full((4, 2, 2, SIZE, SIZE), 20.0)
+        output = datamodule.train_aug({'image': image})['image']
+        assert (output[:, 0, 0] == 0).all()
+        assert (output[:, 0, 1] == -1).all()
+        assert output[:, 1].std() > 0.1
 
     @pytest.mark.parametrize('limits', [[1.0], [1, -1], [0, 0]])
     def test_wrong_limits(self, limits: list[float]) -> None:
@@ -247,15 +265,23 @@ class TestOpticalSARDataModule:
         validated = datamodule.aug(dict(batch))['image']
         torch.testing.assert_close(validated, torch.full_like(validated, 0.2))
 
-    @pytest.mark.parametrize(('bands', 'jitter'), [(2, 0.0), (3, 0.1)])
+    @pytest.mark.parametrize(
+        ('bands', 'jitter', 'limits'),
+        [(2, 0.0, None), (3, 0.1, None), (3, 0.0, [1] * 3)],
+    )
     def test_original_augmentation_does_not_fit(
-        self, bands: int, jitter: float
+        self, bands: int, jitter: float, limits: Any
     ) -> None:
         mean, std = torch.zeros(2, bands), torch.ones(2, bands)
-        match = f'3 bands and no jitter, got {bands} bands and jitter={jitter}'
-        with pytest.raises(ValueError, match=match):
+        match = f'got {bands} bands, jitter={jitter} and optical_limits={limits}'
+        with pytest.raises(ValueError, match=re.escape(match)):
             OpticalSARDataModule(
-                Fake, mean, std, jitter=jitter, augmentation='original'
+                Fake,
+                mean,
+                std,
+                jitter=jitter,
+                augmentation='original',
+                optical_limits=limits,
             )
 
     def test_unknown_augmentation(self) -> None:

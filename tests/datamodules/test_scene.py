@@ -249,6 +249,12 @@ class TestSceneDataModule:
         expected = transform(dict(batch))['image'] * batch['valid'].unsqueeze(1)
         torch.testing.assert_close(image[:, 0], expected[:, 0])
         assert image[:, 0, 3].min() < -0.1
+        # Zero in all bands is no data, also where the file doesn't say so
+        batch['image'][..., :40, :] = 0
+        image = datamodule.aug(dict(batch))['image']
+        assert (image[:, 0, :, :40] == 0).all()
+        expected = transform(dict(batch))['image'] * batch['valid'].unsqueeze(1)
+        torch.testing.assert_close(image[:, 0], expected[:, 0])
 
     def test_wrong_limits(self, paths: dict[str, Path]) -> None:
         datamodule = make(paths, optical_limits=[0, 1])

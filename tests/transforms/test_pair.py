@@ -392,6 +392,14 @@ class TestRandomGainOffset:
             correlation = torch.corrcoef(values.flatten(1).T) - torch.eye(2 * C)
             assert correlation.abs().max() < 0.25
 
+    @pytest.mark.parametrize('index', [0, 1])
+    def test_one_image(self, index: Literal[0, 1]) -> None:
+        image = torch.randn(4, 2, C, 8, 8)
+        output = PairAugmentation(RandomGainOffset(0.2, [index]))({'image': image})
+        changed = (output['image'] != image).flatten(2).any(dim=2)
+        assert changed[:, index].all()
+        assert not changed[:, 1 - index].any()
+
     def test_probability(self) -> None:
         torch.manual_seed(0)
         batch = make_batch()

@@ -17,6 +17,9 @@ from torchgeo.datasets.utils import Sample
 class FigureLogger(Callback):
     """Log figures of the first validation samples with their predictions.
 
+    The images are what the model sees, in the units of the data as far as mean and standard
+    deviation undo it: of an optical image with limits, where it is dark.
+
     Needs a logger with figures, like TensorBoard, and a TorchGeo data module whose
     dataset can plot; without them it does nothing.
     """

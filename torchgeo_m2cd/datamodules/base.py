@@ -81,7 +81,7 @@ class OpticalSARDataModule(NonGeoDataModule):
                 optical image by itself and SAR by its threshold (``'otsu'``,
                 :class:`~torchgeo_m2cd.transforms.AlignThreshold`).
             jitter: Standard deviation of a random gain and offset per band in training,
-                in units of the standardised images.
+                in units of the standardised images; of SAR alone with *optical_limits*.
             modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
                 the other one is zero.
             optical_dropout: Probability that the optical image of a pair is zero in
@@ -89,13 +89,13 @@ class OpticalSARDataModule(NonGeoDataModule):
             augmentation: How training images are changed at random: ``'default'``, as
                 above, or ``'original'``, as in the original M²CD: rotated by up to 20
                 degrees, mirrored or neither, and their colors distorted, which needs
-                8-bit images of 3 bands. Then, there is no *jitter*.
+                8-bit images of 3 bands, and neither *jitter* nor *optical_limits*.
             predict_split: Split used for prediction, if not *test_split*.
             optical_limits: Limit of each optical band, to show of it in place of its
                 standardised values no more than what is darker, see
                 :class:`~torchgeo_m2cd.transforms.OpticalDarkness`.
-            crop_scale: Smallest and largest area of a random crop, as a share of the chip;
-                it is square, and resized to *patch_size*. Not resized if None.
+            crop_scale: Smallest and largest area of a random crop, as a share of the chip,
+                that is resized to *patch_size*. Not resized if None.
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
@@ -127,7 +127,8 @@ class OpticalSARDataModule(NonGeoDataModule):
                     f'crop_scale is {crop_scale} and patch_size {patch_size}: expected '
                     'two shares from 0 to 1, the smaller one first, and a patch_size'
                 )
-            crop = [K.RandomResizedCrop(self.patch_size, (low, high), ratio=(1.0, 1.0))]
+            ratio = self.patch_size[1] / self.patch_size[0]
+            crop = [K.RandomResizedCrop(self.patch_size, (low, high), (ratio, ratio))]
         check_choice('standardize', standardize, get_args(Standardize))
         check_choice('modality', modality, get_args(Modality))
         if optical_dropout and modality != 'both':
@@ -140,21 +141,20 @@ class OpticalSARDataModule(NonGeoDataModule):
         self.optical_limits = optical_limits
         # The whole chip counts, as in evaluation, not the crop
         normalize: list[_AugmentationBase] = [pair_normalize(mean, std)]
-        images: list[Literal[0, 1]] = [0, 1]
+        limited = optical_limits is not None
         if optical_limits is not None:
             check_limits(optical_limits, mean.shape[1])
             mean, std = mean.clone(), std.clone()
             mean[0], std[0] = 0, 1
             normalize = [pair_normalize(mean, std), OpticalDarkness(optical_limits)]
-            images = [1]
         if standardize == 'image':
-            normalize.append(StandardizeImage(images))
+            normalize.append(StandardizeImage([1] if limited else [0, 1]))
         elif standardize == 'otsu':
             # First, in the units of the data: there, 0 is no data
             normalize = [
                 AlignThreshold(mean[1]),
                 *normalize,
-                *([StandardizeImage([0])] if 0 in images else []),
+                *([] if limited else [StandardizeImage([0])]),
             ]
         dropped: dict[Modality, list[_AugmentationBase]] = {
             'both': [],
@@ -163,12 +163,17 @@ class OpticalSARDataModule(NonGeoDataModule):
         }
         self.aug = PairAugmentation(*normalize, *dropped[modality])
         check_choice('augmentation', augmentation, ('default', 'original'))
-        changes: list[_AugmentationBase] = [*normalize, *crop, *random_changes(jitter)]
+        changes: list[_AugmentationBase] = [
+            *normalize,
+            *crop,
+            *random_changes(jitter, sar_only=limited),
+        ]
         if augmentation == 'original':
-            if mean.shape[1] != 3 or jitter:
+            if mean.shape[1] != 3 or jitter or limited:
                 raise ValueError(
-                    "augmentation='original' needs images of 3 bands and no jitter, got "
-                    f'{mean.shape[1]} bands and jitter={jitter}'
+                    "augmentation='original' needs images of 3 bands, no jitter, and no "
+                    f'optical_limits, got {mean.shape[1]} bands, jitter={jitter} and '
+                    f'optical_limits={optical_limits}'
                 )
             rotation = RandomRotationOrFlip()
             changes = [PhotometricDistortion(), *normalize, rotation, *crop]
@@ -219,17 +224,18 @@ def check_limits(limits: Sequence[float], bands: int) -> None:
         )
 
 
-def random_changes(jitter: float) -> list[_AugmentationBase]:
+def random_changes(jitter: float, sar_only: bool = False) -> list[_AugmentationBase]:
     """Make the random changes of standardised images that all training has.
 
     Args:
         jitter: Standard deviation of a random gain and offset per band.
+        sar_only: Whether only the SAR image gets them.
 
     Returns:
         Augmentations: gain and offset, flips, and turns by multiples of 90 degrees.
     """
     return [
-        *([RandomGainOffset(jitter)] if jitter else []),
+        *([RandomGainOffset(jitter, [1] if sar_only else [0, 1])] if jitter else []),
         K.RandomHorizontalFlip(p=0.5),
         K.RandomVerticalFlip(p=0.5),
         RandomQuarterTurn(p=0.5),

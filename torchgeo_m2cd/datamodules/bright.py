@@ -17,6 +17,12 @@ MEAN = [[255 * value for value in IMAGENET_DEFAULT_MEAN]] * 2
 STD = [[255 * value for value in IMAGENET_DEFAULT_STD]] * 2
 
 
+class _BRIGHTDFC2025(BRIGHTDFC2025):
+    """TorchGeo's dataset, which tells a task and a checkpoint its bands."""
+
+    band_counts = (3, 1)
+
+
 class BRIGHTDFC2025DataModule(OpticalSARDataModule):
     """LightningDataModule implementation for the BRIGHT dataset.
 
@@ -74,7 +80,7 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
                 and *augmentation* is not as described.
         """
         super().__init__(
-            BRIGHTDFC2025,
+            _BRIGHTDFC2025,
             mean=pair_statistics(mean),
             std=pair_statistics(std),
             batch_size=batch_size,

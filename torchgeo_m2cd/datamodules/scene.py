@@ -119,7 +119,7 @@ class SceneDataModule(GeoDataModule):
                 the area).
             num_workers: Number of workers for parallel data loading.
             jitter: Standard deviation of a random gain and offset per band in training,
-                in units of the standardised images.
+                in units of the standardised images; of SAR alone with *optical_limits*.
             splits: Share of the cells to train, validate and test with. All of the scene
                 is for the stage at hand if None, in which case
                 there is no training.
@@ -283,8 +283,7 @@ class SceneDataModule(GeoDataModule):
         """
         if self._is_standardized:
             return
-        if self.band_counts is None:
-            self._load_statistics(needed=self.train_dataset is None)
+        self._load_statistics(needed=self.train_dataset is None)
         if self.band_counts is None:
             self._measure_statistics(cast(SceneDataset, self.train_dataset))
         for scene, paths in zip(self.scenes.scenes, self.paths, strict=True):
@@ -378,7 +377,11 @@ class SceneDataModule(GeoDataModule):
         """Return mean and standard deviation of a scene, both of shape (1, 2, C)."""
         mean, std = self.mean, self.std
         if self.standardize in ('image', 'otsu'):
-            pixels = (scene.probe() - mean[..., None]) / std[..., None]
+            pixels = scene.probe()
+            if self.standardize == 'otsu':
+                # Not those without data, as of chips
+                pixels = pixels[..., (pixels[0] != 0).any(dim=0)]
+            pixels = (pixels - mean[..., None]) / std[..., None]
             if pixels.shape[-1] > 0:
                 own_std, own_mean = torch.std_mean(pixels, dim=(1, 2))
                 shift, scale = own_mean[:, None].expand_as(mean).clone(), own_std + 1e-6
@@ -405,7 +408,11 @@ class SceneDataModule(GeoDataModule):
         if path:
             checkpoint = torch.load(path, 'cpu', weights_only=True, mmap=True)
             statistics = checkpoint.get('statistics', {})
-        if not statistics and not needed:
+        self.modality = statistics.get('modality', self.modality)
+        self.standardize = self.standardize or statistics.get('standardize')
+        if self.optical_limits is None:
+            self.optical_limits = statistics.get('optical_limits')
+        if self.band_counts is not None or not (statistics or needed):
             return
         if not statistics:
             raise ValueError(
@@ -414,10 +421,6 @@ class SceneDataModule(GeoDataModule):
                 + ': expected those that the model was trained with'
             )
         self._set_statistics(statistics['mean'], statistics['std'])
-        self.standardize = self.standardize or statistics['standardize']
-        self.modality = statistics.get('modality', 'both')
-        if self.optical_limits is None:
-            self.optical_limits = statistics.get('optical_limits')
 
     def _set_statistics(
         self, mean: Sequence[Sequence[float]], std: Sequence[Sequence[float]]
@@ -450,7 +453,8 @@ class _NormalizeValid(nn.Module):
             drop: Whether to leave ``valid`` out of the result.
         """
         super().__init__()
-        self.jitter = PairAugmentation(RandomGainOffset(jitter)) if jitter else None
+        change = RandomGainOffset(jitter, [1] if dark else [0, 1])
+        self.jitter = PairAugmentation(change) if jitter else None
         self.drop = drop
         self.dark = dark
         self.mean, self.std = (
@@ -470,9 +474,11 @@ class _NormalizeValid(nn.Module):
         image: Tensor = batch['image']
         scene = batch.get('scene', torch.zeros(len(image), dtype=torch.int64)).cpu()
         mean, std = (values[scene].to(image) for values in (self.mean, self.std))
+        # Zero in all bands is no data, and not dark, also where a file doesn't say so
+        empty = (image[:, 0] == 0).all(dim=1, keepdim=True)
         image = (image - mean).div_(std)
         if self.dark:
-            image[:, 0].clamp_(-2, 0)
+            image[:, 0] = image[:, 0].clamp_(-2, 0) * ~empty
         if self.jitter is not None:
             image = self.jitter({'image': image})['image']
         image = image * batch['valid'].unsqueeze(1)

@@ -156,7 +156,7 @@ class MLPHead(nn.Module):
         Returns:
             Logits, shape ``(B, classes, H, W)``.
         """
-        # Another norm, like one that is synchronised, has not all that blocks need
+        # Another norm, put here by the user, or one without running statistics
         own_norm = type(self.norm) is nn.BatchNorm2d and self.norm.track_running_stats
         if (
             maps[0].device.type != 'cpu'

@@ -390,10 +390,11 @@ class ChangeDetectionTask(ChangeDetection):
         dataset = getattr(datamodule, 'train_dataset', None)
         counts = getattr(dataset, 'band_counts', None)
         if counts is not None and torch.is_tensor(mean) and mean.ndim == 2:
+            limits = getattr(datamodule, 'optical_limits', None)
             checkpoint['statistics'] = {
                 'standardize': getattr(datamodule, 'standardize', None) or 'dataset',
                 'modality': getattr(datamodule, 'modality', 'both'),
-                'optical_limits': getattr(datamodule, 'optical_limits', None),
+                'optical_limits': limits and list(limits[: counts[0]]),
                 **{
                     name: [
                         values[:count].tolist()

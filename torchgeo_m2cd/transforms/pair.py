@@ -422,24 +422,28 @@ class RandomGainOffset(K.IntensityAugmentationBase2D):
     sample and band.
     """
 
-    def __init__(self, sigma: float, p: float = 1.0) -> None:
+    def __init__(
+        self, sigma: float, images: Sequence[Literal[0, 1]] = (0, 1), p: float = 1.0
+    ) -> None:
         """Initialize a new RandomGainOffset instance.
 
         Args:
             sigma: Standard deviation of gain and offset.
+            images: Which images of a pair: 0 is the optical one, 1 the SAR image.
             p: Probability to change an image.
         """
         super().__init__(p=p)
         self.sigma = sigma
+        self.images = list(images)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Draw gain and offset.
 
         Args:
-            batch_shape: Shape (B, C, H, W) of the images.
+            batch_shape: Shape (B, 2C, H, W) of the pairs.
 
         Returns:
-            Gain and offset, each of shape (B, C).
+            Gain and offset, each of shape (B, 2C).
         """
         return {
             'gain': 1 + self.sigma * torch.randn(batch_shape[:2]),
@@ -456,7 +460,7 @@ class RandomGainOffset(K.IntensityAugmentationBase2D):
         """Apply gain and offset to a batch.
 
         Args:
-            input: Images, shape (B, C, H, W).
+            input: Pairs with 2C channels, shape (B, 2C, H, W).
             params: Gain and offset.
             flags: Not used.
             transform: Not used.
@@ -467,6 +471,9 @@ class RandomGainOffset(K.IntensityAugmentationBase2D):
         gain, offset = (
             params[name].to(input)[..., None, None] for name in ('gain', 'offset')
         )
+        for index in {0, 1} - set(self.images):
+            gain.chunk(2, dim=1)[index].fill_(1)
+            offset.chunk(2, dim=1)[index].fill_(0)
         return input * gain + offset
 
 
