@@ -217,6 +217,12 @@ class TestOpticalSARDataModule:
         assert (output[:, 0, 1] == -1).all()
         assert output[:, 1].std() > 0.1
 
+    def test_unknown_argument(self) -> None:
+        with pytest.raises(
+            TypeError, match="unexpected keyword argument 'standardise'"
+        ):
+            make(standardise='otsu')
+
     @pytest.mark.parametrize('limits', [[1.0], [1, -1], [0, 0]])
     def test_wrong_limits(self, limits: list[float]) -> None:
         with pytest.raises(

@@ -89,7 +89,7 @@ class TestOMBRIADataModule:
 
     def test_unknown_modality(self, root: pathlib.Path) -> None:
         with pytest.raises(ValueError, match="unknown modality 'SAR'"):
-            OMBRIADataModule(root=root, modality='SAR')  # type: ignore[arg-type]
+            OMBRIADataModule(root=root, modality='SAR')
 
     def test_train_aug(self, root: pathlib.Path) -> None:
         datamodule = OMBRIADataModule(root=root, batch_size=2, patch_size=5)

@@ -66,3 +66,14 @@ class TestSyntheticFloodDataModule:
             SyntheticFloodDataModule(eval_length=0)
         with pytest.raises(ValueError, match='unknown bands'):
             SyntheticFloodDataModule(bands=('B1',))
+
+    def test_what_the_model_sees(self) -> None:
+        """Arguments of all data modules: water alone in the near infrared, and no VH."""
+        datamodule = SyntheticFloodDataModule(
+            length=8, eval_length=4, size=64, optical_limits=[0, 0, 0, 1500]
+        )
+        datamodule.setup('validate')
+        batch = datamodule.aug(next(iter(datamodule.val_dataloader())))
+        optical = batch['image'][:, 0]
+        assert (optical[:, :3] == 0).all()
+        assert 0 < (optical[:, 3] < 0).float().mean() < 0.5

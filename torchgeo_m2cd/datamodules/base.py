@@ -3,6 +3,7 @@
 
 """Base class for all optical-SAR data modules."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -99,12 +100,15 @@ class OpticalSARDataModule(NonGeoDataModule):
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
+            TypeError: If *dataset_class* does not take one of *kwargs*.
             ValueError: If *standardize*, *modality* or *augmentation* is unknown, the
                 shapes of *mean* and *std* are not (2, C), a standard deviation is not
                 positive, *patch_size* is not, *optical_limits* are negative, all zero or
                 not C, *crop_scale* is not within 0 to 1 or without *patch_size*, or
                 ``augmentation='original'`` does not fit.
         """
+        # Now, and not when training starts
+        inspect.signature(dataset_class).bind_partial(**kwargs)
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
 
         self.mean = mean

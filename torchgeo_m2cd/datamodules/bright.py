@@ -4,13 +4,13 @@
 """BRIGHT data module."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchgeo.datasets import BRIGHTDFC2025
 from torchgeo.datasets.utils import Path
 
-from .base import Modality, OpticalSARDataModule, Standardize, pair_statistics
+from .base import OpticalSARDataModule, pair_statistics
 
 # The images have 8 bits
 MEAN = [[255 * value for value in IMAGENET_DEFAULT_MEAN]] * 2
@@ -41,15 +41,11 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
         batch_size: int = 8,
         patch_size: int | tuple[int, int] | None = 512,
         num_workers: int = 0,
-        standardize: Standardize = 'dataset',
-        jitter: float = 0.0,
-        modality: Modality = 'both',
-        optical_dropout: float = 0.0,
         mean: Sequence[Sequence[float]] = MEAN,
         std: Sequence[Sequence[float]] = STD,
-        augmentation: Literal['default', 'original'] = 'default',
         download: bool = False,
         checksum: bool = True,
+        **kwargs: Any,
     ) -> None:
         """Initialize a new BRIGHTDFC2025DataModule instance.
 
@@ -59,25 +55,16 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
             patch_size: Size of the random crops in training, either ``size`` or
                 ``(height, width)``. Whole chips of 1024 x 1024 pixels are used if None.
             num_workers: Number of workers for parallel data loading.
-            standardize: What images are standardised by, see
-                :class:`OpticalSARDataModule`.
-            jitter: Standard deviation of a random gain and offset per band in training,
-                in units of the standardised images.
-            modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
-                the other one is zero.
-            optical_dropout: Probability that the optical image of a pair is zero in
-                training.
             mean: Mean of each band, first of the optical, then of the SAR bands, from 0
                 to 255. ImageNet by default, like in the original M²CD.
             std: Standard deviation of each band, likewise.
-            augmentation: How training images are changed at random, see
-                :class:`OpticalSARDataModule`.
             download: Whether to download the dataset if it is not there yet.
             checksum: Whether to check the archive (may be slow).
+            **kwargs: Additional keyword arguments passed to
+                :class:`OpticalSARDataModule`, like *standardize*.
 
         Raises:
-            ValueError: If one of *standardize*, *modality*, *patch_size*, *mean*, *std*,
-                and *augmentation* is not as described.
+            ValueError: If an argument is not as described.
         """
         super().__init__(
             _BRIGHTDFC2025,
@@ -88,12 +75,8 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
             num_workers=num_workers,
             test_split='val',
             predict_split='test',
-            standardize=standardize,
-            jitter=jitter,
-            modality=modality,
-            optical_dropout=optical_dropout,
-            augmentation=augmentation,
             root=root,
             download=download,
             checksum=checksum,
+            **kwargs,
         )

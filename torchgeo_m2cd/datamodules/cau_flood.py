@@ -4,7 +4,7 @@
 """CAU-Flood data module."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class CAUFloodDataModule(OpticalSARDataModule):
         bands: Sequence[str] = CAUFlood.rgb_bands,
         mean: Sequence[Sequence[float]] | None = None,
         std: Sequence[Sequence[float]] | None = None,
-        augmentation: Literal['default', 'original'] = 'default',
+        **kwargs: Any,
     ) -> None:
         """Initialize a new CAUFloodDataModule instance.
 
@@ -51,13 +51,12 @@ class CAUFloodDataModule(OpticalSARDataModule):
                 the units of the files; one value is enough for the latter. ImageNet by
                 default.
             std: Standard deviation of each band, likewise.
-            augmentation: How training images are changed at random, see
-                :class:`OpticalSARDataModule`.
+            **kwargs: Additional keyword arguments passed to
+                :class:`OpticalSARDataModule`, like *standardize*.
 
         Raises:
             ValueError: If one of *bands* is unknown, if *mean* and *std* are needed but
-                not given, or if one of *patch_size*, *mean*, *std*, and *augmentation* is
-                not as described.
+                not given, or an argument is not as described.
         """
         for band in bands:
             check_choice('band', band, CAUFlood.all_bands)
@@ -68,9 +67,9 @@ class CAUFloodDataModule(OpticalSARDataModule):
             batch_size=batch_size,
             patch_size=patch_size,
             num_workers=num_workers,
-            augmentation=augmentation,
             root=root,
             bands=bands,
+            **kwargs,
         )
 
 

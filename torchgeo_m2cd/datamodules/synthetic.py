@@ -47,6 +47,7 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
         size: int = 256,
         seed: int = 0,
         looks: int = 4,
+        **kwargs: Any,
     ) -> None:
         """Initialize a new SyntheticFloodDataModule instance.
 
@@ -62,11 +63,13 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             size: Height and width of a sample in pixels.
             seed: Seed of all samples.
             looks: Looks of the SAR image, which set its speckle.
+            **kwargs: Additional keyword arguments passed to
+                :class:`OpticalSARDataModule`, like *standardize*.
 
         Raises:
-            ValueError: If an argument of the dataset is wrong.
+            ValueError: If an argument is wrong.
         """
-        kwargs: dict[str, Any] = {
+        dataset_kwargs: dict[str, Any] = {
             'bands': bands,
             'sar_bands': sar_bands,
             'size': size,
@@ -74,7 +77,7 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             'looks': looks,
         }
         # Check the arguments now, not when training starts
-        SyntheticFlood(length=min(length, eval_length), **kwargs)
+        SyntheticFlood(length=min(length, eval_length), **dataset_kwargs)
         mean, std = (
             pair_statistics(
                 [[values[b] for b in bands], [values[b] for b in sar_bands]]
@@ -82,7 +85,14 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             for values in (self.means, self.stds)
         )
         super().__init__(
-            SyntheticFlood, mean, std, batch_size, patch_size, num_workers, **kwargs
+            SyntheticFlood,
+            mean,
+            std,
+            batch_size,
+            patch_size,
+            num_workers,
+            **dataset_kwargs,
+            **kwargs,
         )
         self.length = length
         self.eval_length = eval_length
