@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ from benchmarks.compare import (
     read_matrix,
 )
 from benchmarks.tables import to_markdown
+from torchgeo_m2cd.utils import check_choice
 
 #: True negative, hit, miss, false alarm, in colours of Okabe and Ito.
 OUTCOMES = {
@@ -91,28 +93,44 @@ def bootstrap(counts: Array, repeats: int = 2000, seed: int = 0) -> Array:
     return np.array(draws)
 
 
-def summarize(table: pd.DataFrame, events: Sequence[str]) -> pd.DataFrame:
+def summarize(
+    table: pd.DataFrame, events: Sequence[str], reference: str | None = None
+) -> pd.DataFrame:
     """Compute scores and intervals.
 
     Args:
         table: Counts of ``compare.py``.
         events: Splits to take the mean of.
+        reference: Model to subtract from that mean. It has the same chips in each draw, so
+            that intervals are those of the difference.
 
     Returns:
         One row per dataset, model and split: ``IoU``, ``low``, ``high``, ``seeds``.
+
+    Raises:
+        ValueError: If there is no such model.
     """
-    rows = []
-    for (dataset, model), mine in table.groupby(['dataset', 'model'], sort=False):
-        scores, draws = {}, {}
+    name = f'mean of {", ".join(events)}'
+    found: dict[tuple[str, str], tuple[dict[str, float], dict[str, Array]]] = {}
+    for key, mine in table.groupby(['dataset', 'model'], sort=False):
+        scores, draws = found[key] = {}, {}
         for split, part in mine.groupby('split', sort=False):
             counts = np.stack(
                 [seed[list(COUNTS)].to_numpy() for _, seed in part.groupby('seed')]
             )
             scores[split], draws[split] = iou(counts.sum(1)).mean(), bootstrap(counts)
         if events and set(events) <= set(scores):
-            name = f'mean of {", ".join(events)}'
             scores[name] = np.mean([scores[event] for event in events])
             draws[name] = np.mean([draws[event] for event in events], axis=0)
+    if reference is not None:
+        check_choice('reference', reference, dict.fromkeys(table['model']))
+        for (dataset, _), (scores, draws) in found.items():
+            other_scores, other_draws = found[dataset, reference]
+            scores[f'minus {reference}'] = scores[name] - other_scores[name]
+            draws[f'minus {reference}'] = draws[name] - other_draws[name]
+    seeds = table.groupby(['dataset', 'model'])['seed'].nunique()
+    rows = []
+    for (dataset, model), (scores, draws) in found.items():
         for split, score in scores.items():
             low, high = np.quantile(draws[split], [0.025, 0.975])
             rows.append(
@@ -123,7 +141,7 @@ def summarize(table: pd.DataFrame, events: Sequence[str]) -> pd.DataFrame:
                     'IoU': score,
                     'low': low,
                     'high': high,
-                    'seeds': mine['seed'].nunique(),
+                    'seeds': seeds[dataset, model],
                 }
             )
     return pd.DataFrame(rows)
@@ -204,9 +222,12 @@ def plot_scores(scores: pd.DataFrame) -> Figure:
         part = scores[scores['split'] == split].set_index('model').reindex(models)
         axis.hlines(models, part['low'], part['high'], color='#0072B2', lw=2)
         axis.plot(part['IoU'], models, 'o', color='#0072B2')
-        axis.set_title(split)
+        axis.set_title(textwrap.fill(split, 22))
         axis.set_xlabel('IoU of the flood')
-        axis.set_xlim(left=0)
+        if split.startswith('minus '):
+            axis.axvline(0, color='black', lw=1)
+        else:
+            axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     return figure
 
@@ -279,7 +300,8 @@ def measure(cells: Sequence[Cell], repeats: int = 7) -> dict[str, tuple[float, f
 
 def plot_cost(scores: pd.DataFrame, costs: Mapping[str, tuple[float, float]]) -> Figure:
     """Plot the IoU on the last split against latency and parameters."""
-    split = list(dict.fromkeys(scores['split']))[-1]
+    splits = list(dict.fromkeys(scores['split']))
+    split = [s for s in splits if not s.startswith('minus ')][-1]
     part = scores[scores['split'] == split].set_index('model')['IoU']
     figure, axes = plt.subplots(
         1, 2, figsize=(11, 4.5), sharey=True, layout='constrained'
@@ -362,6 +384,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('output', type=Path, help='without suffix')
     parser.add_argument('--dataset', default='OMBRIA', help='one of the matrix')
     parser.add_argument('--events', nargs='*', default=['albania', 'timor'])
+    parser.add_argument('--reference', help='model to subtract from the others')
     parser.add_argument('--only-tables', action='store_true')
     parser.add_argument('--chips-of', nargs='+', metavar='MODEL', help='to draw')
     args = parser.parse_args(argv)
@@ -375,7 +398,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'{args.results} has no finished cell of dataset {args.dataset!r}')
     finished = [pd.read_csv(cell.path / 'counts.csv') for cell in cells]
     counts = pd.concat([*finished, average_seeds(cells)])
-    scores = summarize(counts, args.events)
+    scores = summarize(counts, args.events, args.reference)
     print(
         f'IoU of the written predictions and of TorchMetrics: {check(cells):.1e} apart'
     )

@@ -247,6 +247,33 @@ def test_count_and_iou() -> None:
     assert report.iou(values) == pytest.approx(jaccard.item())
 
 
+def test_difference() -> None:
+    """Models that err on the same chips differ by what they are apart, for sure."""
+    rows = []
+    for chip, right in enumerate(np.random.default_rng(0).integers(1, 60, 40)):
+        for model, more in (('base', 0), ('better', 20), ('better still', 40)):
+            for split in ('a', 'b'):
+                outcome = {
+                    'tp': right + more,
+                    'fp': 100 - right - more,
+                    'fn': 0,
+                    'tn': 5,
+                }
+                where = {'dataset': 'D', 'split': split, 'model': model, 'seed': 0}
+                rows.append({**where, 'chip': chip, **outcome})
+    scores = report.summarize(pd.DataFrame(rows), ['a', 'b'], 'base')
+    minus = scores[scores['split'] == 'minus base'].set_index('model')
+    for name, expected in (('base', 0), ('better', 0.2), ('better still', 0.4)):
+        for column in ('IoU', 'low', 'high'):
+            assert minus.loc[name, column] == pytest.approx(expected)
+    mean = scores[scores['split'] == 'mean of a, b']
+    assert (mean['high'] - mean['low'] > 0.05).all()
+    with pytest.raises(
+        ValueError, match="unknown reference 'bas', did you mean 'base'"
+    ):
+        report.summarize(pd.DataFrame(rows), ['a', 'b'], 'bas')
+
+
 def test_bootstrap() -> None:
     # Chips of IoU 1 and 0, of one size: the mean of draws is binomial
     counts = np.zeros((1, 100, 4))
