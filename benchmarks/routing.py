@@ -6,7 +6,8 @@
 Reads what RoutingLogger wrote in training, one file per model:
 
     torchgeo fit --config "$(python -m torchgeo_m2cd.configs ombria)" \
-      --data.root data/ombria --trainer.callbacks.output output/m2cd.csv
+      --data.root data/ombria --model.model_args null \
+      --trainer.callbacks.output output/m2cd.csv
     python benchmarks/routing.py output/routing output/m2cd.csv
 
 Writes OUTPUT.csv, OUTPUT.md, OUTPUT-NAME.png for each NAME.csv, and OUTPUT-training.png.

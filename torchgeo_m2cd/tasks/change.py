@@ -154,7 +154,8 @@ class ChangeDetectionTask(ChangeDetection):
                 the same: they are not part of any pretrained encoder.
             freeze_decoder: Freeze the decoder.
             model_args: Further arguments of :class:`~torchgeo_m2cd.models.M2CD`, for
-                example ``{'moe_stages': []}``, which switches its experts off.
+                example ``{'moe_stages': []}``, which switches its experts off. Other
+                models don't use them, and warn.
             o2sp: How to simulate SAR for the optical-to-SAR path of M²CD in training:
                 ``'original'`` (:func:`~torchgeo_m2cd.models.simulate_sar`),
                 ``'physical'`` (:func:`~torchgeo_m2cd.models.simulate_speckled_sar`,
@@ -194,7 +195,10 @@ class ChangeDetectionTask(ChangeDetection):
         for key in model_args or {}:
             check_choice('key of model_args', key, sorted(known))
         if model_args and model != 'm2cd':
-            raise ValueError(f"model_args are those of 'm2cd', but model is {model!r}")
+            # No error: a baseline is to be one changed key of a config away
+            rank_zero_warn(
+                f"model_args are those of 'm2cd', and not used: model is {model!r}"
+            )
         if model == 'btc' and _max(in_channels) != 3:
             raise ValueError(f"model 'btc' needs in_channels=3, got {in_channels}")
         if model == 'changevit' and not timm.is_model(backbone):
