@@ -239,7 +239,10 @@ def plot_curves(cells: Sequence[Cell], splits: Sequence[str]) -> Figure:
         layout='constrained', squeeze=False,
     )  # fmt: skip
     models = list(dict.fromkeys(cell.model for cell in cells))
-    colors = dict(zip(models, plt.get_cmap('tab20').colors, strict=False))  # type: ignore[attr-defined]
+    # Ten colours, and then the same with other lines
+    styles = [f'C{i % 10}' for i in range(len(models))]
+    colors = dict(zip(models, styles, strict=True))
+    lines = {model: ('-', '--', ':')[i // 10 % 3] for i, model in enumerate(models)}
     for axis, split in zip(axes[0], splits, strict=True):
         for model in models:
             total = np.zeros((2, LEVELS + 1))
@@ -253,7 +256,7 @@ def plot_curves(cells: Sequence[Cell], splits: Sequence[str]) -> Figure:
             false, true = total[:, ::-1].cumsum(1)
             precision, recall = true / np.maximum(true + false, 1), true / true[-1]
             if cells_of(cells, model)[0].threshold is None:
-                axis.plot(recall, precision, label=model, color=colors[model])
+                axis.plot(recall, precision, lines[model], c=colors[model], label=model)
             else:
                 axis.plot(
                     recall[0], precision[0], 'x', label=model, color=colors[model]
