@@ -471,12 +471,16 @@ def provenance(cell: Cell) -> dict[str, str | int]:
     }
 
 
+def read_counts(cell: Cell) -> pd.DataFrame:
+    """Read the counts of a finished cell."""
+    # A commit like 7e20829 is no number
+    return pd.read_csv(cell.path / 'counts.csv', dtype={'commit': str})
+
+
 def collect(cells: Sequence[Cell], output: Path) -> None:
     """Put the counts of all finished cells into one table."""
     tables = [
-        pd.read_csv(cell.path / 'counts.csv')
-        for cell in cells
-        if (cell.path / 'counts.csv').exists()
+        read_counts(cell) for cell in cells if (cell.path / 'counts.csv').exists()
     ]
     if tables:
         text = pd.concat(tables).to_csv(index=False)

@@ -41,6 +41,7 @@ from benchmarks.compare import (
     count,
     load_run,
     make_datamodule,
+    read_counts,
     read_matrix,
 )
 from benchmarks.tables import to_markdown
@@ -307,21 +308,20 @@ def plot_cost(scores: pd.DataFrame, costs: Mapping[str, tuple[float, float]]) ->
     split = [s for s in splits if not s.startswith('minus ')][-1]
     part = scores[scores['split'] == split].set_index('model')['IoU']
     figure, axes = plt.subplots(
-        1, 2, figsize=(11, 4.5), sharey=True, layout='constrained'
+        1, 2, figsize=(11, 5.5), sharey=True, layout='constrained'
     )
     for axis, place, label in zip(
         axes, (0, 1), ('ms for a pair of 256 x 256', 'million parameters'), strict=True
     ):
-        for name, cost in costs.items():
-            axis.plot(cost[place], part[name], 'o', color='#0072B2')
-            axis.annotate(
-                name, (cost[place], part[name]), fontsize=7,
-                xytext=(4, 4), textcoords='offset points',
-            )  # fmt: skip
+        for i, (name, cost) in enumerate(costs.items()):
+            marker = 'osD^'[i // 10 % 4]
+            axis.plot(cost[place], part[name], marker, c=f'C{i % 10}', label=name)
         axis.set(xlabel=label)
-        axis.set_xlim(0, 1.3 * max(cost[place] for cost in costs.values()))
+        axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f'IoU, {split}')
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=4, fontsize=8)
     return figure
 
 
@@ -399,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     if not cells:
         parser.error(f'{args.results} has no finished cell of dataset {args.dataset!r}')
-    finished = [pd.read_csv(cell.path / 'counts.csv') for cell in cells]
+    finished = [read_counts(cell) for cell in cells]
     counts = pd.concat([*finished, average_seeds(cells)])
     scores = summarize(counts, args.events, args.reference)
     print(

@@ -113,11 +113,16 @@ class TestThresholds:
         assert (total == 64).all()
         assert (counts['tp'] + counts['fp']).between(24, 40).all()
         assert counts['versions'].str.contains('torchgeo ').all()
-        # Once more: nothing is done
+        # Once more: nothing is done, and no commit becomes a number
         (finished,) = (output / 'ombria').glob('*/1/counts.csv')
+        one = pd.read_csv(finished).assign(commit='7e20829')
+        one.to_csv(finished, index=False)
         before = finished.stat().st_mtime_ns
         assert compare.main([str(path), str(output)]) == 0
         assert finished.stat().st_mtime_ns == before
+        assert set(pd.read_csv(output / 'counts.csv', dtype=str)['commit']) == {
+            '7e20829'
+        }
         # Of other arguments: refused
         matrix['arguments']['data.batch_size'] = 1
         assert compare.main([str(write(matrix, tmp_path)), str(output)]) == 1
