@@ -4,17 +4,21 @@
 """What the study tries, and what has not earned a place in the package.
 
 A row of ``study.yaml`` takes this task in place of that of the package, with
-``model: benchmarks.variants.VariantTask`` and, for example, ``model.variant: residual``.
+``model: benchmarks.variants.VariantTask`` and, for example, ``model.variant: residual``, or
+this data module, with ``data: benchmarks.variants.FloodShareDataModule``.
 """
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from kornia.enhance import adjust_gamma
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchgeo.datasets.utils import Sample
 
+from torchgeo_m2cd.datamodules import OMBRIADataModule
+from torchgeo_m2cd.datasets import OMBRIA
 from torchgeo_m2cd.models import CosineGate, MixtureOfExperts, MoEOutput
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.utils import check_choice
@@ -83,6 +87,64 @@ class VariantTask(ChangeDetectionTask):
             sar = change_sar(sar, self.hparams['variant'])
             batch = {**batch, 'image': torch.stack([optical, sar], dim=1)}
         return super()._shared_step(batch, batch_idx, stage)
+
+
+class FloodShareDataModule(OMBRIADataModule):
+    """OMBRIA, with another share of floods in training."""
+
+    def __init__(self, flood_share: float, **kwargs: Any) -> None:
+        """Initialize a new FloodShareDataModule instance.
+
+        Args:
+            flood_share: Mean share of the pixels of a chip that are flooded, over the
+                chips that are drawn.
+            **kwargs: Arguments of
+                :class:`~torchgeo_m2cd.datamodules.OMBRIADataModule`.
+        """
+        super().__init__(**kwargs)
+        self.flood_share = flood_share
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Draw as many chips as there are, with replacement."""
+        dataset = cast(OMBRIA, self.train_dataset)
+        masks = [dataset[i]['mask'] for i in range(len(dataset))]
+        shares = torch.stack([(mask == 1).float().mean() for mask in masks])
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=WeightedRandomSampler(
+                share_weights(shares, self.flood_share).tolist(), len(shares)
+            ),
+            num_workers=self.num_workers,
+            drop_last=True,
+            collate_fn=self.collate_fn,
+        )
+
+
+def share_weights(shares: Tensor, mean: float) -> Tensor:
+    """Weight chips so that their mean share of floods is a given one.
+
+    Those with less than the mean get one weight, those with more another one.
+
+    Args:
+        shares: Share of floods of each chip.
+        mean: Mean to reach.
+
+    Returns:
+        Weights, in the sum 1.
+
+    Raises:
+        ValueError: If all chips have less, or all have more.
+    """
+    less = shares < mean
+    if less.all() or not less.any():
+        raise ValueError(
+            f'flood_share is {mean}: expected one from {float(shares.min()):.2f} to '
+            f'{float(shares.max()):.2f}, those of the chips'
+        )
+    low, high = shares[less].mean(), shares[~less].mean()
+    part = (high - mean) / (high - low)
+    return torch.where(less, part / less.sum(), (1 - part) / (~less).sum())
 
 
 def change_sar(sar: Tensor, variant: str) -> Tensor:

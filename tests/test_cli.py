@@ -235,20 +235,22 @@ class TestConfigs:
         assert config['data']['class_path'].startswith('torchgeo_m2cd.datamodules.')
 
     @pytest.mark.parametrize(
-        ('value', 'expected'),
+        ('name', 'value', 'expected'),
         [
-            ('true', True),
-            ('false', False),
-            ('null', None),
-            ('encoder.pth', 'encoder.pth'),
-            ('[s2.pth, s1.pth]', ['s2.pth', 's1.pth']),
+            ('weights', 'true', True),
+            ('weights', 'false', False),
+            ('weights', 'null', None),
+            ('weights', 'encoder.pth', 'encoder.pth'),
+            ('weights', '[s2.pth, s1.pth]', ['s2.pth', 's1.pth']),
+            ('pos_weight', '0.5', 0.5),
+            ('pos_weight', '[0.5, 2]', [0.5, 2]),
         ],
     )
-    def test_weights(self, value: str, expected: Any) -> None:
+    def test_types(self, name: str, value: str, expected: Any) -> None:
         output = torchgeo_command(
-            'fit', '--config', str(CONFIG), '--model.weights', value, '--print_config'
+            'fit', '--config', str(CONFIG), f'--model.{name}', value, '--print_config'
         )
-        assert yaml.safe_load(output)['model']['init_args']['weights'] == expected
+        assert yaml.safe_load(output)['model']['init_args'][name] == expected
 
 
 class TestErrors:

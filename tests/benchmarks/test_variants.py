@@ -1,13 +1,23 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import WeightedRandomSampler
 
-from benchmarks.variants import Variant, VariantTask, change_sar
+from benchmarks.variants import (
+    FloodShareDataModule,
+    Variant,
+    VariantTask,
+    change_sar,
+    share_weights,
+)
+from tests.data.ombria.data import make_ombria
+from torchgeo_m2cd.datasets import OMBRIA
 from torchgeo_m2cd.models import CosineGate, MixtureOfExperts
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
@@ -80,6 +90,35 @@ class TestVariantTask:
     def test_unknown(self) -> None:
         with pytest.raises(ValueError, match="'gama', did you mean 'gamma'"):
             make('gama')
+
+
+class TestFloodShareDataModule:
+    def test_share(self, tmp_path: Path) -> None:
+        make_ombria(tmp_path)
+        datamodule = FloodShareDataModule(0.4, root=tmp_path, batch_size=1)
+        datamodule.setup('fit')
+        sampler = datamodule.train_dataloader().sampler
+        assert isinstance(sampler, WeightedRandomSampler)
+        dataset = OMBRIA(tmp_path)
+        masks = [dataset[i]['mask'] for i in range(len(dataset))]
+        shares = torch.stack([(mask == 1).float().mean() for mask in masks])
+        assert shares.mean() != pytest.approx(0.4, abs=0.01)
+        mean = (sampler.weights * shares).sum().item()
+        assert mean == pytest.approx(0.4)
+        assert sampler.num_samples == len(shares)
+
+    def test_weights(self) -> None:
+        weights = share_weights(torch.tensor([0.0, 0.5, 0.1, 0.9]), 0.2)
+        # Means of 0.05 and 0.7
+        low = 0.5 / 0.65 / 2
+        expected = torch.tensor([low, 0.5 - low, low, 0.5 - low])
+        torch.testing.assert_close(weights, expected)
+
+    def test_out_of_range(self) -> None:
+        with pytest.raises(
+            ValueError, match=r'flood_share is 0.6: .* from 0.10 to 0.50'
+        ):
+            share_weights(torch.tensor([0.1, 0.5]), 0.6)
 
 
 class TestChangeSAR:

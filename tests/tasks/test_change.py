@@ -329,6 +329,36 @@ class TestChangeDetectionTask:
         expected = F.binary_cross_entropy_with_logits(logits, target)
         assert logged['val_loss'] == pytest.approx(expected.item(), rel=1e-4)
 
+    @pytest.mark.parametrize(
+        ('kwargs', 'pos_weight'),
+        [
+            ({}, 0.5),
+            ({'task': 'multilabel', 'num_labels': 2}, [0.5, 3.0]),
+            ({'task': 'multilabel', 'num_labels': 2}, torch.tensor([0.5, 3.0])),
+        ],
+    )
+    def test_pos_weight(
+        self, kwargs: dict[str, Any], pos_weight: Any, tmp_path: Path
+    ) -> None:
+        task = make_task(pos_weight=pos_weight, **kwargs).eval()
+        path = tmp_path / 'task.ckpt'
+        trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
+        trainer.strategy.connect(task)
+        trainer.save_checkpoint(path)
+        loaded = ChangeDetectionTask.load_from_checkpoint(path, weights_only=True)
+        logged = record_log(loaded.eval())
+        batch = make_batch()
+        target = batch['mask'][:, :, 8:].float()
+        probability = task.model(batch['image'])[:, :, 8:].sigmoid()
+        batch['mask'] = batch['mask'].repeat(1, probability.shape[1], 1, 1)
+        loaded.validation_step(batch, 0)
+        weights = torch.as_tensor(pos_weight).reshape(-1, 1, 1)
+        losses = -torch.where(
+            target == 1, weights * probability.log(), (1 - probability).log()
+        )
+        expected = losses.mean().item()
+        assert logged['val_loss'] == pytest.approx(expected, rel=1e-4)
+
     def test_ignored_pixels_do_not_count_in_metrics(self) -> None:
         task = make_task().eval()
         logged = record_log(task)

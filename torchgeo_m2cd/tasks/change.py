@@ -104,7 +104,7 @@ class ChangeDetectionTask(ChangeDetection):
         num_labels: int | None = None,
         labels: list[str] | None = None,
         num_filters: int = 3,
-        pos_weight: Tensor | None = None,
+        pos_weight: Tensor | Sequence[float] | float | None = None,
         loss: Literal['ce', 'bce', 'jaccard', 'focal', 'dice'] = 'bce',
         class_weights: Tensor | Sequence[float] | None = None,
         ignore_index: int | None = 255,
@@ -143,7 +143,8 @@ class ChangeDetectionTask(ChangeDetection):
             num_labels: Number of labels (only for ``task='multilabel'``).
             labels: List of class names.
             num_filters: Number of filters. Only applicable when ``model='fcn'``.
-            pos_weight: Weight of positive pixels, used with the ``'bce'`` loss.
+            pos_weight: Weight of positive pixels, one for all or one per label, used with
+                the ``'bce'`` loss.
             loss: Supervised loss.
             class_weights: Weight of each class, used with the ``'ce'`` loss.
             ignore_index: Value of mask pixels that don't count, or None.
@@ -259,6 +260,12 @@ class ChangeDetectionTask(ChangeDetection):
 
     def configure_losses(self) -> None:
         """Initialize the criterion."""
+        pos_weight = self.hparams['pos_weight']
+        if pos_weight is not None:
+            # One per row of (1, labels, number of pixels)
+            self.hparams['pos_weight'] = torch.as_tensor(
+                pos_weight, dtype=torch.float32
+            ).reshape(-1, 1)
         super().configure_losses()
         threshold = self.hparams['ohem_threshold']
         if threshold is not None:
