@@ -6,9 +6,10 @@
 python benchmarks/report.py benchmarks/compare.yaml output/compare docs/user/compare
 
 Writes OUTPUT.csv, OUTPUT.md and OUTPUT.tex (intersection over union of the flood, mean over the
-seeds, with 95 % intervals over chips and seeds), OUTPUT-iou.svg, OUTPUT-curves.svg (precision
-and recall), OUTPUT-cost.svg (against latency and parameters) and OUTPUT-chips.png. Counts are
-made anew from the written predictions, and compared with what TorchMetrics said.
+seeds, with 95 % intervals over chips and seeds), OUTPUT-levels.csv (the level of probability that
+suits each split best), OUTPUT-iou.svg, OUTPUT-curves.svg (precision and recall), OUTPUT-cost.svg
+(against latency and parameters) and OUTPUT-chips.png. Counts are made anew from the written
+predictions, and compared with what TorchMetrics said.
 """
 
 import argparse
@@ -233,6 +234,53 @@ def plot_scores(scores: pd.DataFrame) -> Figure:
     return figure
 
 
+def count_levels(cells: Sequence[Cell], split: str) -> Array:
+    """Count pixels that are called flood, by the level of probability from which on.
+
+    Args:
+        cells: The cells of a model.
+        split: One of their splits.
+
+    Returns:
+        True and false positives over all chips and seeds, shape (2, 256): from the highest
+        probability on, down to all pixels.
+    """
+    total = np.zeros((2, LEVELS + 1))
+    for cell in cells:
+        written = np.load(cell.path / 'predictions' / f'{split}.npz')
+        for row, label in enumerate((1, 0)):
+            values = written['probability'][written['mask'] == label]
+            total[row] += np.bincount(values, minlength=LEVELS + 1)
+    result: Array = total[:, ::-1].cumsum(1)
+    return result
+
+
+def best_levels(cells: Sequence[Cell]) -> pd.DataFrame:
+    """Find the level of probability that suits each split best, knowing its masks.
+
+    Of trained models. A model that is worse for the share of floods in a split, and not for
+    what it makes of the images, gains from another level than 0.5.
+
+    Returns:
+        One row per model, one column per split: the IoU at that level, what it gains over
+        0.5, and the level.
+    """
+    rows = []
+    trained = [cell for cell in cells if cell.threshold is None]
+    for model in dict.fromkeys(cell.model for cell in trained):
+        mine = cells_of(trained, model)
+        row = {'model': model, 'seeds': str(len(mine))}
+        for split in mine[0].splits:
+            true, false = count_levels(mine, split)
+            scores = true / (true[-1] + false)
+            best = int(scores.argmax())
+            gain = scores[best] - scores[LEVELS // 2]
+            level = 1 - best / LEVELS
+            row[split] = f'{scores[best]:.3f} (+{gain:.3f} from {level:.2f} on)'
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def plot_curves(cells: Sequence[Cell], splits: Sequence[str]) -> Figure:
     """Plot precision against recall, over all chips and seeds."""
     figure, axes = plt.subplots(
@@ -246,15 +294,7 @@ def plot_curves(cells: Sequence[Cell], splits: Sequence[str]) -> Figure:
     lines = {model: ('-', '--', ':')[i // 10 % 3] for i, model in enumerate(models)}
     for axis, split in zip(axes[0], splits, strict=True):
         for model in models:
-            total = np.zeros((2, LEVELS + 1))
-            for cell in cells:
-                if cell.model != model:
-                    continue
-                written = np.load(cell.path / 'predictions' / f'{split}.npz')
-                for label in (0, 1):
-                    values = written['probability'][written['mask'] == label]
-                    total[label] += np.bincount(values, minlength=LEVELS + 1)
-            false, true = total[:, ::-1].cumsum(1)
+            true, false = count_levels(cells_of(cells, model), split)
             precision, recall = true / np.maximum(true + false, 1), true / true[-1]
             if cells_of(cells, model)[0].threshold is None:
                 axis.plot(recall, precision, lines[model], c=colors[model], label=model)
@@ -406,6 +446,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f'IoU of the written predictions and of TorchMetrics: {check(cells):.1e} apart'
     )
     write_tables(scores, args.output)
+    best_levels(cells).to_csv(f'{args.output}-levels.csv', index=False)
     print(Path(f'{args.output}.md').read_text())
     models = list(dict.fromkeys(cell.model for cell in cells))
     plots: dict[str, Callable[[], Figure]] = {

@@ -206,6 +206,8 @@ def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
     names = {file.name for file in tmp_path.glob('o*') if file.is_file()}
     assert {'o.csv', 'o.md', 'o.tex', 'o-iou.svg', 'o-chips.png'} <= names
     table = pd.read_csv(tmp_path / 'o.csv')
+    levels = pd.read_csv(tmp_path / 'o-levels.csv')
+    assert list(levels) == ['model', 'seeds', 'test', 'albania']
     assert list(table['model']) == models
     assert list(table['mean of albania']) == list(table['albania'])
 
@@ -277,6 +279,43 @@ def test_difference() -> None:
         ValueError, match="unknown reference 'bas', did you mean 'base'"
     ):
         report.summarize(pd.DataFrame(rows), ['a', 'b'], 'bas')
+
+
+def test_best_levels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    cells = []
+    for seed in (0, 1):
+        mask = rng.choice([0, 1, 255], size=(3, 20, 20)).astype(np.uint8)
+        # Too sure of no flood
+        probability = (mask == 1) * 50 + rng.integers(90, size=mask.shape)
+        folder = tmp_path / str(seed)
+        (folder / 'predictions').mkdir(parents=True)
+        np.savez(
+            folder / 'predictions' / 'a.npz',
+            probability=probability.astype(np.uint8),
+            mask=mask,
+        )
+        cells.append(compare.Cell(str(folder), 'D', 'model', seed, 'ombria', {}, ['a']))
+    files = [np.load(cell.path / 'predictions' / 'a.npz') for cell in cells]
+    p, m = (
+        torch.from_numpy(np.stack([file[key] for file in files]))
+        for key in ('probability', 'mask')
+    )
+    scores = [
+        BinaryJaccardIndex(ignore_index=255)((p >= level).int(), m.int()).item()
+        for level in range(256)
+    ]
+    best = int(np.argmax(scores))
+    table = report.best_levels(cells)
+    assert table.to_dict('records') == [
+        {
+            'model': 'model',
+            'seeds': '2',
+            'a': f'{scores[best]:.3f} (+{scores[best] - scores[128]:.3f} from '
+            f'{best / 255:.2f} on)',
+        }
+    ]
+    assert 40 < best < 128
 
 
 def test_bootstrap() -> None:
