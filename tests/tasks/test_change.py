@@ -370,6 +370,32 @@ class TestChangeDetectionTask:
         iou = (prediction & target).sum() / (prediction | target).sum()
         assert logged['val_AverageJaccardIndex'] == pytest.approx(iou.item())
 
+    @pytest.mark.parametrize(
+        ('kwargs', 'label', 'message'),
+        [
+            (
+                {},
+                2,
+                r'labels \[0, 1, 2\]: expected 0 to 1, or 255 for pixels to ignore',
+            ),
+            (
+                {'task': 'multiclass', 'num_classes': 3, 'loss': 'ce'},
+                7,
+                r'labels \[0, 1, 7\]: expected 0 to 2, or 255',
+            ),
+            ({'ignore_index': None}, 255, r'labels \[0, 1, 255\]: expected 0 to 1$'),
+        ],
+    )
+    @pytest.mark.parametrize('stage', ['training', 'validation', 'test'])
+    def test_unknown_labels(
+        self, kwargs: dict[str, Any], label: int, message: str, stage: str
+    ) -> None:
+        task = make_task(**kwargs)
+        batch = make_batch()
+        batch['mask'].clamp_(max=1)[0, 0, 0, 0] = label
+        with pytest.raises(ValueError, match=message):
+            getattr(task, f'{stage}_step')(batch, 0)
+
     def test_nothing_but_ignored_pixels(self) -> None:
         task = make_task()
         logged = record_log(task)

@@ -504,6 +504,18 @@ class ChangeDetectionTask(ChangeDetection):
                 'channels: expected as many, or as the image with more bands'
             )
 
+    def _check_labels(self, mask: Tensor) -> None:
+        """Check that masks have the classes that the model was made for."""
+        ignored = self.hparams['ignore_index']
+        multiclass = self.hparams['task'] == 'multiclass'
+        classes = self.hparams['num_classes'] if multiclass else 2
+        labels = [label for label in torch.unique(mask).tolist() if label != ignored]
+        if labels and not 0 <= labels[0] <= labels[-1] < classes:
+            raise ValueError(
+                f'masks have the labels {labels}: expected 0 to {classes - 1}'
+                + ('' if ignored is None else f', or {ignored} for pixels to ignore')
+            )
+
     def _logits(self, image: Tensor) -> Tensor:
         """Run the model on image pairs of shape (B, 2, C, H, W)."""
         if self.hparams['model'] not in PAIR_MODELS:
@@ -554,6 +566,9 @@ class ChangeDetectionTask(ChangeDetection):
         """
         image, mask = batch['image'], batch['mask']
         self._check_bands(image)
+        if batch_idx == 0:
+            # Once per epoch: a GPU has to wait for it
+            self._check_labels(mask)
         losses: dict[str, Tensor] = {}
         if stage == 'train' and self.hparams['model'] == 'm2cd':
             output = self.model.forward_train(
