@@ -31,6 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 from torchgeo.datasets.utils import quantile_normalization
 
 if __package__ is None:  # As a script
@@ -224,10 +225,12 @@ def plot_scores(scores: pd.DataFrame) -> Figure:
         part = scores[scores['split'] == split].set_index('model').reindex(models)
         axis.hlines(models, part['low'], part['high'], color='#0072B2', lw=2)
         axis.plot(part['IoU'], models, 'o', color='#0072B2')
-        axis.set_title(textwrap.fill(split, 22))
+        axis.set_title(textwrap.fill(split, 18))
         axis.set_xlabel('IoU of the flood')
+        axis.margins(y=0.5 / len(models))
         if split.startswith('minus '):
             axis.axvline(0, color='black', lw=1)
+            axis.set_xlabel('difference of IoU')
         else:
             axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
@@ -281,13 +284,13 @@ def best_levels(cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plot_curves(cells: Sequence[Cell], splits: Sequence[str]) -> Figure:
-    """Plot precision against recall, over all chips and seeds."""
+def plot_curves(cells: Sequence[Cell], models: Sequence[str]) -> Figure:
+    """Plot precision against recall, over all chips and seeds, of some models."""
+    splits = cells_of(cells, models[0])[0].splits
     figure, axes = plt.subplots(
         1, len(splits), figsize=(3.6 * len(splits), 4.4), sharey=True,
         layout='constrained', squeeze=False,
     )  # fmt: skip
-    models = list(dict.fromkeys(cell.model for cell in cells))
     # Ten colours, and then the same with other lines
     styles = [f'C{i % 10}' for i in range(len(models))]
     colors = dict(zip(models, styles, strict=True))
@@ -348,7 +351,7 @@ def plot_cost(scores: pd.DataFrame, costs: Mapping[str, tuple[float, float]]) ->
     split = [s for s in splits if not s.startswith('minus ')][-1]
     part = scores[scores['split'] == split].set_index('model')['IoU']
     figure, axes = plt.subplots(
-        1, 2, figsize=(11, 5.5), sharey=True, layout='constrained'
+        1, 2, figsize=(11, 6.5), sharey=True, layout='constrained'
     )
     for axis, place, label in zip(
         axes, (0, 1), ('ms for a pair of 256 x 256', 'million parameters'), strict=True
@@ -357,11 +360,14 @@ def plot_cost(scores: pd.DataFrame, costs: Mapping[str, tuple[float, float]]) ->
             marker = 'osD^'[i // 10 % 4]
             axis.plot(cost[place], part[name], marker, c=f'C{i % 10}', label=name)
         axis.set(xlabel=label)
-        axis.set_xlim(left=0)
+        axis.set_xscale('log')
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter('{x:g}')
+        axis.xaxis.set_minor_formatter('')
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f'IoU, {split}')
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=4, fontsize=8)
+    figure.legend(handles, labels, loc='outside lower center', ncols=3, fontsize=8)
     return figure
 
 
@@ -429,7 +435,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--events', nargs='*', default=['albania', 'timor'])
     parser.add_argument('--reference', help='model to subtract from the others')
     parser.add_argument('--only-tables', action='store_true')
-    parser.add_argument('--chips-of', nargs='+', metavar='MODEL', help='to draw')
+    parser.add_argument(
+        '--draw', nargs='+', metavar='MODEL', help='models of curves and chips'
+    )
     args = parser.parse_args(argv)
 
     cells = [
@@ -449,11 +457,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     best_levels(cells).to_csv(f'{args.output}-levels.csv', index=False)
     print(Path(f'{args.output}.md').read_text())
     models = list(dict.fromkeys(cell.model for cell in cells))
+    for model in args.draw or ():
+        check_choice('model', model, dict.fromkeys(models))
+    drawn = args.draw or models[:6]
     plots: dict[str, Callable[[], Figure]] = {
         'iou.svg': lambda: plot_scores(scores),
-        'curves.svg': lambda: plot_curves(cells, cells[0].splits),
+        'curves.svg': lambda: plot_curves(cells, drawn),
         'cost.svg': lambda: plot_cost(scores, measure(cells)),
-        'chips.png': lambda: plot_chips(cells, args.chips_of or models[:6]),
+        'chips.png': lambda: plot_chips(cells, drawn),
     }
     for name in () if args.only_tables else plots:
         figure = plots[name]()
