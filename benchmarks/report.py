@@ -265,8 +265,8 @@ def best_levels(cells: Sequence[Cell]) -> pd.DataFrame:
     what it makes of the images, gains from another level than 0.5.
 
     Returns:
-        One row per model, one column per split: the IoU at that level, what it gains over
-        0.5, and the level.
+        One row per model, three columns per split: the IoU at that level, what it gains
+        over 0.5, and the level.
     """
     rows = []
     trained = [cell for cell in cells if cell.threshold is None]
@@ -277,9 +277,9 @@ def best_levels(cells: Sequence[Cell]) -> pd.DataFrame:
             true, false = count_levels(mine, split)
             scores = true / (true[-1] + false)
             best = int(scores.argmax())
-            gain = scores[best] - scores[LEVELS // 2]
-            level = 1 - best / LEVELS
-            row[split] = f'{scores[best]:.3f} (+{gain:.3f} from {level:.2f} on)'
+            row[split] = f'{scores[best]:.3f}'
+            row[f'{split} gain'] = f'{scores[best] - scores[LEVELS // 2]:.3f}'
+            row[f'{split} level'] = f'{1 - best / LEVELS:.2f}'
         rows.append(row)
     return pd.DataFrame(rows)
 
