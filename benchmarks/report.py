@@ -265,21 +265,20 @@ def best_levels(cells: Sequence[Cell]) -> pd.DataFrame:
     what it makes of the images, gains from another level than 0.5.
 
     Returns:
-        One row per model, three columns per split: the IoU at that level, what it gains
-        over 0.5, and the level.
+        One row per model, two columns per split: the IoU and that level, and what it gains
+        over 0.5.
     """
     rows = []
     trained = [cell for cell in cells if cell.threshold is None]
     for model in dict.fromkeys(cell.model for cell in trained):
         mine = cells_of(trained, model)
-        row = {'model': model, 'seeds': str(len(mine))}
+        row = {'model': model}
         for split in mine[0].splits:
             true, false = count_levels(mine, split)
             scores = true / (true[-1] + false)
             best = int(scores.argmax())
-            row[split] = f'{scores[best]:.3f}'
+            row[split] = f'{scores[best]:.3f} at {1 - best / LEVELS:.2f}'
             row[f'{split} gain'] = f'{scores[best] - scores[LEVELS // 2]:.3f}'
-            row[f'{split} level'] = f'{1 - best / LEVELS:.2f}'
         rows.append(row)
     return pd.DataFrame(rows)
 

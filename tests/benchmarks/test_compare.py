@@ -207,7 +207,7 @@ def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
     assert {'o.csv', 'o.md', 'o.tex', 'o-iou.svg', 'o-chips.png'} <= names
     table = pd.read_csv(tmp_path / 'o.csv')
     levels = pd.read_csv(tmp_path / 'o-levels.csv')
-    assert list(levels)[-3:] == ['albania', 'albania gain', 'albania level']
+    assert list(levels)[-2:] == ['albania', 'albania gain']
     assert list(table['model']) == models
     assert list(table['mean of albania']) == list(table['albania'])
 
@@ -310,10 +310,8 @@ def test_best_levels(tmp_path: Path) -> None:
     assert table.to_dict('records') == [
         {
             'model': 'model',
-            'seeds': '2',
-            'a': f'{scores[best]:.3f}',
+            'a': f'{scores[best]:.3f} at {best / 255:.2f}',
             'a gain': f'{scores[best] - scores[128]:.3f}',
-            'a level': f'{best / 255:.2f}',
         }
     ]
     assert 40 < best < 128
