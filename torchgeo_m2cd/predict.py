@@ -3,15 +3,22 @@
 
 """Change maps in one call."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torchgeo.datasets.utils import Path
 
 from .callbacks import SceneWriter
 from .datamodules import SceneDataModule
+from .datasets import stack_pair
+from .models import M2CD
 from .tasks import ChangeDetectionTask
 
 
@@ -63,6 +70,7 @@ def predict_scene(
     task = ChangeDetectionTask.load_from_checkpoint(
         os.fspath(checkpoint), map_location='cpu', weights_only=True
     )
+    writer.checkpoint = os.fspath(checkpoint)
     trainer = Trainer(
         **{
             'logger': False,
@@ -72,6 +80,101 @@ def predict_scene(
             'callbacks': [*(trainer_args or {}).get('callbacks', []), writer],
         }
     )
-    trainer.predict(
-        task, datamodule=datamodule, ckpt_path=os.fspath(checkpoint), weights_only=True
+    trainer.predict(task, datamodule=datamodule)
+
+
+@torch.inference_mode()
+def predict_pair[Array: (Tensor, npt.NDArray[Any])](
+    model: ChangeDetectionTask | M2CD,
+    optical: Array,
+    sar: Array,
+    valid: Array | None = None,
+) -> Array:
+    """Predict the change of an image pair in memory.
+
+    Source units in, probabilities out: what the model is to be shown, it knows itself.
+
+    Args:
+        model: A trained task, for example of
+            ``ChangeDetectionTask.load_from_checkpoint('best.ckpt')``, or a model, for
+            example of ``M2CD.from_pretrained``.
+        optical: Pre-event optical image of shape (C, H, W) or (H, W, C), or (H, W).
+        sar: Post-event SAR image, likewise; it may have another number of bands.
+        valid: Pixels with data, shape (H, W) (defaults to where all values are finite).
+
+    Returns:
+        Probability of change, float32 of shape (H, W), or of each class or label, shape
+        (classes, H, W). NaN where there are no data in both images.
+
+    Raises:
+        ValueError: If the model doesn't know what it is to be shown, or an image has not
+            the shape and the bands that it expects.
+    """
+    inputs = model.inputs
+    if inputs is None:
+        raise ValueError(
+            f'{type(model).__name__} has no inputs, that is, it does not know units and '
+            'statistics: expected a model of a checkpoint of this version, or '
+            'model.inputs = Inputs(...) with what it was trained with'
+        )
+    arrays = (optical, sar)
+    pair = [
+        _channels_first(name, torch.as_tensor(array), bands)
+        for name, array, bands in zip(
+            ('optical', 'sar'), arrays, inputs.band_counts, strict=True
+        )
+    ]
+    image = stack_pair(*pair)[None]
+    known = image.isfinite().all(dim=2).all(dim=1, keepdim=True)
+    if valid is not None:
+        given = torch.as_tensor(valid).bool()
+        if given.shape != known.shape[2:]:
+            raise ValueError(
+                f'valid has shape {tuple(given.shape)}: expected {tuple(known.shape[2:])}'
+            )
+        known &= given
+    image = torch.where(known.unsqueeze(1), image, 0)
+    known = inputs.valid(image, known)
+    reference = inputs.measure(image, known)
+    # Models need sizes that their strides divide
+    height, width = image.shape[-2:]
+    edges = (0, -width % 32, 0, -height % 32)
+    device = next(model.parameters()).device
+    shown = F.pad(inputs(image, known, reference), edges).to(device)
+    training = model.training
+    model.eval()
+    try:
+        probability = (
+            model.predict_step({'image': shown, 'source': shown}, 0)
+            if isinstance(model, ChangeDetectionTask)
+            else _activate(model(shown), model)
+        )
+    finally:
+        model.train(training)
+    result = probability[0, :, :height, :width].float().cpu()
+    result = torch.where(known[0], result, math.nan)
+    result = result[0] if len(result) == 1 else result
+    return result if isinstance(optical, Tensor) else result.numpy()
+
+
+def _channels_first(name: str, image: Tensor, bands: int) -> Tensor:
+    """Bring an image to (C, H, W), float32."""
+    shape = tuple(image.shape)
+    if image.ndim == 2:
+        image = image[None]
+    is_first, is_last = (
+        image.ndim == 3 and image.shape[axis] == bands for axis in (0, -1)
     )
+    if is_first == is_last:
+        raise ValueError(
+            f'{name} has shape {shape}: expected {bands} bands, as the model was trained '
+            f'with, ({bands}, H, W) or (H, W, {bands})'
+        )
+    return (image if is_first else image.permute(2, 0, 1)).float()
+
+
+def _activate(output: Tensor, model: M2CD) -> Tensor:
+    """Turn the output of a model into probabilities, unless it has done so."""
+    if model.config.get('activation') not in (None, 'identity'):
+        return output
+    return output.sigmoid() if output.shape[1] == 1 else output.softmax(dim=1)

@@ -6,7 +6,6 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
@@ -17,8 +16,8 @@ from torchgeo.datasets.utils import Sample
 class FigureLogger(Callback):
     """Log figures of the first validation samples with their predictions.
 
-    The images are what the model sees, in the units of the data as far as mean and standard
-    deviation undo it: of an optical image with limits, where it is dark.
+    The images are drawn from source units, as far as the data module keeps them
+    (``source``), as those of torchgeo_m2cd do.
 
     Needs a logger with figures, like TensorBoard, and a TorchGeo data module whose
     dataset can plot; without them it does nothing.
@@ -48,7 +47,7 @@ class FigureLogger(Callback):
             trainer: The trainer.
             pl_module: A task whose ``predict_step`` gives probabilities.
             outputs: Output of the validation step, not used.
-            batch: The batch, normalised.
+            batch: The batch.
             batch_idx: Index of the batch.
             dataloader_idx: Index of the data loader.
         """
@@ -69,9 +68,7 @@ class FigureLogger(Callback):
             if probabilities.shape[1] > 1
             else (probabilities >= 0.5).long()
         )
-        batch['image'] = batch['image'] * _per_channel(
-            datamodule.std, batch['image']
-        ) + _per_channel(datamodule.mean, batch['image'])
+        batch['image'] = batch.get('source', batch['image'])
         samples = unbind_samples({key: value.cpu() for key, value in batch.items()})
         for i, sample in enumerate(samples):
             try:
@@ -83,8 +80,3 @@ class FigureLogger(Callback):
                     f'val/{i}', figure, global_step=trainer.global_step
                 )
                 plt.close(figure)
-
-
-def _per_channel(values: Tensor, image: Tensor) -> Tensor:
-    """Shape statistics per channel, or per image and channel, to be broadcast."""
-    return torch.as_tensor(values).to(image)[..., None, None]

@@ -36,7 +36,8 @@ class SceneWriter(Callback):
     however large the scene. The trainer does not keep the predictions.
 
     Files are written beside their places and renamed when all are complete. Their
-    tags say which model, checkpoint (path and SHA-256) and images they were made of.
+    tags say which model (SHA-256 of its weights), inputs, checkpoint and images they were
+    made of.
 
     To be used with :class:`~torchgeo_m2cd.datamodules.SceneDataModule` and a task that
     predicts probabilities.
@@ -85,6 +86,8 @@ class SceneWriter(Callback):
         self.threshold = threshold
         self.min_area = min_area
         self.overwrite = overwrite
+        #: Path of the checkpoint, for the tags, if it is not the trainer that reads it.
+        self.checkpoint: Path | None = None
         self._maps: dict[int, SceneMap] = {}
         self._row: MapRow | None = None
         self._todo: list[tuple[int, int]] = []
@@ -143,7 +146,11 @@ class SceneWriter(Callback):
                 f'there are {len(samplers)} scenes, and the files to write are '
                 f'{self.templates}: expected {{name}} in each of them'
             )
-        model = _describe(trainer, pl_module)
+        checkpoint = trainer.ckpt_path or self.checkpoint
+        model = _describe(pl_module, None if checkpoint is None else str(checkpoint))
+        inputs = datamodule.inputs
+        assert inputs is not None
+        model['INPUTS'] = json.dumps(inputs.to_dict())
         self._maps = {}
         for number, (paths, sampler) in enumerate(
             zip(datamodule.paths, samplers, strict=True)
@@ -154,7 +161,7 @@ class SceneWriter(Callback):
             )
             assert output is not None
             outputs = Outputs(output, *others)
-            plan = _plan(trainer, datamodule, sampler, number, model)
+            plan = _plan(trainer, datamodule, sampler, model)
             products = {'threshold': self.threshold, 'min_area': self.min_area}
             made_of = json.dumps({**plan, **products}).encode()
             digest = hashlib.sha256(made_of).hexdigest()
@@ -320,20 +327,16 @@ class SceneWriter(Callback):
             return False
 
 
-def _describe(trainer: Trainer, task: LightningModule) -> dict[str, str]:
+def _describe(task: LightningModule, checkpoint: str | None) -> dict[str, str]:
     """Say which model it is, down to its weights."""
     hparams: dict[str, Any] = dict(task.hparams)
     words = [type(task).__name__, hparams.get('model'), hparams.get('backbone')]
-    model = {'MODEL': ', '.join(str(word) for word in words if word)}
-    if trainer.ckpt_path:
-        model['CHECKPOINT'] = str(trainer.ckpt_path)
-        with open(trainer.ckpt_path, 'rb') as file:
-            model['CHECKPOINT_SHA256'] = hashlib.file_digest(file, 'sha256').hexdigest()
-    else:
-        weights = hashlib.sha256()
-        for value in task.state_dict().values():
-            weights.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
-        model['WEIGHTS_SHA256'] = weights.hexdigest()
+    model = {'CHECKPOINT': checkpoint} if checkpoint else {}
+    model |= {'MODEL': ', '.join(str(word) for word in words if word)}
+    weights = hashlib.sha256()
+    for value in task.state_dict().values():
+        weights.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
+    model['WEIGHTS_SHA256'] = weights.hexdigest()
     return model
 
 
@@ -349,7 +352,6 @@ def _plan(
     trainer: Trainer,
     datamodule: SceneDataModule,
     sampler: SceneSampler,
-    number: int,
     model: dict[str, str],
 ) -> dict[str, Any]:
     """List all that the probabilities of a scene depend on."""
@@ -369,7 +371,6 @@ def _plan(
         'size': list(sampler.size),
         'stride': list(sampler.stride),
         'batch_size': datamodule.batch_size,
-        'statistics': [v[number].flatten().tolist() for v in datamodule.statistics],
     }
 
 

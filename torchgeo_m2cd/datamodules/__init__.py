@@ -3,7 +3,7 @@
 
 """Data modules for optical-SAR change detection."""
 
-from .base import OpticalSARDataModule
+from .base import OpticalSARDataModule, PairDataModule
 from .bright import BRIGHTDFC2025DataModule
 from .cau_flood import CAUFloodDataModule
 from .ombria import OMBRIADataModule
@@ -15,6 +15,7 @@ __all__ = (
     'CAUFloodDataModule',
     'OMBRIADataModule',
     'OpticalSARDataModule',
+    'PairDataModule',
     'SceneDataModule',
     'SyntheticFloodDataModule',
 )

@@ -1,67 +1,137 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Base class for all optical-SAR data modules."""
+"""Base classes for all data modules of image pairs."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast, get_args
+from collections.abc import Callable
+from typing import Any, cast
 
 import kornia.augmentation as K
-import torch
 from kornia.augmentation.base import _AugmentationBase
-from torch import Tensor
-from torchgeo.datamodules import NonGeoDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
+from torchgeo.datasets.utils import Sample
 
-from ..datasets import stack_pair
-from ..transforms import (
-    AlignThreshold,
-    DropImage,
-    OpticalDarkness,
-    PairAugmentation,
-    PhotometricDistortion,
-    RandomGainOffset,
-    RandomQuarterTurn,
-    RandomRotationOrFlip,
-    StandardizeImage,
-    StrictRandomCrop,
-    pair_normalize,
-)
-from ..utils import check_choice
-
-#: What images are standardised by, see :class:`OpticalSARDataModule`.
-Standardize = Literal['dataset', 'image', 'otsu']
-
-#: Which image of a pair a model sees.
-Modality = Literal['both', 'optical', 'sar']
+from ..transforms import Inputs, PairAugmentation, RandomQuarterTurn, StrictRandomCrop
 
 
-class OpticalSARDataModule(NonGeoDataModule):
-    """Base class for all optical-SAR data modules.
+class PairDataModule(BaseDataModule):
+    """Base class for data modules of image pairs: what a model is shown of them.
 
-    Every batch is normalized with one mean and standard deviation per modality and band.
-    In training, it is also cropped, flipped, and turned by multiples of 90 degrees
+    Every batch goes through :attr:`inputs`, and in training then through
+    :attr:`augmentation`.
+    """
+
+    #: What the model is shown; None until it is known, see :meth:`choose_inputs`.
+    inputs: Inputs | None
+
+    #: Random changes in training.
+    augmentation: PairAugmentation
+
+    def _set_inputs(
+        self, inputs: Inputs | None, augmentation: PairAugmentation | None
+    ) -> None:
+        """Keep the arguments that all data modules of pairs have.
+
+        Args:
+            inputs: What the model is shown, if it was given.
+            augmentation: Random changes in training (defaults to flips and turns).
+        """
+        self.inputs = self._given = inputs
+        if augmentation is None:
+            augmentation = PairAugmentation(
+                [
+                    K.RandomHorizontalFlip(p=0.5),
+                    K.RandomVerticalFlip(p=0.5),
+                    RandomQuarterTurn(p=0.5),
+                ]
+            )
+        self.augmentation = augmentation
+        self.aug = self._show
+        self.train_aug = self._show_and_augment
+
+    def choose_inputs(self, trained: Inputs | None = None) -> Inputs:
+        """Decide what the model is shown.
+
+        That is what the argument *inputs* says, or else what the model was trained with,
+        or else what the data suggest. Warns if the first two are there and differ.
+
+        Args:
+            trained: What the model was trained with, if it was trained.
+
+        Returns:
+            The inputs.
+
+        Raises:
+            ValueError: If they are for other bands than the data have, or there are none.
+        """
+        given = self._given
+        if given is not None and trained is not None:
+            ours, theirs = given.to_dict(), trained.to_dict()
+            different = [key for key in ours if ours[key] != theirs[key]]
+            if different:
+                rank_zero_warn(
+                    'the model was trained with other inputs, and those of the data are '
+                    'used: '
+                    + '; '.join(
+                        f'{key} is {ours[key]}, trained with {theirs[key]}'
+                        for key in different
+                    )
+                    + '. Leave the argument inputs of the data out (null) to use those of '
+                    'the model'
+                )
+        self.inputs = given or trained or self.default_inputs()
+        for dataset in (
+            self.train_dataset, self.val_dataset, self.test_dataset, self.predict_dataset
+        ):  # fmt: skip
+            # Datasets of TorchGeo don't say
+            counts = getattr(dataset, 'band_counts', None)
+            if counts not in (None, self.inputs.band_counts):
+                raise ValueError(
+                    'inputs are for {} optical and {} SAR bands, but the data have {} '
+                    'and {}'.format(*self.inputs.band_counts, *counts)
+                )
+        return self.inputs
+
+    def default_inputs(self) -> Inputs:
+        """Return what a new model is shown, if nothing else is said.
+
+        Returns:
+            The inputs.
+        """
+        raise TypeError(f'{type(self).__name__} has no default inputs')
+
+    def _show(self, batch: Sample) -> Sample:
+        """Show a batch."""
+        inputs = self.inputs or self.choose_inputs()
+        return inputs.show(batch)
+
+    def _show_and_augment(self, batch: Sample) -> Sample:
+        """Show a training batch, changed at random."""
+        shown = self._show(self.augmentation.change_source(batch))
+        augmented: Sample = self.augmentation(shown)
+        return augmented
+
+
+class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
+    """Base class for all data modules of chips.
+
+    In training, batches are also flipped, turned by multiples of 90 degrees and cropped
     at random, by default.
     """
 
     def __init__(
         self,
         dataset_class: type[NonGeoDataset],
-        mean: Tensor,
-        std: Tensor,
         batch_size: int = 8,
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         test_split: str = 'test',
-        standardize: Standardize = 'dataset',
-        jitter: float = 0.0,
-        modality: Modality = 'both',
-        optical_dropout: float = 0.0,
-        augmentation: Literal['default', 'original'] = 'default',
         predict_split: str | None = None,
-        optical_limits: Sequence[float] | None = None,
-        crop_scale: tuple[float, float] | None = None,
+        inputs: Inputs | None = None,
+        augmentation: PairAugmentation | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new OpticalSARDataModule instance.
@@ -69,121 +139,38 @@ class OpticalSARDataModule(NonGeoDataModule):
         Args:
             dataset_class: Class used to instantiate a new dataset of image pairs, like
                 :class:`~torchgeo_m2cd.datasets.OpticalSARDataset`.
-            mean: Mean of shape (2, C) in the units of the dataset, optical first.
-            std: Standard deviation of shape (2, C).
             batch_size: Size of each mini-batch.
             patch_size: Size of the random crops in training, either ``size`` or
                 ``(height, width)``, at most that of the chips. Whole chips are used if
                 None.
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
-            standardize: Whether to standardise images with *mean* and *std* alone
-                (``'dataset'``), or then each by itself (``'image'``), or then the
-                optical image by itself and SAR by its threshold (``'otsu'``,
-                :class:`~torchgeo_m2cd.transforms.AlignThreshold`).
-            jitter: Standard deviation of a random gain and offset per band in training,
-                in units of the standardised images; of SAR alone with *optical_limits*.
-            modality: Which image the model sees, ``'both'``, ``'optical'`` or ``'sar'``;
-                the other one is zero.
-            optical_dropout: Probability that the optical image of a pair is zero in
-                training: a model is then not lost without what it learns from it.
-            augmentation: How training images are changed at random: ``'default'``, as
-                above, or ``'original'``, as in the original M²CD: rotated by up to 20
-                degrees, mirrored or neither, and their colors distorted, which needs
-                8-bit images of 3 bands, and neither *jitter* nor *optical_limits*.
             predict_split: Split used for prediction, if not *test_split*.
-            optical_limits: Limit of each optical band, to show of it in place of its
-                standardised values no more than what is darker, see
-                :class:`~torchgeo_m2cd.transforms.OpticalDarkness`.
-            crop_scale: Smallest and largest area of a random crop, as a share of the chip,
-                that is resized to *patch_size*. Not resized if None.
+            inputs: What the model is shown (defaults to what it was trained with, and in
+                training to one mean and standard deviation per band).
+            augmentation: How images are changed at random in training, before they are
+                cropped (defaults to flips and turns by multiples of 90 degrees).
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
             TypeError: If *dataset_class* does not take one of *kwargs*.
-            ValueError: If *standardize*, *modality* or *augmentation* is unknown, the
-                shapes of *mean* and *std* are not (2, C), a standard deviation is not
-                positive, *patch_size* is not, *optical_limits* are negative, all zero or
-                not C, *crop_scale* is not within 0 to 1 or without *patch_size*, or
-                ``augmentation='original'`` does not fit.
+            ValueError: If *patch_size* is not positive.
         """
-        # Now, and not when training starts
+        # Fail early: datasets are not made before training starts
         inspect.signature(dataset_class).bind_partial(**kwargs)
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
-
-        self.mean = mean
-        self.std = std
         self.patch_size = (
             (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         )
         self.test_split = test_split
         self.predict_split = predict_split or test_split
-
         crop: list[_AugmentationBase] = []
         if self.patch_size is not None:
             if min(self.patch_size) < 1:
                 raise ValueError(f'patch_size is {patch_size}: expected at least 1')
             crop = [StrictRandomCrop(self.patch_size)]
-        if crop_scale is not None:
-            low, high = crop_scale
-            if self.patch_size is None or not 0 < low <= high <= 1:
-                raise ValueError(
-                    f'crop_scale is {crop_scale} and patch_size {patch_size}: expected '
-                    'two shares from 0 to 1, the smaller one first, and a patch_size'
-                )
-            ratio = self.patch_size[1] / self.patch_size[0]
-            crop = [K.RandomResizedCrop(self.patch_size, (low, high), (ratio, ratio))]
-        check_choice('standardize', standardize, get_args(Standardize))
-        check_choice('modality', modality, get_args(Modality))
-        if optical_dropout and modality != 'both':
-            raise ValueError(
-                f'optical_dropout is {optical_dropout}, but modality is {modality!r}: '
-                "expected 'both'"
-            )
-        self.standardize = standardize
-        self.modality = modality
-        self.optical_limits = optical_limits
-        # The whole chip counts, as in evaluation, not the crop
-        normalize: list[_AugmentationBase] = [pair_normalize(mean, std)]
-        limited = optical_limits is not None
-        if optical_limits is not None:
-            check_limits(optical_limits, mean.shape[1])
-            mean, std = mean.clone(), std.clone()
-            mean[0], std[0] = 0, 1
-            normalize = [pair_normalize(mean, std), OpticalDarkness(optical_limits)]
-        if standardize == 'image':
-            normalize.append(StandardizeImage([1] if limited else [0, 1]))
-        elif standardize == 'otsu':
-            # First, in the units of the data: there, 0 is no data
-            normalize = [
-                AlignThreshold(mean[1]),
-                *normalize,
-                *([] if limited else [StandardizeImage([0])]),
-            ]
-        dropped: dict[Modality, list[_AugmentationBase]] = {
-            'both': [],
-            'optical': [DropImage(1)],
-            'sar': [DropImage(0)],
-        }
-        self.aug = PairAugmentation(*normalize, *dropped[modality])
-        check_choice('augmentation', augmentation, ('default', 'original'))
-        changes: list[_AugmentationBase] = [
-            *normalize,
-            *crop,
-            *random_changes(jitter, sar_only=limited),
-        ]
-        if augmentation == 'original':
-            if mean.shape[1] != 3 or jitter or limited:
-                raise ValueError(
-                    "augmentation='original' needs images of 3 bands, no jitter, and no "
-                    f'optical_limits, got {mean.shape[1]} bands, jitter={jitter} and '
-                    f'optical_limits={optical_limits}'
-                )
-            rotation = RandomRotationOrFlip()
-            changes = [PhotometricDistortion(), *normalize, rotation, *crop]
-        if optical_dropout:
-            changes.append(DropImage(0, p=optical_dropout))
-        self.train_aug = PairAugmentation(*changes, *dropped[modality])
+        self.crop = PairAugmentation(crop)
+        self._set_inputs(inputs, augmentation)
 
     def setup(self, stage: str) -> None:
         """Set up datasets.
@@ -210,61 +197,7 @@ class OpticalSARDataModule(NonGeoDataModule):
         if stage in ['predict']:
             self.predict_dataset = make_dataset(split=self.predict_split, **self.kwargs)
 
-
-def check_limits(limits: Sequence[float], bands: int) -> None:
-    """Check limits of optical bands.
-
-    Args:
-        limits: Limits, see :class:`OpticalSARDataModule`.
-        bands: Number of bands.
-
-    Raises:
-        ValueError: If they are negative, all zero, or not as many as there are bands.
-    """
-    if len(limits) != bands or min(limits) < 0 or not any(limits):
-        raise ValueError(
-            f'optical_limits are {list(limits)}: expected {bands}, one per optical band, '
-            'not negative and not all zero'
-        )
-
-
-def random_changes(jitter: float, sar_only: bool = False) -> list[_AugmentationBase]:
-    """Make the random changes of standardised images that all training has.
-
-    Args:
-        jitter: Standard deviation of a random gain and offset per band.
-        sar_only: Whether only the SAR image gets them.
-
-    Returns:
-        Augmentations: gain and offset, flips, and turns by multiples of 90 degrees.
-    """
-    return [
-        *([RandomGainOffset(jitter, [1] if sar_only else [0, 1])] if jitter else []),
-        K.RandomHorizontalFlip(p=0.5),
-        K.RandomVerticalFlip(p=0.5),
-        RandomQuarterTurn(p=0.5),
-    ]
-
-
-def pair_statistics(values: Sequence[Sequence[float]]) -> Tensor:
-    """Arrange statistics of the bands like the channels of a sample.
-
-    Args:
-        values: One value per optical band, and one per SAR band.
-
-    Returns:
-        Values of shape (2, C), see :func:`~torchgeo_m2cd.datasets.stack_pair`.
-
-    Raises:
-        ValueError: If there are not values for two images.
-    """
-    if len(values) != 2 or not all(len(bands) for bands in values):
-        raise ValueError(
-            f'got statistics {values}: expected one list for the optical bands '
-            'and one for the SAR bands'
-        )
-    optical, sar = (
-        torch.tensor(list(bands), dtype=torch.float32).reshape(-1, 1, 1)
-        for bands in values
-    )
-    return stack_pair(optical, sar).flatten(1)
+    def _show_and_augment(self, batch: Sample) -> Sample:
+        """Show a training batch, changed and cropped at random."""
+        cropped: Sample = self.crop(super()._show_and_augment(batch))
+        return cropped

@@ -3,18 +3,14 @@
 
 """BRIGHT data module."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchgeo.datasets import BRIGHTDFC2025
 from torchgeo.datasets.utils import Path
 
-from .base import OpticalSARDataModule, pair_statistics
-
-# The images have 8 bits
-MEAN = [[255 * value for value in IMAGENET_DEFAULT_MEAN]] * 2
-STD = [[255 * value for value in IMAGENET_DEFAULT_STD]] * 2
+from ..transforms import Inputs, Standardize
+from .base import OpticalSARDataModule
 
 
 class _BRIGHTDFC2025(BRIGHTDFC2025):
@@ -33,7 +29,14 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
 
     The masks of the test split are not public: the val split is for tests, too, and
     predictions are made for the test split.
+
+    By default, both images are normalized with the statistics of ImageNet, like in the
+    original M²CD.
     """
+
+    # The images have 8 bits
+    means = tuple(255 * value for value in IMAGENET_DEFAULT_MEAN)
+    stds = tuple(255 * value for value in IMAGENET_DEFAULT_STD)
 
     def __init__(
         self,
@@ -41,8 +44,6 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
         batch_size: int = 8,
         patch_size: int | tuple[int, int] | None = 512,
         num_workers: int = 0,
-        mean: Sequence[Sequence[float]] = MEAN,
-        std: Sequence[Sequence[float]] = STD,
         download: bool = False,
         checksum: bool = True,
         **kwargs: Any,
@@ -55,21 +56,16 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
             patch_size: Size of the random crops in training, either ``size`` or
                 ``(height, width)``. Whole chips of 1024 x 1024 pixels are used if None.
             num_workers: Number of workers for parallel data loading.
-            mean: Mean of each band, first of the optical, then of the SAR bands, from 0
-                to 255. ImageNet by default, like in the original M²CD.
-            std: Standard deviation of each band, likewise.
             download: Whether to download the dataset if it is not there yet.
             checksum: Whether to check the archive (may be slow).
             **kwargs: Additional keyword arguments passed to
-                :class:`OpticalSARDataModule`, like *standardize*.
+                :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
             ValueError: If an argument is not as described.
         """
         super().__init__(
             _BRIGHTDFC2025,
-            mean=pair_statistics(mean),
-            std=pair_statistics(std),
             batch_size=batch_size,
             patch_size=patch_size,
             num_workers=num_workers,
@@ -79,4 +75,15 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
             download=download,
             checksum=checksum,
             **kwargs,
+        )
+
+    def default_inputs(self) -> Inputs:
+        """Return what a new model is shown, if nothing else is said.
+
+        Returns:
+            Inputs with the statistics of ImageNet.
+        """
+        return Inputs(
+            Standardize(self.means, self.stds),
+            Standardize(self.means[:1], self.stds[:1]),
         )

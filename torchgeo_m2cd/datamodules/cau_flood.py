@@ -6,13 +6,12 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
 from torchgeo.datasets.utils import Path
 
 from ..datasets import CAUFlood
+from ..transforms import Inputs, Standardize
 from ..utils import check_choice
-from .base import OpticalSARDataModule, pair_statistics
+from .base import OpticalSARDataModule
 
 
 class CAUFloodDataModule(OpticalSARDataModule):
@@ -20,7 +19,7 @@ class CAUFloodDataModule(OpticalSARDataModule):
 
     By default, the optical image is RGB, and both images are normalized with the
     statistics of ImageNet, like in the original M²CD. This is meant for 8-bit images; set
-    *mean* and *std* for float images and for other bands.
+    *inputs* for float images and for other bands.
     """
 
     # ImageNet, times 255: red, green, and blue
@@ -34,8 +33,6 @@ class CAUFloodDataModule(OpticalSARDataModule):
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         bands: Sequence[str] = CAUFlood.rgb_bands,
-        mean: Sequence[Sequence[float]] | None = None,
-        std: Sequence[Sequence[float]] | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new CAUFloodDataModule instance.
@@ -47,23 +44,16 @@ class CAUFloodDataModule(OpticalSARDataModule):
                 ``(height, width)``. Whole chips of 256 x 256 pixels are used if None.
             num_workers: Number of workers for parallel data loading.
             bands: Optical bands to use.
-            mean: Mean of each band, first of the optical, then of the SAR image, in
-                the units of the files; one value is enough for the latter. ImageNet by
-                default.
-            std: Standard deviation of each band, likewise.
             **kwargs: Additional keyword arguments passed to
-                :class:`OpticalSARDataModule`, like *standardize*.
+                :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
-            ValueError: If one of *bands* is unknown, if *mean* and *std* are needed but
-                not given, or an argument is not as described.
+            ValueError: If one of *bands* is unknown, or an argument is not as described.
         """
         for band in bands:
             check_choice('band', band, CAUFlood.all_bands)
         super().__init__(
             CAUFlood,
-            mean=_statistics('mean', mean, self.means, bands),
-            std=_statistics('std', std, self.stds, bands),
             batch_size=batch_size,
             patch_size=patch_size,
             num_workers=num_workers,
@@ -71,41 +61,24 @@ class CAUFloodDataModule(OpticalSARDataModule):
             bands=bands,
             **kwargs,
         )
+        self.bands = bands
 
+    def default_inputs(self) -> Inputs:
+        """Return what a new model is shown, if nothing else is said.
 
-def _statistics(
-    argument: str,
-    given: Sequence[Sequence[float]] | None,
-    imagenet: dict[str, float],
-    bands: Sequence[str],
-) -> Tensor:
-    """Return the given statistics or those of ImageNet.
+        Returns:
+            Inputs with the statistics of ImageNet.
 
-    Args:
-        argument: Name of the argument, for the messages.
-        given: Statistics that the user gave.
-        imagenet: Statistics of ImageNet by band.
-        bands: Optical bands.
-
-    Returns:
-        Tensor of shape (2, C).
-
-    Raises:
-        ValueError: If there are no or too few statistics for the bands.
-    """
-    if given is None:
-        unknown = [band for band in bands if band not in imagenet]
+        Raises:
+            ValueError: If ImageNet has none for a band.
+        """
+        unknown = [band for band in self.bands if band not in self.means]
         if unknown:
             raise ValueError(
-                f'ImageNet has no {argument} for {", ".join(unknown)}: set `{argument}` '
-                f'to 2 x {len(bands)} values, or use only {", ".join(imagenet)}'
+                f'ImageNet has no statistics of {", ".join(unknown)}: expected inputs, or '
+                f'only {", ".join(self.means)}'
             )
-        given = [[imagenet[band] for band in bands]] * 2
-    lists = len(given) == 2 and all(isinstance(values, Sequence) for values in given)
-    statistics = pair_statistics(given) if lists else torch.tensor(given)
-    if statistics.shape != (2, len(bands)):
-        raise ValueError(
-            f'{argument} has shape {tuple(statistics.shape)}: expected '
-            f'(2, {len(bands)}) for bands {", ".join(bands)}'
+        mean, std = (
+            [values[band] for band in self.bands] for values in (self.means, self.stds)
         )
-    return statistics
+        return Inputs(Standardize(mean, std), Standardize(mean[:1], std[:1]))

@@ -9,13 +9,9 @@ from typing import Any
 from torchgeo.datasets.utils import Path
 
 from ..datasets import OMBRIA
+from ..transforms import Inputs, Standardize
 from ..utils import check_choice
-from .base import OpticalSARDataModule, pair_statistics
-
-# Over all pixels of the 551 chips of the training split, rounded to two digits:
-# red, green, and blue of the optical image, then SAR
-MEAN = ((72.46, 76.26, 32.08), (152.82,))
-STD = ((29.30, 26.35, 20.49), (49.99,))
+from .base import OpticalSARDataModule
 
 
 class OMBRIADataModule(OpticalSARDataModule):
@@ -26,6 +22,12 @@ class OMBRIADataModule(OpticalSARDataModule):
     'timor').
     """
 
+    # Over all pixels of the 551 chips of the training split, rounded to two digits
+    optical_mean = (72.46, 76.26, 32.08)
+    optical_std = (29.30, 26.35, 20.49)
+    sar_mean = (152.82,)
+    sar_std = (49.99,)
+
     def __init__(
         self,
         root: Path = 'data',
@@ -33,8 +35,6 @@ class OMBRIADataModule(OpticalSARDataModule):
         patch_size: int | tuple[int, int] | None = None,
         num_workers: int = 0,
         test_split: str = 'test',
-        mean: Sequence[Sequence[float]] = MEAN,
-        std: Sequence[Sequence[float]] = STD,
         download: bool = False,
         checksum: bool = False,
         leave_out: Sequence[str] = (),
@@ -49,14 +49,12 @@ class OMBRIADataModule(OpticalSARDataModule):
                 ``(height, width)``. Whole chips of 256 x 256 pixels are used if None.
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
-            mean: Mean of each band, first of the optical, then of the SAR bands.
-            std: Standard deviation of each band, likewise.
             download: Whether to download what is needed and not there yet.
             checksum: Whether to count the files.
             leave_out: Groups of chips not to train and validate on, to test on them, see
                 :class:`~torchgeo_m2cd.datasets.OMBRIA`.
             **kwargs: Additional keyword arguments passed to
-                :class:`OpticalSARDataModule`, like *standardize*.
+                :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
             ValueError: If *test_split* is unknown, or an argument is not as described.
@@ -67,16 +65,8 @@ class OMBRIADataModule(OpticalSARDataModule):
                 f'test_split {test_split!r} is a group of training chips: expected it in '
                 f'leave_out, which is {list(leave_out)}'
             )
-        for name, values in (('mean', mean), ('std', std)):
-            if tuple(map(len, values)) not in ((3, 1), (3, 3)):
-                raise ValueError(
-                    f'{name} is {values}: expected 3 values for the optical and 1 for '
-                    'the SAR image'
-                )
         super().__init__(
             OMBRIA,
-            mean=pair_statistics(mean),
-            std=pair_statistics(std),
             batch_size=batch_size,
             patch_size=patch_size,
             num_workers=num_workers,
@@ -93,3 +83,14 @@ class OMBRIADataModule(OpticalSARDataModule):
         if self.kwargs['download']:
             for split in ('train', self.test_split):
                 OMBRIA(split=split, **self.kwargs)
+
+    def default_inputs(self) -> Inputs:
+        """Return what a new model is shown, if nothing else is said.
+
+        Returns:
+            Inputs with the statistics of the training split.
+        """
+        return Inputs(
+            Standardize(self.optical_mean, self.optical_std),
+            Standardize(self.sar_mean, self.sar_std),
+        )

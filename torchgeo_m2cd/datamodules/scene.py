@@ -4,19 +4,15 @@
 """Scene data module."""
 
 import json
-import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import geopandas as gpd
 import pandas as pd
 import torch
-from einops import rearrange
-from kornia.filters import otsu_threshold
 from lightning.pytorch.utilities import rank_zero_warn
 from pyproj import CRS
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import RasterDataset
@@ -27,9 +23,9 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 from ..datasets import SceneDataset, SceneList
 from ..datasets.scene import SARScale
 from ..samplers import SceneRowSampler, SceneSampler
-from ..transforms import PairAugmentation, RandomGainOffset, pair_normalize
-from ..utils import check_choice, list_paths, name_paths
-from .base import Modality, Standardize, check_limits, pair_statistics, random_changes
+from ..transforms import Inputs, PairAugmentation, Standardize
+from ..utils import list_paths, name_paths
+from .base import PairDataModule
 
 
 class ScenePaths(NamedTuple):
@@ -40,7 +36,7 @@ class ScenePaths(NamedTuple):
     sar: list[str]
 
 
-class SceneDataModule(GeoDataModule):
+class SceneDataModule(PairDataModule, GeoDataModule):
     """LightningDataModule implementation for georeferenced scenes.
 
     A scene is the overlap of an optical and a SAR scene, see
@@ -65,15 +61,13 @@ class SceneDataModule(GeoDataModule):
         sar: Path | Sequence[Path] | None = None,
         mask: Path | Sequence[Path] | None = None,
         scenes: Path | None = None,
-        mean: Sequence[Sequence[float]] | None = None,
-        std: Sequence[Sequence[float]] | None = None,
-        standardize: Standardize | None = None,
-        batch_size: int = 8,
+        inputs: Inputs | None = None,
+        augmentation: PairAugmentation | None = None,
+        batch_size: int = 4,
         patch_size: int | tuple[int, int] = 256,
         stride: int | tuple[int, int] | None = None,
         length: int | None = None,
         num_workers: int = 0,
-        jitter: float = 0.0,
         splits: Sequence[float] | None = (0.6, 0.2, 0.2),
         grid_size: int = 6,
         split_seed: int = 0,
@@ -88,7 +82,6 @@ class SceneDataModule(GeoDataModule):
         mask_label: str | None = None,
         crs: str | None = None,
         res: float | tuple[float, float] | None = None,
-        optical_limits: Sequence[float] | None = None,
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
@@ -101,15 +94,11 @@ class SceneDataModule(GeoDataModule):
                 are not to have the names of the optical files, ``name``; or STAC items
                 (JSON) with the assets ``optical`` and ``sar``. Several files
                 are separated by ``;``. Paths are relative to the list.
-            mean: Mean of each band, first of the optical, then of the SAR bands, in the
-                units of the files, SAR power and amplitude in dB (defaults to those in
-                the checkpoint, or in training to those of the training split).
-            std: Standard deviation of each band, likewise.
-            standardize: Whether to standardise images with *mean* and *std* alone
-                (``'dataset'``), or then each scene and modality by itself
-                (``'image'``), or then the optical scene by itself and SAR by its
-                threshold (``'otsu'``) (defaults to what the checkpoint says, or
-                ``'dataset'``).
+            inputs: What the model is shown (defaults to what it was trained with, and in
+                training to mean and standard deviation of each band over the training
+                split). Where something is measured, it is measured around each patch.
+            augmentation: How patches are changed at random in training (defaults to flips
+                and turns by multiples of 90 degrees).
             batch_size: Size of each mini-batch.
             patch_size: Size of each patch in pixels, either ``size`` or
                 ``(height, width)``.
@@ -118,8 +107,6 @@ class SceneDataModule(GeoDataModule):
             length: Random patches in an epoch of training (defaults to as many as cover
                 the area).
             num_workers: Number of workers for parallel data loading.
-            jitter: Standard deviation of a random gain and offset per band in training,
-                in units of the standardised images; of SAR alone with *optical_limits*.
             splits: Share of the cells to train, validate and test with. All of the scene
                 is for the stage at hand if None, in which case
                 there is no training.
@@ -137,16 +124,12 @@ class SceneDataModule(GeoDataModule):
             mask_label: Likewise.
             crs: Likewise.
             res: Likewise.
-            optical_limits: Limit of each optical band, to show of it no more than what is
-                darker, see :class:`~torchgeo_m2cd.transforms.OpticalDarkness`
-                (defaults to what the checkpoint says).
 
         Raises:
             FileNotFoundError: If *scenes* does not exist.
             ValueError: If there are not either *optical* and *sar* or *scenes*,
-                *mean* or *std* does not hold values for both images, *patch_size* is not
-                positive, *stride* is not within [1, *patch_size*], or *splits* are not
-                three.
+                *patch_size* is not positive, *stride* is not within [1, *patch_size*], or
+                *splits* are not three.
         """
         height, width = size = _to_pair(patch_size)
         steps = (
@@ -161,10 +144,6 @@ class SceneDataModule(GeoDataModule):
                 f'stride is {stride}: expected at least 1 and at most patch_size, '
                 f'which is {patch_size}, or else pixels are left out'
             )
-        if (mean is None) != (std is None):
-            raise ValueError('got one of mean and std: expected both, or none')
-        if standardize is not None:
-            check_choice('standardize', standardize, get_args(Standardize))
         if splits is not None and len(splits) != 3:
             raise ValueError(
                 f'splits is {splits}: expected the shares to train, validate and test '
@@ -190,17 +169,11 @@ class SceneDataModule(GeoDataModule):
         self.paths = _list_scenes(optical, sar, scenes)
         self.mask = mask
         self.stride = steps
-        self.jitter = jitter
         self.splits = splits
         self.grid_size = grid_size
         self.split_seed = split_seed
         self.check = check
-        self.standardize = standardize
-        self.modality: Modality = 'both'
-        self.optical_limits = optical_limits
-        self.band_counts: tuple[int, ...] | None = None
-        if mean is not None and std is not None:
-            self._set_statistics(mean, std)
+        self._set_inputs(inputs, augmentation)
 
     def setup(self, stage: str) -> None:
         """Set up datasets and samplers.
@@ -216,7 +189,7 @@ class SceneDataModule(GeoDataModule):
                 has no room for a patch.
         """
         stage = str(getattr(stage, 'value', stage))  # The trainer gives an enum
-        self._is_standardized = False
+        self._is_prepared = False
         if stage == 'predict':
             self._setup_predict()
             return
@@ -239,7 +212,7 @@ class SceneDataModule(GeoDataModule):
 
     def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
         """Implement one or more PyTorch DataLoaders."""
-        self._standardize(split)
+        self._prepare(split)
         return super()._dataloader_factory(split)
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -251,7 +224,7 @@ class SceneDataModule(GeoDataModule):
         Raises:
             ValueError: If the scenes are not what is expected of them.
         """
-        self._standardize('predict')
+        self._prepare('predict')
         return DataLoader(
             self.scenes,
             batch_size=None,  # The sampler makes batches
@@ -275,33 +248,61 @@ class SceneDataModule(GeoDataModule):
             trainer.world_size if trainer else 1,
         )
 
-    def _standardize(self, split: str) -> None:
-        """Check the scenes, and set how they are standardised.
+    def choose_inputs(self, trained: Inputs | None = None) -> Inputs:
+        """Decide what the model is shown, see :meth:`PairDataModule.choose_inputs`.
 
-        Not done before there are data loaders to make: only then Lightning says which
-        checkpoint it is.
+        Scenes in decibels are shown as such, also to a model that was trained with other
+        units of which it is known how many decibels they are.
+
+        Args:
+            trained: What the model was trained with, if it was trained.
+
+        Returns:
+            The inputs.
+
+        Raises:
+            ValueError: If they are for other bands than the data have, or there are none.
         """
-        if self._is_standardized:
+        inputs = super().choose_inputs(trained)
+        if self.kwargs['sar_scale'] != 'other':
+            self.inputs = inputs = inputs.in_decibels()
+        return inputs
+
+    def default_inputs(self) -> Inputs:
+        """Return what a new model is shown, if nothing else is said.
+
+        Warns if no pixel that was looked at is changed.
+
+        Returns:
+            Inputs with mean and standard deviation of random patches of the training split.
+
+        Raises:
+            ValueError: If there is no training split, or it has no data.
+        """
+        if self.train_dataset is None:
+            raise ValueError(
+                'inputs are not given, and the model has none: expected what it was '
+                'trained with'
+            )
+        return self._measure_statistics(cast(SceneDataset, self.train_dataset))
+
+    def _prepare(self, split: str) -> None:
+        """Check the scenes, and say what is to be measured of them.
+
+        Not done before there are data loaders to make: only then the checkpoint is read.
+        """
+        if self._is_prepared:
             return
-        self._load_statistics(needed=self.train_dataset is None)
-        if self.band_counts is None:
-            self._measure_statistics(cast(SceneDataset, self.train_dataset))
+        inputs = self.inputs or self.choose_inputs()
         for scene, paths in zip(self.scenes.scenes, self.paths, strict=True):
-            if self._inspect(scene) == 0 and split != 'predict':
+            if self.check and scene.check(inputs.check) == 0 and split != 'predict':
                 raise _no_data(split, paths)
-        self.statistics = tuple(
-            torch.cat(values)
-            for values in zip(*map(self._statistics, self.scenes.scenes), strict=True)
-        )
-        mean, std = self.statistics
-        dark = self.optical_limits is not None
-        self.aug = _NormalizeValid(mean, std, dark)
-        # Flips and turns leave ``valid`` as it was
-        self.train_aug = nn.Sequential(
-            _NormalizeValid(mean, std, dark, self.jitter, drop=True),
-            PairAugmentation(*random_changes(0)),
-        )
-        self._is_standardized = True
+        splits = (self.train_dataset, self.val_dataset, self.test_dataset)
+        for dataset in (*self.scenes.scenes, *splits):
+            if isinstance(dataset, SceneDataset):
+                dataset.measure = inputs.measure if inputs.measures else None
+                dataset.window = inputs.window
+        self._is_prepared = True
 
     def _split(self, scene: SceneDataset, stage: str) -> list[SceneDataset]:
         """Divide a scene into the splits to train, validate and test with."""
@@ -328,11 +329,8 @@ class SceneDataModule(GeoDataModule):
             )
         return sampler
 
-    def _measure_statistics(self, train: SceneDataset) -> None:
-        """Measure mean and standard deviation on random patches of the training split.
-
-        Warns if no pixel of them is changed.
-        """
+    def _measure_statistics(self, train: SceneDataset) -> Inputs:
+        """Measure mean and standard deviation on random patches of the training split."""
         size = _to_pair(self.patch_size)
         pixels = []
         found: set[int] = set()
@@ -341,7 +339,6 @@ class SceneDataModule(GeoDataModule):
             # Neighbours say little that is new
             pixels.append(sample['image'][:, :, sample['valid'][0]][..., ::97])
             found |= set(torch.unique(sample['mask']).tolist())
-        counts = train.band_counts
         values = torch.cat(pixels, dim=-1)
         if values.shape[-1] == 0:
             raise _no_data('train', self.paths[0])
@@ -352,138 +349,11 @@ class SceneDataModule(GeoDataModule):
                 f'where changed, and {train.ignore_index} only where it is not known'
             )
         std, mean = torch.std_mean(values, dim=-1)
-        self._set_statistics(
-            *(
-                [
-                    values[:count].tolist()
-                    for values, count in zip(pair, counts, strict=True)
-                ]
-                for pair in (mean, std)
-            )
+        optical, sar = (
+            Standardize(mean[i, :count].tolist(), std[i, :count].tolist())
+            for i, count in enumerate(train.band_counts)
         )
-
-    def _inspect(self, scene: SceneDataset) -> int:
-        """Check a scene, and return the number of valid pixels that were looked at."""
-        if scene.band_counts != self.band_counts:
-            raise ValueError(
-                'mean has values for {} optical and {} SAR bands, but the scenes have '
-                '{} and {}'.format(*self.band_counts or (), *scene.band_counts)
-            )
-        if not self.check:
-            return 1
-        return scene.check(self.mean, self.std)
-
-    def _statistics(self, scene: SceneDataset) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of a scene, both of shape (1, 2, C)."""
-        mean, std = self.mean, self.std
-        if self.standardize in ('image', 'otsu'):
-            pixels = scene.probe()
-            if self.standardize == 'otsu':
-                # Not those without data, as of chips
-                pixels = pixels[..., (pixels[0] != 0).any(dim=0)]
-            pixels = (pixels - mean[..., None]) / std[..., None]
-            if pixels.shape[-1] > 0:
-                own_std, own_mean = torch.std_mean(pixels, dim=(1, 2))
-                shift, scale = own_mean[:, None].expand_as(mean).clone(), own_std + 1e-6
-                if self.standardize == 'otsu':
-                    shift[1] = otsu_threshold(pixels[1, None, :, None])[1]
-                    scale[1] = 1
-                mean, std = mean + shift * std, std * scale[:, None]
-        if self.optical_limits is not None:
-            # What is brighter than the mean is cut off later; a band of limit 0 is zero
-            optical, sar = scene.band_counts
-            check_limits(self.optical_limits, optical)
-            limits = pair_statistics([self.optical_limits, [0.0] * sar])[0]
-            mean = torch.stack([limits, mean[1]])
-            std = torch.stack([torch.where(limits > 0, limits / 2, math.inf), std[1]])
-        if self.modality != 'both':  # The other image is zero
-            std = std.clone()
-            std[0 if self.modality == 'sar' else 1] = math.inf
-        return mean[None], std[None]
-
-    def _load_statistics(self, needed: bool) -> None:
-        """Take the statistics that the model of the checkpoint was trained with."""
-        path = self.trainer.ckpt_path if self.trainer else None
-        statistics: dict[str, Any] = {}
-        if path:
-            checkpoint = torch.load(path, 'cpu', weights_only=True, mmap=True)
-            statistics = checkpoint.get('statistics', {})
-        self.modality = statistics.get('modality', self.modality)
-        self.standardize = self.standardize or statistics.get('standardize')
-        if self.optical_limits is None:
-            self.optical_limits = statistics.get('optical_limits')
-        if self.band_counts is not None or not (statistics or needed):
-            return
-        if not statistics:
-            raise ValueError(
-                'mean and std are not given, and '
-                + (f'checkpoint {path} has none' if path else 'there is no checkpoint')
-                + ': expected those that the model was trained with'
-            )
-        self._set_statistics(statistics['mean'], statistics['std'])
-
-    def _set_statistics(
-        self, mean: Sequence[Sequence[float]], std: Sequence[Sequence[float]]
-    ) -> None:
-        """Set the statistics that all scenes are standardised with."""
-        self.mean = pair_statistics(mean)
-        self.std = pair_statistics(std)
-        pair_normalize(self.mean, self.std)  # Checks them
-        self.band_counts = tuple(map(len, mean))
-
-
-class _NormalizeValid(nn.Module):
-    """Normalize a batch of scene patches, 0 where not valid."""
-
-    def __init__(
-        self,
-        mean: Tensor,
-        std: Tensor,
-        dark: bool = False,
-        jitter: float = 0.0,
-        drop: bool = False,
-    ) -> None:
-        """Initialize a new _NormalizeValid instance.
-
-        Args:
-            mean: Mean of each scene, shape (S, 2, C).
-            std: Standard deviation of each scene, shape (S, 2, C).
-            dark: Whether to show of the optical image what is darker than its mean alone.
-            jitter: Standard deviation of a random gain and offset per band.
-            drop: Whether to leave ``valid`` out of the result.
-        """
-        super().__init__()
-        change = RandomGainOffset(jitter, [1] if dark else [0, 1])
-        self.jitter = PairAugmentation(change) if jitter else None
-        self.drop = drop
-        self.dark = dark
-        self.mean, self.std = (
-            rearrange(values, 's t c -> s t c 1 1') for values in (mean, std)
-        )
-
-    def forward(self, batch: Sample) -> Sample:
-        """Normalize a batch.
-
-        Args:
-            batch: Batch with ``image`` of shape (B, 2, C, H, W), ``valid`` of shape
-                (B, 1, H, W), and ``scene``, if there is more than one.
-
-        Returns:
-            Batch with normalized ``image``.
-        """
-        image: Tensor = batch['image']
-        scene = batch.get('scene', torch.zeros(len(image), dtype=torch.int64)).cpu()
-        mean, std = (values[scene].to(image) for values in (self.mean, self.std))
-        # Zero in all bands is no data, and not dark, also where a file doesn't say so
-        empty = (image[:, 0] == 0).all(dim=1, keepdim=True)
-        image = (image - mean).div_(std)
-        if self.dark:
-            image[:, 0] = image[:, 0].clamp_(-2, 0) * ~empty
-        if self.jitter is not None:
-            image = self.jitter({'image': image})['image']
-        image = image * batch['valid'].unsqueeze(1)
-        dropped = {'valid'} if self.drop else set()
-        return {**{k: v for k, v in batch.items() if k not in dropped}, 'image': image}
+        return Inputs(optical, sar)
 
 
 def _no_data(split: str, paths: ScenePaths) -> ValueError:

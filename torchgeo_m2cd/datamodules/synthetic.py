@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..datasets import SyntheticFlood
-from .base import OpticalSARDataModule, pair_statistics
+from ..transforms import Inputs, Standardize
+from .base import OpticalSARDataModule
 
 
 class SyntheticFloodDataModule(OpticalSARDataModule):
@@ -64,7 +65,7 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             seed: Seed of all samples.
             looks: Looks of the SAR image, which set its speckle.
             **kwargs: Additional keyword arguments passed to
-                :class:`OpticalSARDataModule`, like *standardize*.
+                :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
             ValueError: If an argument is wrong.
@@ -78,22 +79,16 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
         }
         # Check the arguments now, not when training starts
         SyntheticFlood(length=min(length, eval_length), **dataset_kwargs)
-        mean, std = (
-            pair_statistics(
-                [[values[b] for b in bands], [values[b] for b in sar_bands]]
-            )
-            for values in (self.means, self.stds)
-        )
         super().__init__(
             SyntheticFlood,
-            mean,
-            std,
             batch_size,
             patch_size,
             num_workers,
             **dataset_kwargs,
             **kwargs,
         )
+        self.bands = bands
+        self.sar_bands = sar_bands
         self.length = length
         self.eval_length = eval_length
 
@@ -113,3 +108,18 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             self.predict_dataset = SyntheticFlood(
                 'test', self.eval_length, **self.kwargs
             )
+
+    def default_inputs(self) -> Inputs:
+        """Return what a new model is shown, if nothing else is said.
+
+        Returns:
+            Inputs with the statistics of the training split.
+        """
+        optical, sar = (
+            Standardize(
+                [self.means[band] for band in bands],
+                [self.stds[band] for band in bands],
+            )
+            for bands in (self.bands, self.sar_bands)
+        )
+        return Inputs(optical, sar)

@@ -39,6 +39,10 @@ from .base import OpticalSARDataset, stack_pair
 #: What the values of a SAR file are; they are turned into dB.
 SARScale = Literal['db', 'power', 'amplitude', 'other']
 
+#: Measures image pairs, shape (B, 2, C, H, W), where they are valid, shape (B, 1, H, W):
+#: references of the optical and of the SAR images, shapes (B, K, 1, 1).
+Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 # Decibels per decade
 _DECIBELS = {'power': 10.0, 'amplitude': 20.0}
 
@@ -438,6 +442,8 @@ class SceneDataset(IntersectionDataset):
       metre in UTM.
     * ``mask``: int64 tensor of shape (1, H, W), if there is a mask; 255 where
       not valid, without label, or outside of the split
+    * ``reference_optical`` and ``reference_sar``: float32 tensors of shape (K, 1, 1), if
+      there is something to measure, see :class:`~torchgeo_m2cd.transforms.Inputs`
     """
 
     #: Mask value of pixels that are not valid.
@@ -529,6 +535,10 @@ class SceneDataset(IntersectionDataset):
                 f'{first.crs.to_string()})'
             ) from error
         self.sample_transforms = transforms
+        #: Measures the pairs of a batch before a model is shown them, if it has to.
+        self.measure: Measure | None = None
+        #: Smallest height and width in pixels of what is measured around a sample.
+        self.window = 1
 
         assert first.grid is not None
         west, south, east, north = self.index.total_bounds
@@ -622,11 +632,29 @@ class SceneDataset(IntersectionDataset):
         index = self.pixel_slice(row, column, height, width)
         sample = super().__getitem__(index)
         sample['window'] = torch.tensor([row, column])
+        if self.measure is not None:
+            sample |= self._measure_around(sample, row, column)
         if self.labels is not None:
             sample['mask'] = self._mask(index, sample['valid'])
         if self.sample_transforms is not None:
             sample = self.sample_transforms(sample)
         return sample
+
+    def _measure_around(self, sample: Sample, row: int, column: int) -> Sample:
+        """Measure the window around a sample, within the scene if that is large enough."""
+        assert self.measure is not None
+        size = tuple(sample['valid'].shape[1:])
+        window = tuple(max(edge, self.window) for edge in size)
+        if window != size:
+            row, column = (
+                min(max(start + (inner - outer) // 2, 0), max(length - outer, 0))
+                for start, inner, outer, length in zip(
+                    (row, column), size, window, self.shape, strict=True
+                )
+            )
+            sample = super().__getitem__(self.pixel_slice(row, column, *window))
+        optical, sar = self.measure(sample['image'][None], sample['valid'][None])
+        return {'reference_optical': optical[0], 'reference_sar': sar[0]}
 
     def _mask(self, index: tuple[slice, slice], valid: Tensor) -> Tensor:
         """Read the mask of a window, 255 where not valid."""
@@ -700,12 +728,12 @@ class SceneDataset(IntersectionDataset):
         _GridRaster._cached_load_warp_file.cache_clear()
         return torch.cat(pixels, dim=-1)
 
-    def check(self, mean: Tensor | None = None, std: Tensor | None = None) -> int:
+    def check(self, fits: Callable[[Tensor], None] | None = None) -> int:
         """Check that the values are such as the arguments, and a model, expect.
 
         Args:
-            mean: Mean of shape (2, C) that a model was trained with, if any.
-            std: Standard deviation, likewise.
+            fits: Raises a ValueError if pixels, shape (2, C, N), cannot be in the units of
+                a model, see :meth:`~torchgeo_m2cd.transforms.Inputs.check`.
 
         Returns:
             Number of valid pixels among those that were looked at.
@@ -713,7 +741,7 @@ class SceneDataset(IntersectionDataset):
         Raises:
             RuntimeError: If a file cannot be read.
             ValueError: If the scenes look swapped, the SAR values not like *sar_scale*,
-                or the values not at all like *mean* and *std*.
+                or the values cannot be in the units of the model.
         """
         pixels = self.probe()
         if pixels.shape[-1] == 0:
@@ -740,22 +768,14 @@ class SceneDataset(IntersectionDataset):
                 f"{sar.median():.4g}), but sar_scale is 'db': expected negative ones, or "
                 "sar_scale='power' or 'amplitude'"
             )
-        if mean is None or std is None:
-            return pixels.shape[-1]
-        for i, (image, dataset) in enumerate(
-            zip((optical, sar), (first, second), strict=True)
-        ):
-            median, spread = image.median(dim=1).values, image.std(dim=1)
-            expected, scale = mean[i, : len(image)], std[i, : len(image)]
-            far = (median - expected).abs() > 50 * scale
-            for band in (far | (spread < scale / 50)).nonzero().flatten().tolist():
+        if fits is not None:
+            try:
+                fits(pixels)
+            except ValueError as error:
                 raise ValueError(
-                    f'{("optical", "SAR")[i]} file {name_paths(dataset.files)} does not fit '
-                    f'mean and std: band {band + 1} has the median {median[band]:.4g} '
-                    f'and the standard deviation {spread[band]:.4g}, the model expects '
-                    f'about {expected[band]:.4g} and {scale[band]:.4g}. Other units, or '
-                    'other bands?'
-                )
+                    f'the scene of {name_paths(first.files)} and '
+                    f'{name_paths(second.files)} does not fit the model: {error}'
+                ) from error
         return pixels.shape[-1]
 
 

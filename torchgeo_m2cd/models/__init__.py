@@ -5,6 +5,7 @@
 
 from .decoder import MLPDecoder, MLPHead, fuse, make_decoder
 from .encoder import MoEEncoder, MoEEncoderOutput
+from .export import export_onnx
 from .m2cd import M2CD, M2CDOutput
 from .moe import CosineGate, MixtureOfExperts, MoEOutput
 from .o2sp import guide_loss, simulate_sar, simulate_speckled_sar
@@ -20,6 +21,7 @@ __all__ = (
     'MoEEncoder',
     'MoEEncoderOutput',
     'MoEOutput',
+    'export_onnx',
     'fuse',
     'guide_loss',
     'load_encoder_weights',

@@ -3,18 +3,55 @@
 
 """M2CD."""
 
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from torch import Tensor
 
+from ..transforms import Inputs
 from ..utils import check_choice
 from .decoder import Decoder, Fusion, fuse, make_decoder
 from .encoder import MoEEncoder
 from .o2sp import guide_loss
+
+_MODEL_CARD = """---
+{{ card_data }}
+---
+# {{ model_name }}
+
+M²CD, optical-SAR change detection ([paper]({{ paper_url }})), of torchgeo-m2cd.
+
+```python
+from torchgeo_m2cd.models import M2CD
+
+model = M2CD.from_pretrained('<this repository, or a folder>').eval()
+{% if inputs %}
+# Source units in, probabilities out: NumPy arrays or tensors, (C, H, W) or (H, W, C)
+from torchgeo_m2cd.predict import predict_pair
+
+probability = predict_pair(model, optical, sar)
+{% endif %}```
+
+Arguments of the model{% if inputs %}, with what it is shown as `inputs`{% endif %}:
+
+```json
+{{ arguments }}
+```
+{% if metrics %}
+Metrics:
+
+```json
+{{ metrics }}
+```
+{% endif %}{% if dataset %}
+Trained on: {{ dataset }}
+{% endif %}"""
 
 
 class M2CDOutput(NamedTuple):
@@ -69,6 +106,7 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         activation: str | Callable[[Tensor], Tensor] | None = None,
         encoder_args: Mapping[str, Any] | None = None,
         decoder_args: Mapping[str, Any] | None = None,
+        inputs: Inputs | Mapping[str, Any] | None = None,
     ) -> None:
         """Initialize a new M2CD model.
 
@@ -100,6 +138,9 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
                 callable or None.
             encoder_args: Further arguments of the encoder (only for ``'tu-'``).
             decoder_args: Further arguments of the decoder.
+            inputs: What the model is shown of an image pair, or its description in plain
+                values. :meth:`forward` does not use it, as it takes standardised images;
+                ``save_pretrained`` and :func:`~torchgeo_m2cd.predict.predict_pair` do.
 
         Raises:
             ValueError: If an argument is unknown or out of range.
@@ -135,6 +176,10 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
             decoder_args,
         )
         self.classification_head = None
+        #: What the model is shown of an image pair, if it is known.
+        self.inputs: Inputs | None = (
+            Inputs.from_dict(inputs) if isinstance(inputs, Mapping) else inputs
+        )
         self.name = f'm2cd-{encoder_name}'
         self.initialize()
 
@@ -190,6 +235,51 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         if simulated_sar is not None:
             loss = guide(output.features[2:])
         return M2CDOutput(logits, output.balance_loss, loss, output.gates)
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> str | None:
+        """Save the model to a folder, with what it is shown.
+
+        Args:
+            save_directory: Folder to write to.
+            *args: Arguments of SMP's ``save_pretrained``.
+            **kwargs: Likewise: ``metrics``, ``dataset``, ``push_to_hub``.
+
+        Returns:
+            Address of the commit, if it was pushed to the hub.
+        """
+        self.config['inputs'] = None if self.inputs is None else self.inputs.to_dict()
+        # All weights are saved: those of the encoder need not be downloaded again
+        self.config['encoder_weights'] = None
+        address: str | None = super().save_pretrained(save_directory, *args, **kwargs)
+        return address
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Describe the model for the hub.
+
+        Args:
+            *args: Not used.
+            **kwargs: ``metrics``, values by name, and ``dataset``, its name.
+
+        Returns:
+            Model card with code that loads and runs the model.
+        """
+        metrics = kwargs.get('metrics')
+        arguments = {k: v for k, v in self.config.items() if not k.startswith('_')}
+        card: ModelCard = ModelCard.from_template(
+            ModelCardData(
+                library_name='torchgeo-m2cd', license='mit', tags=['change-detection']
+            ),
+            template_str=_MODEL_CARD,
+            paper_url='https://doi.org/10.1109/LGRS.2025.3590959',
+            model_name=type(self).__name__,
+            arguments=json.dumps(arguments, indent=2),
+            inputs=self.inputs is not None,
+            metrics=json.dumps(metrics, indent=2) if metrics else '',
+            dataset=kwargs.get('dataset') or '',
+        )
+        return card
 
     def _split(self, image: Tensor) -> tuple[Tensor, ...]:
         """Check the input, and split it into the two images."""

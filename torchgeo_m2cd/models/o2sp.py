@@ -42,17 +42,12 @@ def simulate_sar(
 
 
 def simulate_speckled_sar(
-    optical: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    channels: int | None = None,
-    max_looks: int = 20,
+    optical: Tensor, channels: int | None = None, max_looks: int = 20
 ) -> Tensor:
     r"""Simulate a SAR image from an optical one by speckle on its luminance.
 
-    Speckle is multiplicative in intensity, which is not negative. Therefore the
-    standardisation is undone, the luminance (mean over the bands) :math:`I` gets the
-    speckle of an :math:`L`-look intensity image,
+    Speckle is multiplicative in intensity, which is not negative. Therefore the image is
+    in source units. Its luminance (mean over the bands) :math:`I` gets the speckle of an :math:`L`-look intensity image,
     :math:`I \cdot g, \; g \sim \Gamma(\text{shape} = L, \text{scale} = 1 / L)`,
     and the result, in decibel, is standardised like a SAR image: mean 0 and standard
     deviation 1 per image and band. One :math:`L \sim U\{1, \dots, \text{max\_looks}\}`
@@ -62,19 +57,19 @@ def simulate_speckled_sar(
     speckle", 1976, https://doi.org/10.1364/JOSA.66.001145
 
     Args:
-        optical: Standardised optical image, shape ``(B, C, H, W)``.
-        mean: Mean that was subtracted, per band, shape ``(C,)``.
-        std: Standard deviation that was divided by, per band, shape ``(C,)``.
+        optical: Optical image in source units, shape ``(B, C, H, W)``; negative values
+            count as zero.
         channels: Bands of the SAR image (defaults to C).
         max_looks: Largest number of looks.
 
     Returns:
         The simulated SAR image, shape ``(B, channels, H, W)``.
     """
-    mean, std = (s.to(optical).reshape(-1, 1, 1) for s in (mean, std))
-    luminance = (optical * std + mean).clamp(min=0).mean(dim=1, keepdim=True)
+    luminance = optical.clamp(min=0).mean(dim=1, keepdim=True)
     luminance = luminance.expand(-1, channels or optical.shape[1], -1, -1)
-    looks = torch.randint(1, max_looks + 1, (len(optical), 1, 1, 1), device=mean.device)
+    looks = torch.randint(
+        1, max_looks + 1, (len(optical), 1, 1, 1), device=optical.device
+    )
     intensity = _speckle(luminance, looks.to(optical.dtype))
     # A floor 40 dB below the brightest pixel, for those without any light
     floor = 1e-4 * intensity.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)

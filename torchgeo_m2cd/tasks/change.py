@@ -29,6 +29,7 @@ from torchgeo.models import get_weight
 from torchgeo.tasks import ChangeDetection
 from torchvision.models._api import WeightsEnum
 
+from ..datamodules import PairDataModule
 from ..losses import OHEMLoss
 from ..models import (
     M2CD,
@@ -39,6 +40,7 @@ from ..models import (
 )
 from ..models.encoder import check_encoder
 from ..models.o2sp import Distance
+from ..transforms import Inputs
 from ..utils import check_choice
 
 #: Names of the models.
@@ -67,6 +69,7 @@ _NOT_MODEL_ARGS = (
     'in_channels',
     'classes',
     'activation',
+    'inputs',
 )
 
 
@@ -160,8 +163,7 @@ class ChangeDetectionTask(ChangeDetection):
             o2sp: How to simulate SAR for the optical-to-SAR path of M²CD in training:
                 ``'original'`` (:func:`~torchgeo_m2cd.models.simulate_sar`),
                 ``'physical'`` (:func:`~torchgeo_m2cd.models.simulate_speckled_sar`,
-                with the statistics of the data module), or ``'none'`` for no such
-                path.
+                of the image in source units), or ``'none'`` for no such path.
             balance_weight: Weight of the balance loss of M²CD.
             guide_weight: Weight of the guide loss of M²CD.
             guide_distance: Distance of the guide loss, see
@@ -227,6 +229,8 @@ class ChangeDetectionTask(ChangeDetection):
             )
         # TorchGeo's own default would replace an attribute that is set before
         super().__init__(weights=weights)
+        #: What the model is shown; None until it is trained or loaded.
+        self.inputs: Inputs | None = None
         if init_from is not None:
             self._init_from(init_from)
 
@@ -344,6 +348,7 @@ class ChangeDetectionTask(ChangeDetection):
                 f'init_from {path!r} has no state_dict: expected a checkpoint of '
                 'Lightning'
             )
+        self._load_inputs(checkpoint)
         # The criterion may be another one, with other weights of classes
         prefix = 'model.'
         checkpoint['state_dict'] = {
@@ -355,38 +360,49 @@ class ChangeDetectionTask(ChangeDetection):
         self.load_state_dict(checkpoint['state_dict'], strict=False)
 
     def setup(self, stage: str) -> None:
-        """Check that the data have the bands that the model was made for.
+        """Agree with the data module on what the model is shown.
 
         Args:
             stage: Either 'fit', 'validate', 'test', or 'predict'.
 
         Raises:
-            ValueError: If they have not.
+            ValueError: If the model was made for other channels.
         """
-        in_channels = self.hparams['in_channels']
+        # Else a checkpoint is to be loaded, which says what the model was trained with
+        if self.trainer.ckpt_path is None:
+            self._choose_inputs()
+
+    def _choose_inputs(self) -> None:
+        """Agree with the data module, if it is one of pairs, on what the model is shown."""
         datamodule = getattr(self.trainer, 'datamodule', None)
-        for split in ('train', 'val', 'test', 'predict'):
-            dataset = getattr(datamodule, f'{split}_dataset', None)
-            counts: tuple[int, int] | None = getattr(dataset, 'band_counts', None)
-            if counts is None:
-                continue
-            optical, sar = counts
-            expected: list[int | list[int]] = [max(optical, sar)]
-            if self.hparams['model'] == 'm2cd':
-                first_is_sar = self.model.optical_index == 1
-                expected.append([sar, optical] if first_is_sar else [optical, sar])
-            if _plain(in_channels) not in expected:
-                raise ValueError(
-                    f'in_channels is {in_channels}, but the data have {optical} optical '
-                    f'and {sar} SAR bands: expected {" or ".join(map(str, expected))}'
-                )
+        if not isinstance(datamodule, PairDataModule):
+            return
+        inputs = datamodule.choose_inputs(self.inputs)
+        self._set_inputs(inputs)
+        optical, sar = inputs.channels
+        in_channels = self.hparams['in_channels']
+        expected: list[int | list[int]] = [max(optical, sar)]
+        if self.hparams['model'] == 'm2cd':
+            first_is_sar = self.model.optical_index == 1
+            expected.append([sar, optical] if first_is_sar else [optical, sar])
+        if _plain(in_channels) not in expected:
+            raise ValueError(
+                f'in_channels is {in_channels}, but the inputs have {optical} optical '
+                f'and {sar} SAR channels: expected {" or ".join(map(str, expected))}'
+            )
+
+    def _set_inputs(self, inputs: Inputs) -> None:
+        """Keep what the model is shown, also in the model if it has a place for it."""
+        self.inputs = inputs
+        if isinstance(self.model, M2CD):
+            self.model.inputs = inputs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how the ``torchgeo`` command is to make a task like this one.
 
         It takes class and arguments from a checkpoint, which may be made without it.
         Initial weights are not needed any more, and need not be downloaded again.
-        ``statistics`` are those of the training data, which scenes need, too.
+        ``inputs`` says what the model is shown.
 
         Args:
             checkpoint: The checkpoint.
@@ -395,30 +411,11 @@ class ChangeDetectionTask(ChangeDetection):
         path = f'{type(self).__module__}.{type(self).__qualname__}'
         arguments.setdefault('_class_path', path)
         arguments['weights'] = arguments['init_from'] = None
-        # What scenes are to be standardised with when the model maps them
-        datamodule = getattr(self._trainer, 'datamodule', None)
-        mean = getattr(datamodule, 'mean', None)
-        dataset = getattr(datamodule, 'train_dataset', None)
-        counts = getattr(dataset, 'band_counts', None)
-        if counts is not None and torch.is_tensor(mean) and mean.ndim == 2:
-            limits = getattr(datamodule, 'optical_limits', None)
-            checkpoint['statistics'] = {
-                'standardize': getattr(datamodule, 'standardize', None) or 'dataset',
-                'modality': getattr(datamodule, 'modality', 'both'),
-                'optical_limits': limits and list(limits[: counts[0]]),
-                **{
-                    name: [
-                        values[:count].tolist()
-                        for values, count in zip(
-                            getattr(datamodule, name), counts, strict=True
-                        )
-                    ]
-                    for name in ('mean', 'std')
-                },
-            }
+        if self.inputs is not None:
+            checkpoint['inputs'] = self.inputs.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that a checkpoint fits the model.
+        """Check that a checkpoint fits the model, and read what the model is shown.
 
         Warns if it fits, but was saved with other arguments of the model, like *top_k*.
 
@@ -426,9 +423,17 @@ class ChangeDetectionTask(ChangeDetection):
             checkpoint: The checkpoint.
 
         Raises:
-            ValueError: If it is of another architecture.
+            ValueError: If it is of another architecture, or its inputs are not known.
         """
         self._check_fits(checkpoint)
+        self._load_inputs(checkpoint)
+        if self._trainer is not None:
+            self._choose_inputs()
+
+    def _load_inputs(self, checkpoint: dict[str, Any]) -> None:
+        """Read what the model of a checkpoint is shown, if it says so."""
+        if 'inputs' in checkpoint:
+            self._set_inputs(Inputs.from_dict(checkpoint['inputs']))
 
     def _check_fits(self, checkpoint: dict[str, Any], prefix: str = '') -> None:
         """Check that a checkpoint has the parameters whose names start with a prefix."""
@@ -464,27 +469,22 @@ class ChangeDetectionTask(ChangeDetection):
             + '; '.join([*differences, f'{len(keys)} parameters differ: {keys[0]}, …'])
         )
 
-    def _simulate_sar(self, image: Tensor) -> Tensor | None:
+    def _simulate_sar(self, batch: Sample) -> Tensor | None:
         """Make the image of the optical-to-SAR path."""
         index = self.model.optical_index
-        bands, sar_bands = (self.model.in_channels[i] for i in (index, 1 - index))
-        optical = image[:, index, :bands]
+        channels, sar_channels = (self.model.in_channels[i] for i in (index, 1 - index))
         match self.hparams['o2sp']:
             case 'original':
-                return simulate_sar(optical, sar_bands)
+                return simulate_sar(batch['image'][:, index, :channels], sar_channels)
             case 'physical':
-                datamodule = getattr(self.trainer, 'datamodule', None)
-                if datamodule is None:
+                if self.inputs is None:
                     raise ValueError(
-                        "o2sp='physical' needs mean and std of a data module, but the "
-                        'trainer has none'
+                        "o2sp='physical' needs images in source units: expected a data "
+                        'module of torchgeo_m2cd'
                     )
-                # Of shape (2, C), or (C,) or () for both images
-                mean, std = (
-                    torch.as_tensor(statistics).expand(2, image.shape[2])[index, :bands]
-                    for statistics in (datamodule.mean, datamodule.std)
-                )
-                return simulate_speckled_sar(optical, mean, std, sar_bands)
+                bands = self.inputs.band_counts[index]
+                source = batch['source'][:, index, :bands]
+                return simulate_speckled_sar(source, sar_channels)
         return None
 
     def _guide_loss(self, features: Sequence[Tensor]) -> Tensor:
@@ -495,9 +495,15 @@ class ChangeDetectionTask(ChangeDetection):
             self.hparams['guide_stage_weights'],
         )
 
-    def _check_bands(self, image: Tensor) -> None:
-        """Check that image pairs have the bands that the model was made for."""
+    def _check_image(self, batch: Sample) -> None:
+        """Check that image pairs are what the model was made for."""
+        image = batch['image']
         in_channels = self.hparams['in_channels']
+        if self.inputs is not None and 'source' not in batch:
+            raise ValueError(
+                'the batch has no `source`, so its images are in source units: expected '
+                'inputs.show(batch) of the task, or torchgeo_m2cd.predict.predict_pair'
+            )
         if image.shape[-3] != _max(in_channels):
             raise ValueError(
                 f'in_channels is {in_channels}, but images have {image.shape[-3]} '
@@ -565,14 +571,14 @@ class ChangeDetectionTask(ChangeDetection):
             The loss.
         """
         image, mask = batch['image'], batch['mask']
-        self._check_bands(image)
+        self._check_image(batch)
         if batch_idx == 0:
             # Once per epoch: a GPU has to wait for it
             self._check_labels(mask)
         losses: dict[str, Tensor] = {}
         if stage == 'train' and self.hparams['model'] == 'm2cd':
             output = self.model.forward_train(
-                image, self._simulate_sar(image), self._guide_loss
+                image, self._simulate_sar(batch), self._guide_loss
             )
             logits = output.logits
             losses['balance'] = self.hparams['balance_weight'] * output.balance_loss
@@ -615,7 +621,7 @@ class ChangeDetectionTask(ChangeDetection):
             shape ``(B, classes, H, W)``. Zero in images without any ``valid`` pixel.
         """
         image = batch['image']
-        self._check_bands(image)
+        self._check_image(batch)
         # Patches of a scene without data are not worth the time
         seen = torch.ones(len(image), dtype=torch.bool, device=image.device)
         if 'valid' in batch:

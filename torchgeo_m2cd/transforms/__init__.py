@@ -1,32 +1,43 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Transforms for optical-SAR pairs."""
+"""What a model is shown, and random changes of it in training."""
 
+from .inputs import Inputs, Reference
 from .pair import (
-    AlignThreshold,
     DropImage,
-    OpticalDarkness,
     PairAugmentation,
     PhotometricDistortion,
     RandomGainOffset,
     RandomQuarterTurn,
     RandomRotationOrFlip,
-    StandardizeImage,
     StrictRandomCrop,
-    pair_normalize,
+)
+from .steps import (
+    Darkness,
+    InputStep,
+    LeftOut,
+    Relative,
+    RelativeDarkness,
+    Standardize,
+    StandardizeImage,
 )
 
 __all__ = (
-    'AlignThreshold',
+    'Darkness',
     'DropImage',
-    'OpticalDarkness',
+    'InputStep',
+    'Inputs',
+    'LeftOut',
     'PairAugmentation',
     'PhotometricDistortion',
     'RandomGainOffset',
     'RandomQuarterTurn',
     'RandomRotationOrFlip',
+    'Reference',
+    'Relative',
+    'RelativeDarkness',
+    'Standardize',
     'StandardizeImage',
     'StrictRandomCrop',
-    'pair_normalize',
 )

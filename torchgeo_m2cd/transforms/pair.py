@@ -10,62 +10,102 @@ import kornia.augmentation as K
 import torch
 from einops import rearrange
 from kornia.augmentation.base import _AugmentationBase
-from kornia.filters import otsu_threshold
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
 
 class PairAugmentation(nn.Module):
-    """Apply Kornia augmentations to batches of image pairs and their masks.
+    """Change batches of image pairs at random, for training.
 
-    Kornia treats an image of shape (B, 2, C, H, W) as a video and cannot normalize its
-    frames differently. Here, the pair is one image with 2C channels, so that a geometric
-    transform is the same for both images and for the mask, and that mean and standard
-    deviation can have one value per modality and band.
+    Kornia treats an image of shape (B, 2, C, H, W) as a video and cannot change its frames
+    differently. Here, the pair is one image with 2C channels: a geometric transform is the
+    same for both images, for the mask, and for the images in source units.
 
-    The mask is resampled with nearest neighbours, so it keeps its values, including
-    those to ignore, and its data type. It is optional. Other keys are left alone.
-
-    Where a transform brings in no data, the image is 0 and the mask 255, to be ignored.
+    All but the image is resampled with nearest neighbours and keeps its values and its
+    data type. Other keys are left alone. Where a transform brings in no data, images are 0,
+    ``valid`` is False, and the mask is 255, to be ignored.
     """
 
-    def __init__(self, *augmentations: _AugmentationBase) -> None:
+    def __init__(
+        self,
+        augmentations: Sequence[_AugmentationBase] = (),
+        source_augmentations: Sequence[_AugmentationBase] = (),
+    ) -> None:
         """Initialize a new PairAugmentation instance.
 
         Args:
-            *augmentations: Kornia augmentations for images with 2C channels.
+            augmentations: Kornia augmentations of images with 2C channels, as the model
+                sees them.
+            source_augmentations: The same, of the images in source units, before
+                anything is measured of them; not geometric.
         """
         super().__init__()
         self.augmentations = K.AugmentationSequential(*augmentations, data_keys=None)
+        self.source_augmentations = K.AugmentationSequential(
+            *source_augmentations, data_keys=None
+        )
+
+    def change_source(self, batch: Sample) -> Sample:
+        """Change images in source units, before a model is shown them.
+
+        Args:
+            batch: Batch with ``image`` of shape (B, 2, C, H, W).
+
+        Returns:
+            Batch with changed ``image``.
+        """
+        flat = {'image': _flatten(batch['image'])}
+        changed = self.source_augmentations(flat)['image']
+        return {**batch, 'image': _unflatten(changed)}
 
     def forward(self, batch: Sample) -> Sample:
-        """Augment a batch.
+        """Change a batch as the model sees it.
 
         Args:
             batch: Batch with ``image`` of shape (B, 2, C, H, W) and, optionally, ``mask``
-                of shape (B, 1, H, W).
+                and ``valid`` of shape (B, 1, H, W), and ``source`` of the shape of images.
 
         Returns:
-            Batch with augmented ``image`` and ``mask``; the size may be another one.
+            Batch with the same keys changed alike; the size may be another one.
 
         Raises:
             ValueError: If the image does not have the shape above.
         """
         image: Tensor = batch['image']
-        if image.ndim != 5 or image.shape[1] != 2:
-            raise ValueError(
-                f'image has shape {tuple(image.shape)}: expected (B, 2, C, H, W)'
-            )
-        inputs: dict[str, Any] = {'image': rearrange(image, 'b t c h w -> b (t c) h w')}
+        # Keys that begin with mask are resampled with nearest neighbours, and warped in
+        # the data type of the image, in which 255 is exact. Warping fills with 0
+        inputs = {'image': _flatten(image)}
         if 'mask' in batch:
-            # Warping needs a floating point type; 255 is exact in all of them. It fills
-            # with 0, which is 255 when turned back
             inputs['mask'] = 255 - batch['mask'].to(image.dtype)
+        if 'valid' in batch:
+            inputs['mask_valid'] = batch['valid'].to(image.dtype)
+        if 'source' in batch:
+            inputs['mask_source'] = _flatten(batch['source'])
         outputs = self.augmentations(inputs)
-        outputs['image'] = rearrange(outputs['image'], 'b (t c) h w -> b t c h w', t=2)
+        changed = {'image': _unflatten(outputs['image'])}
         if 'mask' in batch:
-            outputs['mask'] = (255 - outputs['mask']).to(batch['mask'].dtype)
-        return {**batch, **outputs}
+            changed['mask'] = (255 - outputs['mask']).to(batch['mask'].dtype)
+        if 'valid' in batch:
+            changed['valid'] = outputs['mask_valid'].bool()
+            # Also after a change of all values
+            changed['image'] = changed['image'] * changed['valid'].unsqueeze(1)
+        if 'source' in batch:
+            changed['source'] = _unflatten(outputs['mask_source'])
+        return {**batch, **changed}
+
+
+def _flatten(image: Tensor) -> Tensor:
+    """Make one image with 2C channels of a pair."""
+    if image.ndim != 5 or image.shape[1] != 2:
+        raise ValueError(
+            f'image has shape {tuple(image.shape)}: expected (B, 2, C, H, W)'
+        )
+    return rearrange(image, 'b t c h w -> b (t c) h w')
+
+
+def _unflatten(image: Tensor) -> Tensor:
+    """Make a pair of one image with 2C channels."""
+    return rearrange(image, 'b (t c) h w -> b t c h w', t=2)
 
 
 class StrictRandomCrop(K.RandomCrop):  # type: ignore[misc]
@@ -237,148 +277,6 @@ class PhotometricDistortion(K.IntensityAugmentationBase2D):
         return rearrange(changed, '(b t) c h w -> b (t c) h w', t=2)
 
 
-class StandardizeImage(K.IntensityAugmentationBase2D):
-    """Standardise each image of a pair by itself.
-
-    Its mean over all bands and pixels becomes 0, and its standard deviation 1. What
-    differs between scenes, like calibration, season and incidence angle, then differs
-    less.
-    """
-
-    def __init__(self, images: Sequence[Literal[0, 1]] = (0, 1)) -> None:
-        """Initialize a new StandardizeImage instance.
-
-        Args:
-            images: Which images: 0 is the optical one, 1 the SAR image.
-        """
-        super().__init__(p=1.0)
-        self.images = list(images)
-
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Standardise a batch.
-
-        Args:
-            input: Pairs with 2C channels, shape (B, 2C, H, W).
-            params: Not used.
-            flags: Not used.
-            transform: Not used.
-
-        Returns:
-            Standardised pairs, same shape.
-        """
-        pair = rearrange(input, 'b (t c) h w -> b t c h w', t=2).clone()
-        own = pair[:, self.images]
-        std, mean = torch.std_mean(own, dim=(2, 3, 4), keepdim=True)
-        # A constant image becomes 0
-        pair[:, self.images] = (own - mean) / (std + 1e-6)
-        return pair.flatten(1, 2)
-
-
-class AlignThreshold(K.IntensityAugmentationBase2D):
-    """Shift the SAR image of a pair so that Otsu's threshold of each band gets one value.
-
-    The threshold divides the image into dark and bright pixels, where there are both
-    into water and land. What is dark is then below that value, whatever the calibration,
-    the incidence angle and the share of water; the contrast stays as it is.
-
-    Where all bands of the optical image are zero there are no data, as in Sentinel-2's
-    products. Such pixels don't count: the border of a SAR image is often white or
-    black, and the threshold would part it from all else.
-
-    * https://doi.org/10.1109/TSMC.1979.4310076
-    """
-
-    def __init__(self, level: Tensor | float = 0.0) -> None:
-        """Initialize a new AlignThreshold instance.
-
-        Args:
-            level: Value that the threshold becomes, in the units of the images, a scalar
-                or one value per band, shape (C,).
-        """
-        super().__init__(p=1.0)
-        self.level = torch.as_tensor(level).reshape(-1, 1, 1)
-
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Shift a batch.
-
-        Args:
-            input: Pairs with 2C channels, shape (B, 2C, H, W), not normalized yet.
-            params: Not used.
-            flags: Not used.
-            transform: Not used.
-
-        Returns:
-            Pairs with shifted SAR image, same shape.
-        """
-        pair = rearrange(input, 'b (t c) h w -> b t c h w', t=2).clone()
-        for optical, sar in pair:
-            valid = (optical != 0).any(dim=0)
-            # Without any, it doesn't matter
-            pixels = sar[:, valid] if valid.any() else sar.flatten(1)
-            _, threshold = otsu_threshold(pixels[None, :, :, None])
-            sar += self.level.to(sar) - threshold.reshape(-1, 1, 1)
-        return pair.flatten(1, 2)
-
-
-class OpticalDarkness(K.IntensityAugmentationBase2D):
-    r"""Reduce the optical image of a pair to what is dark in it.
-
-    A band :math:`x` of limit :math:`l` becomes :math:`2 \min(x / l, 1) - 2`: 0 from the limit
-    on, and -2 where it is black. In the near infrared, only water is that dark. A model then
-    sees where water was before, and no colours of soil and vegetation: those tell floods that
-    it was trained on from their surroundings, and mislead it elsewhere.
-
-    Where all bands are zero there are no data, and the result is 0.
-    """
-
-    def __init__(self, limits: Sequence[float]) -> None:
-        """Initialize a new OpticalDarkness instance.
-
-        Args:
-            limits: Limit of each band, in the units of the images. A band of limit 0 is left
-                out: it becomes 0.
-        """
-        super().__init__(p=1.0)
-        self.limits = torch.tensor(limits).reshape(-1, 1, 1)
-
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Transform a batch.
-
-        Args:
-            input: Pairs with 2C channels, shape (B, 2C, H, W), the optical bands not
-                normalized.
-            params: Not used.
-            flags: Not used.
-            transform: Not used.
-
-        Returns:
-            Pairs with optical values from -2 to 0, same shape.
-        """
-        optical, sar = input.chunk(2, dim=1)
-        limits = self.limits.to(input)
-        valid = (optical != 0).any(dim=1, keepdim=True) & (limits > 0)
-        darkness = 2 * (optical / limits).clamp(0, 1) - 2
-        return torch.cat([torch.where(valid, darkness, 0), sar], dim=1)
-
-
 class DropImage(K.IntensityAugmentationBase2D):
     """Set one image of a pair to zero, the mean of standardised images."""
 
@@ -475,26 +373,3 @@ class RandomGainOffset(K.IntensityAugmentationBase2D):
             gain.chunk(2, dim=1)[index].fill_(1)
             offset.chunk(2, dim=1)[index].fill_(0)
         return input * gain + offset
-
-
-def pair_normalize(mean: Tensor, std: Tensor) -> K.Normalize:
-    """Return the normalization of image pairs, for :class:`PairAugmentation`.
-
-    Args:
-        mean: Mean of shape (2, C), optical first, in the units of the images.
-        std: Standard deviation of shape (2, C).
-
-    Returns:
-        Kornia normalization of images with 2C channels.
-
-    Raises:
-        ValueError: If the shapes are not (2, C), or a standard deviation is not positive.
-    """
-    if mean.ndim != 2 or len(mean) != 2 or mean.shape != std.shape:
-        raise ValueError(
-            f'mean has shape {tuple(mean.shape)} and std has shape {tuple(std.shape)}: '
-            'expected (2, C) for both'
-        )
-    if not torch.all(std > 0):
-        raise ValueError(f'std is {std.tolist()}: expected positive values')
-    return K.Normalize(mean=mean.flatten().float(), std=std.flatten().float())
