@@ -321,7 +321,19 @@ def make_datamodule(config: Mapping[str, Any], **changes: Any) -> Any:
     """Make the data module of a configuration."""
     data = config['data']
     arguments = {**data['init_args'], 'num_workers': 0, **changes}
-    return instantiate_class((), {**data, 'init_args': arguments})
+    return _instantiate({**data, 'init_args': arguments})
+
+
+def _instantiate(value: Any) -> Any:
+    """Make the objects of a configuration, those within others first."""
+    if isinstance(value, list):
+        return [_instantiate(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: _instantiate(item) for key, item in value.items()}
+    if 'class_path' not in made:
+        return made
+    return instantiate_class((), {'init_args': {}, **made})
 
 
 @torch.inference_mode()
@@ -382,7 +394,7 @@ def average_orientations(task: ChangeDetectionTask, batch: dict[str, Tensor]) ->
     for turns, flip in itertools.product(range(4), (False, True)):
         image = batch['image'].rot90(turns, (-2, -1))
         image = image.flip(-1) if flip else image
-        probability = task.predict_step({'image': image}, 0)
+        probability = task.predict_step({'image': image, 'source': image}, 0)
         probability = probability.flip(-1) if flip else probability
         total = total + probability.rot90(-turns, (-2, -1))
     return total / 8

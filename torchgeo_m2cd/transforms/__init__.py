@@ -13,6 +13,7 @@ from .pair import (
     RandomRotationOrFlip,
     StrictRandomCrop,
 )
+from .speckle import estimate_decibels
 from .steps import (
     Darkness,
     InputStep,
@@ -40,4 +41,5 @@ __all__ = (
     'Standardize',
     'StandardizeImage',
     'StrictRandomCrop',
+    'estimate_decibels',
 )

@@ -37,6 +37,11 @@ class InputStep(nn.Module):
 
     _registry: ClassVar[dict[str, type['InputStep']]] = {}
 
+    def __init__(self) -> None:
+        """Initialize a new InputStep instance."""
+        # Without arguments, unlike that of a module: to_dict reads the signature
+        super().__init__()
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Register a subclass, so that :meth:`from_dict` finds it."""
         super().__init_subclass__(**kwargs)
@@ -269,7 +274,7 @@ class Relative(InputStep):
             scale: Decibels of each band that the model sees as 1.
             references: What the image is relative to, see above.
             decibels: Decibels of one unit of the source. For 8-bit images of unknown
-                stretch, :func:`estimate_decibels` estimates it from speckle.
+                stretch, :func:`~torchgeo_m2cd.transforms.estimate_decibels` estimates it from speckle.
 
         Raises:
             ValueError: If *scale* or *decibels* is not positive, or a reference unknown.
@@ -365,8 +370,9 @@ class Darkness(InputStep):
 
     def is_dark(self, pixels: Tensor, reference: Tensor) -> Tensor:
         """Find pixels darker than a limit, see :meth:`InputStep.is_dark`."""
-        limits = self._limits(reference[None, :, None, None])
-        return (pixels < limits.reshape(-1, 1)).any(dim=0)
+        limits = self._limits(reference[None, :, None, None]).reshape(-1, 1)
+        # Values may be negative, and a band that is left out has no say
+        return ((pixels < limits) & (limits > 0)).any(dim=0)
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """Show an image, see :meth:`InputStep.forward`."""
@@ -422,7 +428,8 @@ class RelativeDarkness(Darkness):
         bright = torch.quantile(pixels, _UPPER, dim=1)
         return torch.stack(
             [
-                band[band >= share * level].median()
+                # At or above the level, there is something, whatever share and sign
+                band[band >= torch.minimum(share * level, level)].median()
                 for band, share, level in zip(pixels, self.shares, bright, strict=True)
             ]
         )
