@@ -27,6 +27,7 @@ from lightning.pytorch import LightningDataModule
 from torchgeo_m2cd.datamodules import OMBRIADataModule, SceneDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.models import M2CD
+from torchgeo_m2cd.transforms import Inputs, Standardize
 
 if __package__ is None:  # As a script
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -104,8 +105,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     SceneDataModule(
                         scene['optical'],
                         scene['sar'],
-                        mean=[[0.0] * 4, [0.0]],
-                        std=[[1.0] * 4, [1.0]],
+                        inputs=Inputs(
+                            Standardize([0] * 4, [1] * 4), Standardize([0], [1])
+                        ),
                         check=False,
                         **settings,
                     ),

@@ -13,6 +13,7 @@ predictions, and compared with what TorchMetrics said.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -148,6 +149,27 @@ def summarize(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def sort_by_share(table: pd.DataFrame, edges: Sequence[float]) -> pd.DataFrame:
+    """Sort chips by how much of them is flooded.
+
+    Args:
+        table: Counts of ``compare.py``.
+        edges: Shares that divide the classes, in ascending order.
+
+    Returns:
+        The same counts, with the class of its share as the split of each chip.
+    """
+    flooded = table['tp'] + table['fn']
+    share = flooded / table[list(COUNTS)].sum(axis=1)
+    names = [
+        f'flooded {low:g} to {high:g}'
+        for low, high in itertools.pairwise([0, *edges, 1])
+    ]
+    classes = pd.cut(share, [0, *edges, 2], right=False, labels=names)
+    # Of all chips of a class together, in the order of the classes
+    return table.assign(split=classes.astype(str)).sort_values('split', kind='stable')
 
 
 def average_seeds(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -327,13 +349,14 @@ def measure(cells: Sequence[Cell], repeats: int = 7) -> dict[str, tuple[float, f
     tasks = {name: load_run(cell)[0] for name, cell in trained.items()}
     times: dict[str, list[float]] = {name: [] for name in tasks}
     image = torch.randn(1, 2, 3, 256, 256)
+    batch = {'image': image, 'source': image}
     with torch.inference_mode():
         for _ in range(repeats + 1):
             for name, task in tasks.items():
                 assert task is not None
-                task.predict_step({'image': image}, 0)
+                task.predict_step(batch, 0)
                 start = time.perf_counter()
-                task.predict_step({'image': image}, 0)
+                task.predict_step(batch, 0)
                 times[name].append(time.perf_counter() - start)
     return {
         name: (
@@ -433,6 +456,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--dataset', default='OMBRIA', help='one of the matrix')
     parser.add_argument('--events', nargs='*', default=['albania', 'timor'])
     parser.add_argument('--reference', help='model to subtract from the others')
+    parser.add_argument(
+        '--shares', type=float, nargs='*', help='divide chips by their share of floods'
+    )
     parser.add_argument('--only-tables', action='store_true')
     parser.add_argument(
         '--draw', nargs='+', metavar='MODEL', help='models of curves and chips'
@@ -448,6 +474,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'{args.results} has no finished cell of dataset {args.dataset!r}')
     finished = [read_counts(cell) for cell in cells]
     counts = pd.concat([*finished, average_seeds(cells)])
+    if args.shares:
+        counts = pd.concat([counts, sort_by_share(counts, args.shares)])
     scores = summarize(counts, args.events, args.reference)
     print(
         f'IoU of the written predictions and of TorchMetrics: {check(cells):.1e} apart'

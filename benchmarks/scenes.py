@@ -31,7 +31,7 @@ import torch
 from lightning.pytorch import Trainer
 from rasterio.windows import Window
 
-from torchgeo_m2cd.datamodules import SceneDataModule
+from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
@@ -97,8 +97,8 @@ def run_model(paths: tuple[Path, Path], checkpoint: str, data: dict[str, Any]) -
         checkpoint, map_location='cpu', weights_only=True
     ).eval()
     module = SceneDataModule(*paths, **data)
+    module.choose_inputs(task.inputs)
     module.trainer = Trainer(accelerator='cpu', logger=False)
-    module.trainer.ckpt_path = checkpoint
     module.setup('predict')
     loader = module.predict_dataloader()
     batch = module.aug(next(iter(loader)))
@@ -245,17 +245,12 @@ def make_checkpoint(folder: Path, model: Any, backbone: str) -> Path:
     """Save a model of random weights, which take as long as any other."""
     torch.manual_seed(0)
     task = ChangeDetectionTask(model, backbone, in_channels=[4, 1])
+    # The same for all sizes
+    task.inputs = SyntheticFloodDataModule().default_inputs()
     trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
     trainer.strategy.connect(task)
     path = folder / 'model.ckpt'
     trainer.save_checkpoint(path)
-    checkpoint = torch.load(path, weights_only=True)
-    checkpoint['statistics'] = {
-        'standardize': 'dataset',
-        'mean': [[634.12, 866.40, 818.45, 2974.99], [-12.448]],
-        'std': [[274.39, 304.58, 512.64, 993.88], [4.755]],
-    }
-    torch.save(checkpoint, path)
     return path
 
 

@@ -28,6 +28,7 @@ from tests.data.ombria.data import make_ombria
 from torchgeo_m2cd.configs import config_path, list_configs
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 CONFIG = config_path('synthetic')
@@ -234,6 +235,18 @@ class TestConfigs:
         assert config['model']['class_path'].endswith('.ChangeDetectionTask')
         assert config['data']['class_path'].startswith('torchgeo_m2cd.datamodules.')
 
+    def test_inputs(self) -> None:
+        """Of ombria.yaml, and with one changed key."""
+        config = ('fit', '--config', str(config_path('ombria')), '--print_config')
+        own = yaml.safe_load(torchgeo_command(*config))['data']['init_args']['inputs']
+        changed = yaml.safe_load(
+            torchgeo_command(*config, '--data.inputs.sar.references', '[0.85]')
+        )['data']['init_args']['inputs']
+        assert own['init_args']['sar']['init_args']['references'] == ['otsu']
+        assert changed['init_args']['sar']['init_args'].pop('references') == [0.85]
+        own['init_args']['sar']['init_args'].pop('references')
+        assert changed == own
+
     @pytest.mark.parametrize(
         ('name', 'value', 'expected'),
         [
@@ -278,6 +291,22 @@ class TestErrors:
         with pytest.raises(pytest.fail.Exception, match=message):
             torchgeo_command('fit', '--config', str(path))
 
+    @pytest.mark.parametrize(
+        ('args', 'message'),
+        [
+            (('--data.inputs.windw', '64'), 'windw'),
+            (('--data.inputs.sar.scal', '[5]'), 'scal'),
+            (('--data.inputs.sar.init_args.references', '[otzu]'), 'otzu'),
+            (('--data.inputs.optical', 'torchgeo_m2cd.transforms.Darknes'), 'Darknes'),
+            (('--data.inputs.sar.scale', '[-1]'), 'expected one positive value a band'),
+            (('--data.mean', '[1]'), 'mean'),
+        ],
+    )
+    def test_bad_inputs(self, args: tuple[str, ...], message: str) -> None:
+        """A typo is named, whether it is in a key or in a value."""
+        with pytest.raises((pytest.fail.Exception, ValueError), match=message):
+            torchgeo_command('fit', '--config', str(config_path('ombria')), *args)
+
     def test_no_config(self, tmp_path: Path) -> None:
         path = str(tmp_path / 'no.yaml')
         with pytest.raises(pytest.fail.Exception, match=f'not exist: {path!r}'):
@@ -301,11 +330,11 @@ class TestErrors:
             (('--model.weights', 'no.pth'), "weights 'no.pth' are neither a file nor"),
             (
                 ('--model.in_channels', '3'),
-                'but the data have 4 optical and 1 SAR bands: expected 4 or [4, 1]',
+                'but the inputs have 4 optical and 1 SAR channels: expected 4 or [4, 1]',
             ),
             (
                 (*UNET, '--model.in_channels', '3'),
-                'but the data have 4 optical and 1 SAR bands: expected 4',
+                'but the inputs have 4 optical and 1 SAR channels: expected 4',
             ),
             (('--data.size', '80'), 'Expected image height and width divisible by 32'),
             (('--data.patch_size', '0'), 'patch_size is 0: expected at least 1'),
@@ -406,10 +435,11 @@ class TestStages:
             *('predict', '--config', config, *tiny, str(folder)),
             *('--ckpt_path', str(best), '--return_predictions', 'false'),
         )
-        # What a scene is to be standardised with
-        statistics = torch.load(best, weights_only=True)['statistics']
-        assert statistics['mean'][0] == pytest.approx([123.675, 116.28, 103.53])
-        assert statistics['std'][1] == pytest.approx([58.395])
+        # What a scene is to be shown with
+        inputs = torch.load(best, weights_only=True)['inputs']
+        mean = inputs['optical']['init_args']['mean']
+        assert mean == pytest.approx([123.675, 116.28, 103.53])
+        assert inputs['sar']['init_args']['std'] == pytest.approx([58.395])
         (events,) = folder.rglob('version_0/events*')
         figures = EventAccumulator(str(events)).Reload().Tags()['images']
         assert figures == ['val/0', 'val/1']
@@ -423,7 +453,8 @@ class TestStages:
         config = str(config_path('ombria'))
         tiny = [
             *('--data.root', str(tmp_path), '--data.batch_size', '2'),
-            *('--data.patch_size', '32', '--trainer.accelerator', 'cpu'),
+            *('--data.augmentation', 'null', '--data.patch_size', '32'),
+            *('--trainer.accelerator', 'cpu'),
             *('--lr_scheduler.T_max', '2', '--trainer.default_root_dir'),
         ]
 
@@ -491,3 +522,28 @@ class TestScene:
             assert src.shape == (168, 168)
             assert src.tags()['CHECKPOINT'] == str(best)
         assert gpd.read_file(polygons).crs == 'EPSG:32633'
+        # The same in Python, byte for byte
+        again = tmp_path / 'again.tif'
+        predict_scene(
+            best, files[1], files[3], again,
+            data_args={'patch_size': 64, 'stride': 32},
+            trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
+        )  # fmt: skip
+        assert again.read_bytes() == change.read_bytes()
+
+    def test_defaults(self, fitted_unet: Run, tmp_path: Path) -> None:
+        """Command and function have the same patches, if nothing is said of them."""
+        files = scene_arguments(tmp_path)
+        maps = tmp_path / 'a.tif', tmp_path / 'b.tif'
+        torchgeo_command(
+            *('predict', '--config', str(config_path('scene')), *files),
+            *('--ckpt_path', fitted_unet.last, '--trainer.callbacks.output'),
+            *(str(maps[0]), '--trainer.default_root_dir', str(tmp_path)),
+        )
+        predict_scene(
+            fitted_unet.last, files[1], files[3], maps[1],
+            trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
+        )  # fmt: skip
+        assert maps[0].read_bytes() == maps[1].read_bytes()
+        with rasterio.open(maps[0]) as src:
+            assert src.tags()['CHECKPOINT'] == fitted_unet.last

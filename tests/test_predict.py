@@ -1,22 +1,38 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import builtins
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import onnxruntime
 import pytest
 import rasterio
 import torch
-from lightning.pytorch import Trainer
+import torch.nn.functional as F
+from lightning.pytorch import Callback, Trainer
 from shapely.geometry import box
+from torch import Tensor, nn
 
+from tests.models.test_m2cd import untraced
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
-from torchgeo_m2cd.datasets import SyntheticFlood
-from torchgeo_m2cd.predict import predict_scene
+from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood, stack_pair
+from torchgeo_m2cd.models import M2CD, export_onnx
+from torchgeo_m2cd.predict import predict_pair, predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.transforms import (
+    Darkness,
+    Inputs,
+    Relative,
+    RelativeDarkness,
+    Standardize,
+)
 
+CPU: dict[str, Any] = {'accelerator': 'cpu', 'enable_progress_bar': False}
 CHIPS = Path(__file__).parents[2] / 'shared' / 'data' / 'sen1floods11'
 
 
@@ -48,7 +64,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
     predict_scene(
         checkpoint, paths['optical'], paths['sar'], **files, threshold=0.4,  # type: ignore[arg-type]
         data_args={'batch_size': 4, 'patch_size': 64},
-        trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
+        trainer_args=CPU,
     )  # fmt: skip
     assert sorted((tmp_path / 'maps').iterdir()) == sorted(files.values())
     with rasterio.open(files['output']) as src, rasterio.open(files['mask']) as mask:
@@ -62,30 +78,11 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
         predict_scene(checkpoint, paths['optical'], paths['sar'], files['output'])
 
 
-def test_statistics_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    saved = torch.load(checkpoint, weights_only=True)['statistics']
-    module = SyntheticFloodDataModule()
-    for name in ('mean', 'std'):
-        optical, sar = saved[name]
-        assert optical == getattr(module, name)[0].tolist()
-        assert sar == getattr(module, name)[1, :1].tolist()
-    assert saved['standardize'] == 'dataset'
-
-    paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
-    datamodule = SceneDataModule(paths['optical'], paths['sar'])
-    datamodule.trainer = Trainer(accelerator='cpu', logger=False)
-    datamodule.trainer.ckpt_path = str(checkpoint)
-    datamodule.setup('predict')
-    datamodule.predict_dataloader()
-    torch.testing.assert_close(datamodule.mean, module.mean)
-    assert datamodule.standardize == 'dataset'
-
-
-@pytest.mark.parametrize('given', [False, True])
-def test_optical_limits_of_the_checkpoint(given: bool, tmp_path: Path) -> None:
-    """The model saw only what is dark, and so it does in a scene."""
+def test_inputs_of_the_checkpoint(tmp_path: Path) -> None:
+    """What the model was shown of one scene it is shown of another one."""
     paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=96)
-    limits = [0.0, 0, 0, 2500]
+    other = SyntheticFlood().write_scene(tmp_path / 'other', size=96, index=1)
+    inputs = Inputs(Darkness([0, 0, 0, 2500]), Relative([5.0], decibels=0.4), 48)
     trainer = Trainer(
         accelerator='cpu', logger=False, enable_progress_bar=False, max_steps=1,
         limit_val_batches=1, default_root_dir=tmp_path,
@@ -93,42 +90,78 @@ def test_optical_limits_of_the_checkpoint(given: bool, tmp_path: Path) -> None:
     task = ChangeDetectionTask('fcn', in_channels=4)
     trained = SceneDataModule(
         paths['optical'], paths['sar'], paths['mask'], patch_size=16, grid_size=3,
-        optical_limits=limits, standardize='otsu',
+        inputs=inputs,
     )  # fmt: skip
     trainer.fit(task, datamodule=trained)
     (checkpoint,) = tmp_path.rglob('*.ckpt')
+    # Scenes are in dB
+    expected = inputs.to_dict()
+    expected['sar']['init_args']['decibels'] = 1
+    assert torch.load(checkpoint, weights_only=True)['inputs'] == expected
 
-    # Also with statistics of one's own
-    statistics: dict[str, Any] = {
-        name: [values[0].tolist(), values[1, :1].tolist()]
-        for name, values in (('mean', trained.mean), ('std', trained.std))
-    }
-    datamodule = SceneDataModule(
-        paths['optical'], paths['sar'], **(statistics if given else {})
-    )
-    datamodule.trainer = Trainer(accelerator='cpu', logger=False)
-    datamodule.trainer.ckpt_path = str(checkpoint)
-    datamodule.setup('predict')
-    batch = next(iter(datamodule.predict_dataloader()))
-    assert datamodule.optical_limits == limits
-    assert datamodule.standardize == 'otsu'
-    optical = datamodule.aug(batch)['image'][:, 0]
-    assert (optical[:, :3] == 0).all()
-    assert -2 <= optical[:, 3].min() < 0 == optical[:, 3].max()
+    images: list[torch.Tensor] = []
+
+    class Record(Callback):
+        def on_predict_batch_start(self, *args: Any) -> None:
+            images.append(args[2]['image'])
+
+    predict_scene(
+        checkpoint, other['optical'], other['sar'], tmp_path / 'change.tif',
+        data_args={'patch_size': 48},
+        trainer_args={**CPU, 'callbacks': [Record()]},
+    )  # fmt: skip
+    with rasterio.open(tmp_path / 'change.tif') as src:
+        assert json.loads(src.tags()['INPUTS']) == expected
+    shown = torch.cat(images)
+    assert (shown[:, 0, :3] == 0).all()
+    assert -2 <= shown[:, 0, 3].min() < 0 == shown[:, 0, 3].max()
 
 
-def test_without_statistics(checkpoint: Path, tmp_path: Path) -> None:
+def test_opens_the_checkpoint_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
+    opened: list[str] = []
+    plain = builtins.open
+
+    def spy(file: Any, *args: Any, **kwargs: Any) -> Any:
+        opened.append(str(file))
+        return plain(file, *args, **kwargs)
+
+    monkeypatch.setattr('builtins.open', spy)
+    output = tmp_path / 'change.tif'
+    predict_scene(
+        checkpoint, paths['optical'], paths['sar'], output, trainer_args=CPU,
+        data_args={'patch_size': 64},
+    )  # fmt: skip
+    assert output.exists()
+    assert opened.count(str(checkpoint)) == 1
+
+
+def test_without_inputs(checkpoint: Path, tmp_path: Path) -> None:
     paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
     contents = torch.load(checkpoint, weights_only=True)
-    del contents['statistics']
+    del contents['inputs']
     torch.save(contents, tmp_path / 'old.ckpt')
     args = (paths['optical'], paths['sar'], tmp_path / 'change.tif')
-    with pytest.raises(ValueError, match=r'mean and std are not given.*old\.ckpt has'):
+    with pytest.raises(ValueError, match='inputs are not given, and the model has'):
         predict_scene(tmp_path / 'old.ckpt', *args)
-    datamodule = SceneDataModule(paths['optical'], paths['sar'])
-    datamodule.setup('predict')
-    with pytest.raises(ValueError, match='not given, and there is no checkpoint'):
-        datamodule.predict_dataloader()
+    assert not (tmp_path / 'change.tif').exists()
+    # Then they are to be given
+    inputs = Inputs.from_dict(torch.load(checkpoint, weights_only=True)['inputs'])
+    predict_scene(
+        tmp_path / 'old.ckpt', *args, trainer_args=CPU,
+        data_args={'patch_size': 64, 'inputs': inputs},
+    )  # fmt: skip
+    predict_scene(
+        checkpoint, *args[:2], tmp_path / 'new.tif', trainer_args=CPU,
+        data_args={'patch_size': 64},
+    )  # fmt: skip
+    maps = []
+    for name in ('change', 'new'):
+        with rasterio.open(tmp_path / f'{name}.tif') as src:
+            maps.append(src.read())
+    np.testing.assert_array_equal(*maps)
 
 
 @pytest.mark.skipif(
@@ -151,7 +184,7 @@ def test_real_chip(tmp_path: Path) -> None:
     predict_scene(
         tmp_path / 'model.ckpt', optical, sar, files['tif'],
         polygons=files['gpkg'], threshold=0.1,
-        trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
+        trainer_args=CPU,
     )  # fmt: skip
     with (
         rasterio.open(files['tif']) as src,
@@ -170,3 +203,331 @@ def test_real_chip(tmp_path: Path) -> None:
     # By another way than that of the file: in the UTM zone of the chip
     areas = table.to_crs('EPSG:32630').area
     np.testing.assert_allclose(table['area_m2'], areas, rtol=0.01)
+
+
+class Pixels(nn.Module):
+    """A model that looks at each pixel alone, and does not mind its surroundings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.gain * (image[:, 1, :1] - image[:, 0, 3:4])
+
+
+def chips(count: int = 3) -> list[tuple[Tensor, Tensor]]:
+    """Optical and SAR images in source units."""
+    dataset = SyntheticFlood('test', count, size=64)
+    images = [dataset[i]['image'] for i in range(count)]
+    return [(image[0], image[1, :1]) for image in images]
+
+
+class TestPredictPair:
+    @pytest.fixture
+    def task(self) -> ChangeDetectionTask:
+        """A task whose probabilities can be told by hand, in training mode."""
+        task = ChangeDetectionTask('fcn', in_channels=4).train()
+        task.model = Pixels()
+        task.hparams['model'] = 'm2cd'  # It takes pairs
+        task.inputs = Inputs(
+            Standardize([600, 900, 800, 3000], [300, 300, 500, 1000]),
+            Standardize([-12], [5]),
+        )
+        return task
+
+    @staticmethod
+    def expected(optical: Tensor, sar: Tensor) -> Tensor:
+        return ((sar[0] + 12) / 5 - (optical[3] - 3000) / 1000).sigmoid()
+
+    def test_layouts(self, task: ChangeDetectionTask) -> None:
+        optical, sar = chips(1)[0]
+        optical, sar = optical[:, :50, :41], sar[:, :50, :41]
+        expected = self.expected(optical, sar)
+        for first, second in (
+            (optical, sar),
+            (optical.permute(1, 2, 0), sar.permute(1, 2, 0)),
+            (optical.short(), sar[0]),
+            (optical.double(), sar.double()),
+        ):
+            found = predict_pair(task, first, second)
+            assert isinstance(found, Tensor)
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+            arrays = predict_pair(task, first.numpy(), second.numpy())
+            assert isinstance(arrays, np.ndarray)
+            assert arrays.dtype == np.float32
+            np.testing.assert_array_equal(arrays, found.numpy())
+        assert task.training
+
+    def test_no_data(self, task: ChangeDetectionTask) -> None:
+        optical, sar = (image.clone() for image in chips(1)[0])
+        expected = self.expected(optical, sar)
+        optical[1, 3, 4] = math.nan
+        sar[0, 5, 6] = -math.inf
+        optical[:, 7, :9] = 0
+        optical[0, 8, 8] = 0  # In one band alone
+        known = torch.ones(64, 64, dtype=torch.bool)
+        known[3, 4] = known[5, 6] = False
+        known[7, :9] = False
+        found = predict_pair(task, optical, sar)
+        assert torch.equal(found.isfinite(), known)
+        torch.testing.assert_close(found[known], expected[known])
+        # And what the caller knows
+        valid = torch.rand(64, 64) < 0.5
+        for given in (valid, valid.int()):
+            found = predict_pair(task, optical, sar, given)
+            assert torch.equal(found.isfinite(), known & valid)
+        arrays = predict_pair(task, optical.numpy(), sar.numpy(), valid.numpy())
+        np.testing.assert_array_equal(np.isfinite(arrays), (known & valid).numpy())
+        assert predict_pair(task, optical, sar, valid & False).isnan().all()
+
+    def test_no_data_do_not_count(self, checkpoint: Path) -> None:
+        """Neither in what is measured nor in what the model sees."""
+        task = ChangeDetectionTask.load_from_checkpoint(checkpoint, weights_only=True)
+        task.inputs = Inputs(RelativeDarkness([0, 0, 0, 0.4]), Relative([5.0], [0.5]))
+        optical, sar = chips(1)[0]
+        valid = torch.rand(64, 64) < 0.8
+        found = predict_pair(task, optical, sar, valid)
+        for value in (0.0, 1e4, math.nan):
+            changed = [
+                torch.where(valid, image, value * sign)
+                for image, sign in ((optical, 1), (sar, -1))
+            ]
+            other = predict_pair(task, changed[0], changed[1], valid)
+            torch.testing.assert_close(other, found, rtol=0, atol=0, equal_nan=True)
+        # By hand
+        land = optical[3, valid]
+        land = land[land >= 0.4 * torch.quantile(land, 0.85)]
+        limit = 0.4 * land.median()
+        darkness = torch.zeros_like(optical)
+        darkness[3] = 2 * (optical[3] / limit).clamp(0, 1) - 2
+        dry = sar[0, valid & (optical[3] >= limit)]
+        contrast = (sar - torch.quantile(dry, 0.5)) / 5
+        image = torch.cat([darkness, contrast.expand(4, -1, -1)]) * valid
+        with torch.inference_mode():
+            expected = task.eval().model(image[None]).sigmoid()[0, 0]
+        torch.testing.assert_close(found[valid], expected[valid], rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize('size', [(64, 96), (33, 64), (70, 45), (1, 2)])
+    def test_sizes(self, size: tuple[int, int]) -> None:
+        """The result is that of the image, padded with what models see as no data."""
+        model = M2CD('mit_b0', in_channels=(4, 1), moe_stages=[], classes=3)
+        model.inputs = Inputs(Standardize([0] * 4, [1] * 4), Standardize([0], [1]))
+        height, width = size
+        optical = torch.randn(4, height, width)
+        sar = torch.randn(1, height, width)
+        found = predict_pair(model.train(), optical, sar)
+        assert model.training
+        assert found.shape == (3, height, width)
+        torch.testing.assert_close(found.sum(dim=0), torch.ones(height, width))
+        image = torch.zeros(1, 2, 4, 96, 96)
+        rows, columns = -(-height // 32) * 32, -(-width // 32) * 32
+        image = image[..., :rows, :columns]
+        image[0, :, :, :height, :width] = stack_pair(optical, sar)
+        with torch.inference_mode():
+            expected = model.eval()(image).softmax(dim=1)[0, :, :height, :width]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize('activation', ['sigmoid', nn.Sigmoid, 'identity', None])
+    def test_activation(self, activation: Any) -> None:
+        model = M2CD(
+            'mit_b0', in_channels=(4, 1), moe_stages=[], activation=activation,
+            decoder='fpn',
+        )  # fmt: skip
+        model.inputs = Inputs(Standardize([0] * 4, [1] * 4), Standardize([0], [1]))
+        optical, sar = torch.randn(4, 32, 32), torch.randn(1, 32, 32)
+        with torch.inference_mode():
+            (expected,) = model.eval()(stack_pair(optical, sar)[None])[0]
+        if activation in ('identity', None):
+            expected = 1 / (1 + (-expected).exp())
+        torch.testing.assert_close(predict_pair(model, optical, sar), expected)
+
+    def test_multilabel(self, task: ChangeDetectionTask) -> None:
+        labels = ChangeDetectionTask(
+            'm2cd', 'mit_b0', in_channels=[4, 1], task='multilabel', num_labels=2
+        )
+        labels.inputs = task.inputs
+        found = predict_pair(labels, *chips(1)[0])
+        assert found.shape == (2, 64, 64)
+        assert not torch.allclose(found.sum(dim=0), torch.ones(64, 64))
+
+    @pytest.mark.parametrize(
+        ('optical', 'sar', 'match'),
+        [
+            (
+                (3, 64, 64),
+                (1, 64, 64),
+                r'optical has shape \(3, 64, 64\): expected 4 ba',
+            ),
+            (
+                (4, 64, 4),
+                (1, 64, 4),
+                r'optical has shape .* \(4, H, W\) or \(H, W, 4\)',
+            ),
+            ((64, 64), (1, 64, 64), r'optical has shape \(64, 64\): expected 4 bands'),
+            ((1, 4, 64, 64), (1, 64, 64), r'optical has shape \(1, 4, 64, 64\)'),
+            (
+                (4, 64, 64),
+                (2, 64, 64),
+                r'sar has shape \(2, 64, 64\): expected 1 bands',
+            ),
+            ((4, 64, 64), (64,), r'sar has shape \(64,\)'),
+            ((4, 64, 64), (1, 64, 32), 'expected the same height and width'),
+        ],
+    )
+    def test_shapes(
+        self,
+        optical: tuple[int, ...],
+        sar: tuple[int, ...],
+        match: str,
+        task: ChangeDetectionTask,
+    ) -> None:
+        with pytest.raises(ValueError, match=match):
+            predict_pair(task, torch.zeros(optical), torch.zeros(sar))
+        with pytest.raises(ValueError, match=match):
+            predict_pair(task, np.zeros(optical), np.zeros(sar))
+
+    def test_shape_of_valid(self, task: ChangeDetectionTask) -> None:
+        match = r'valid has shape \(1, 64, 64\): expected \(64, 64\)'
+        with pytest.raises(ValueError, match=match):
+            predict_pair(task, *chips(1)[0], torch.ones(1, 64, 64))
+
+    @pytest.mark.parametrize('kind', ['task', 'model'])
+    def test_no_inputs(self, kind: str) -> None:
+        task = ChangeDetectionTask('m2cd', 'mit_b0', in_channels=4)
+        model = task if kind == 'task' else task.model
+        match = f'{type(model).__name__} has no inputs, .*: expected a model of a check'
+        with pytest.raises(ValueError, match=match):
+            predict_pair(model, *chips(1)[0])
+
+
+INPUTS = Inputs(
+    RelativeDarkness([0, 0, 0.5, 0.4]), Relative([5.0], ['otsu', 0.85]), window=64
+)
+
+
+def make_m2cd() -> ChangeDetectionTask:
+    return ChangeDetectionTask(
+        'm2cd', 'mit_b0', in_channels=[4, 2], model_args={'moe_stages': [4]}
+    )
+
+
+def make_chips() -> SyntheticFloodDataModule:
+    return SyntheticFloodDataModule(size=64, length=2, eval_length=3, batch_size=2)
+
+
+@pytest.fixture(scope='module')
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('m2cd')
+    trainer = Trainer(
+        **CPU, logger=False, enable_checkpointing=False, max_steps=8,
+        limit_val_batches=1, default_root_dir=folder,
+    )  # fmt: skip
+    task = ChangeDetectionTask(
+        'm2cd', 'mit_b0', in_channels=[4, 2], lr=1e-4, o2sp='physical',
+        model_args={'moe_stages': [4]},
+    )  # fmt: skip
+    datamodule = SyntheticFloodDataModule(
+        size=64, length=16, eval_length=2, batch_size=2, inputs=INPUTS
+    )
+    trainer.fit(task, datamodule=datamodule)
+    trainer.save_checkpoint(folder / 'model.ckpt')
+    return folder / 'model.ckpt'
+
+
+@pytest.fixture(scope='module')
+def expected(path: Path) -> Tensor:
+    """What ``torchgeo predict`` does."""
+    trainer = Trainer(**CPU, logger=False, enable_checkpointing=False)
+    predictions: Any = trainer.predict(
+        make_m2cd(), datamodule=make_chips(), ckpt_path=path, weights_only=True
+    )
+    probability = torch.cat(predictions)[:, 0]
+    assert probability.shape == (3, 64, 64)
+    assert ((probability > 0.01) & (probability < 0.99)).float().mean() > 0.5
+    assert probability.std() > 0.01
+    return probability
+
+
+class TestAgreement:
+    """All ways to a prediction of the same chips lead to the same values."""
+
+    @staticmethod
+    def load(path: Path) -> ChangeDetectionTask:
+        return ChangeDetectionTask.load_from_checkpoint(
+            path, map_location='cpu', weights_only=True
+        )
+
+    def check(self, found: list[Tensor], expected: Tensor) -> None:
+        torch.testing.assert_close(torch.stack(found), expected, rtol=0, atol=1e-4)
+
+    def test_task(self, path: Path, expected: Tensor) -> None:
+        task = self.load(path)
+        self.check([predict_pair(task, *pair) for pair in chips()], expected)
+
+    def test_loss(self, path: Path, expected: Tensor) -> None:
+        """``torchgeo test`` sees the same."""
+        trainer = Trainer(**CPU, logger=False, enable_checkpointing=False)
+        (metrics,) = trainer.test(
+            make_m2cd(), datamodule=make_chips(), ckpt_path=path, weights_only=True
+        )
+        dataset = SyntheticFlood('test', 3, size=64)
+        masks = torch.cat([dataset[i]['mask'] for i in range(3)])
+        known = masks != dataset.ignore_index
+        losses = [
+            F.binary_cross_entropy(expected[i][known[i]], masks[i][known[i]].float())
+            for i in range(3)
+        ]
+        # The mean over batches, weighted by their sizes
+        batches = [torch.stack(losses[:2]).mean() * 2, losses[2]]
+        assert known.all()
+        loss = float(sum(batches)) / 3
+        assert metrics['test_loss'] == pytest.approx(loss, rel=1e-4)
+
+    def test_from_pretrained(
+        self, path: Path, expected: Tensor, tmp_path: Path
+    ) -> None:
+        self.load(path).model.save_pretrained(tmp_path)
+        model = M2CD.from_pretrained(tmp_path)
+        assert model.inputs.to_dict() == INPUTS.to_dict()
+        found = [
+            torch.from_numpy(
+                predict_pair(model, optical.permute(1, 2, 0).numpy(), sar[0].numpy())
+            )
+            for optical, sar in chips()
+        ]
+        self.check(found, expected)
+
+    def test_onnx(self, path: Path, expected: Tensor, tmp_path: Path) -> None:
+        with untraced():
+            export_onnx(self.load(path).model, tmp_path / 'model.onnx', size=64)
+        session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
+        metadata = session.get_modelmeta().custom_metadata_map
+        inputs = Inputs.from_dict(json.loads(metadata['inputs']))
+        images = torch.stack([stack_pair(*pair) for pair in chips()])
+        (logits,) = session.run(None, {'image': inputs(images).numpy()})
+        self.check(list(torch.from_numpy(logits)[:, 0].sigmoid()), expected)
+
+    def test_scene(self, path: Path, tmp_path: Path) -> None:
+        """A scene that is one patch is a chip."""
+        paths = SyntheticFlood().write_scene(
+            tmp_path, size=64, sar_crs='EPSG:32633', sar_resolution=10
+        )
+        predict_scene(
+            path, paths['optical'], paths['sar'], tmp_path / 'change.tif',
+            data_args={'patch_size': 64}, trainer_args=CPU,
+        )  # fmt: skip
+        dataset = SceneDataset(paths['optical'], paths['sar'])
+        x, y, _ = dataset.bounds
+        sample = dataset[x.start : x.stop, y.start : y.stop]
+        with rasterio.open(tmp_path / 'change.tif') as src:
+            probability = torch.from_numpy(src.read(1))
+        found = predict_pair(
+            self.load(path), sample['image'][0], sample['image'][1, :1],
+            sample['valid'][0],
+        )  # fmt: skip
+        assert found.isfinite().any()
+        torch.testing.assert_close(
+            found, probability, rtol=0, atol=1e-4, equal_nan=True
+        )

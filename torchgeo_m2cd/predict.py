@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from torch import Tensor
+from segmentation_models_pytorch.base.modules import Activation
+from torch import Tensor, nn
 from torchgeo.datasets.utils import Path
 
 from .callbacks import SceneWriter
@@ -175,6 +176,9 @@ def _channels_first(name: str, image: Tensor, bands: int) -> Tensor:
 
 def _activate(output: Tensor, model: M2CD) -> Tensor:
     """Turn the output of a model into probabilities, unless it has done so."""
-    if model.config.get('activation') not in (None, 'identity'):
-        return output
+    for module in model.segmentation_head.modules():
+        if isinstance(module, Activation) and not isinstance(
+            module.activation, nn.Identity
+        ):
+            return output
     return output.sigmoid() if output.shape[1] == 1 else output.softmax(dim=1)

@@ -25,8 +25,20 @@ def matrix(tmp_path: Path) -> dict[str, Any]:
             'data.root': str(tmp_path / 'data'),
             'data.batch_size': 2,
             'data.patch_size': None,
-            'data.crop_scale': None,
-            'data.modality': 'sar',
+            'data.augmentation': None,
+            'data.inputs': {
+                'class_path': 'torchgeo_m2cd.transforms.Inputs',
+                'init_args': {
+                    'optical': {
+                        'class_path': 'torchgeo_m2cd.transforms.LeftOut',
+                        'init_args': {'bands': 3},
+                    },
+                    'sar': {
+                        'class_path': 'torchgeo_m2cd.transforms.Standardize',
+                        'init_args': {'mean': [150], 'std': [50]},
+                    },
+                },
+            },
         },
         'datasets': {'OMBRIA': {'splits': ['test', 'albania']}},
         'models': {'Otsu': {'threshold': 'otsu', 'seeds': [1]}},
@@ -172,7 +184,7 @@ def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
                 'trainer.max_epochs': 1,
                 'trainer.accelerator': 'cpu',
                 'model.model': 'fcn',
-                'data.modality': 'both',
+                'data.inputs': None,
             },
         }
     }
@@ -279,6 +291,25 @@ def test_difference() -> None:
         ValueError, match="unknown reference 'bas', did you mean 'base'"
     ):
         report.summarize(pd.DataFrame(rows), ['a', 'b'], 'bas')
+
+
+def test_sort_by_share() -> None:
+    """Chips of 100 pixels, by how many of them are flooded."""
+    flooded = [5, 40, 10, 0, 29, 30, 100]
+    rows = [
+        {
+            'dataset': 'D', 'split': 'a', 'model': 'm', 'seed': 0, 'chip': chip,
+            'tp': flood - flood // 2, 'fn': flood // 2, 'fp': 0, 'tn': 100 - flood,
+        }
+        for chip, flood in enumerate(flooded)
+    ]  # fmt: skip
+    table = report.sort_by_share(pd.DataFrame(rows), [0.1, 0.3])
+    found = {split: list(part['chip']) for split, part in table.groupby('split')}
+    assert found == {
+        'flooded 0 to 0.1': [0, 3],
+        'flooded 0.1 to 0.3': [2, 4],
+        'flooded 0.3 to 1': [1, 5, 6],
+    }
 
 
 def test_best_levels(tmp_path: Path) -> None:

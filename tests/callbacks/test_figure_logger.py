@@ -10,11 +10,15 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets.utils import Sample
 
 from torchgeo_m2cd.callbacks import FigureLogger
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.predict import predict_pair
 from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.transforms import Darkness, Inputs, StandardizeImage
 
 
 @pytest.fixture
@@ -63,11 +67,42 @@ class TestFigureLogger:
         assert self.validate(tmp_path, datamodule=datamodule) == ['val/0', 'val/1']
         for i, sample in enumerate(self.samples):
             expected = datamodule.val_dataset[i]  # type: ignore[index]
-            # In the units of the source again
-            torch.testing.assert_close(
-                sample['image'], expected['image'], rtol=1e-4, atol=1e-2
-            )
+            # In source units
+            assert torch.equal(sample['image'], expected['image'])
             assert set(sample['prediction'].unique().tolist()) <= {0, 1}
+
+    @pytest.mark.parametrize('num_samples', [1, 2])
+    def test_prediction(
+        self, num_samples: int, tmp_path: Path, datamodule: SyntheticFloodDataModule
+    ) -> None:
+        """It is of what the model is shown, not of what is drawn."""
+        datamodule = SyntheticFloodDataModule(
+            batch_size=2, length=2, eval_length=4, size=64,
+            inputs=Inputs(Darkness([0, 0, 0, 2500]), StandardizeImage([-12], [5])),
+        )  # fmt: skip
+        self.validate(tmp_path, datamodule=datamodule, num_samples=num_samples)
+        assert len(self.samples) == num_samples
+        for sample in self.samples:
+            assert sample['image'][0].min() > 0
+            probability = predict_pair(
+                self.task, sample['image'][0], sample['image'][1, :1]
+            )
+            assert torch.equal(sample['prediction'][0].bool(), probability >= 0.5)
+        assert datamodule.inputs is self.task.inputs
+
+    def test_other_data_module(self, tmp_path: Path) -> None:
+        """Those of TorchGeo do not keep source units: the batch is drawn."""
+
+        class Module(NonGeoDataModule):
+            def setup(self, stage: str) -> None:
+                self.val_dataset = SyntheticFlood('val', 2, 64)
+
+        datamodule: Any = Module(SyntheticFlood, batch_size=2)
+        datamodule.aug = lambda batch: {**batch, 'image': batch['image'] / 100}
+        assert self.validate(tmp_path, datamodule=datamodule) == ['val/0', 'val/1']
+        for i, sample in enumerate(self.samples):
+            image = datamodule.val_dataset[i]['image']
+            torch.testing.assert_close(sample['image'], image / 100)
 
     def test_number(self, tmp_path: Path, datamodule: SyntheticFloodDataModule) -> None:
         tags = self.validate(tmp_path, datamodule=datamodule, num_samples=1)

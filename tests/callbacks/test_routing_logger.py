@@ -124,7 +124,8 @@ class Recorder(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self.split = ''
-        pl_module.predict_step({'image': torch.zeros_like(batch['image'])}, 0)
+        zeros = torch.zeros_like(batch['image'])
+        pl_module.predict_step({'image': zeros, 'source': zeros}, 0)
 
     on_validation_batch_end = on_train_batch_end
 

@@ -25,9 +25,11 @@ from torchgeo_m2cd.callbacks import SceneWriter
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.transforms import Inputs, Relative, Standardize, StandardizeImage
 
-MEAN = [[600.0, 900.0, 800.0, 3000.0], [-12.0]]
-STD = [[300.0, 300.0, 500.0, 1000.0], [5.0]]
+MEAN = [600.0, 900.0, 800.0, 3000.0]
+STD = [300.0, 300.0, 500.0, 1000.0]
+INPUTS = Inputs(Standardize(MEAN, STD), Standardize([-12.0], [5.0]))
 
 
 class PixelTask(LightningModule):
@@ -69,8 +71,8 @@ def predict(
     paths: dict[str, Path], writer: SceneWriter, task: LightningModule, **kwargs: Any
 ) -> SceneDataModule:
     datamodule = SceneDataModule(
-        paths['optical'], paths['sar'], mean=MEAN, std=STD,
-        **{'batch_size': 25, **kwargs},
+        paths['optical'], paths['sar'],
+        **{'batch_size': 25, 'inputs': INPUTS, **kwargs},
     )  # fmt: skip
     trainer = Trainer(
         accelerator='cpu', callbacks=[writer], logger=False, enable_progress_bar=False,
@@ -316,7 +318,14 @@ class TestSceneWriter:
         assert [path.name for path in tmp_path.iterdir()] == ['change.tif']
 
     @pytest.mark.parametrize(
-        'changed', [{'stride': 48}, {'batch_size': 1}, {'optical_nodata': 0}]
+        'changed',
+        [
+            {'stride': 48},
+            {'batch_size': 1},
+            {'optical_nodata': 0},
+            {'inputs': Inputs(INPUTS.optical, Relative([5.0]))},
+            {'inputs': Inputs(INPUTS.optical, INPUTS.sar, window=100)},
+        ],
     )
     def test_another_plan(
         self, changed: dict[str, Any], paths: dict[str, Path], tmp_path: Path
@@ -365,7 +374,7 @@ class TestSceneWriter:
 
     def test_incomplete(self, paths: dict[str, Path], tmp_path: Path) -> None:
         datamodule = SceneDataModule(
-            paths['optical'], paths['sar'], mean=MEAN, std=STD, patch_size=64
+            paths['optical'], paths['sar'], inputs=INPUTS, patch_size=64
         )
         trainer = Trainer(
             accelerator='cpu', callbacks=[SceneWriter(tmp_path / 'change.tif')],
@@ -388,23 +397,55 @@ class TestSceneWriter:
         assert not list(tmp_path.glob('*.cog'))
 
     def test_checkpoint(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        """Tags name the checkpoint, the weights that were in it, and the inputs."""
         checkpoint, output = tmp_path / 'model.ckpt', tmp_path / 'change.tif'
-        datamodule = SceneDataModule(paths['optical'], paths['sar'], mean=MEAN, std=STD)
+        datamodule = SceneDataModule(paths['optical'], paths['sar'])
         trainer = Trainer(
             accelerator='cpu', callbacks=[SceneWriter(output)], logger=False,
             enable_progress_bar=False,
         )  # fmt: skip
-        task = PixelTask()
+        task = ChangeDetectionTask('fcn', in_channels=4)
+        task.inputs = INPUTS
         trainer.strategy.connect(task)
         trainer.save_checkpoint(checkpoint)
-        trainer.predict(task, datamodule=datamodule, ckpt_path=checkpoint)
-        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        weights = hashlib.sha256()
+        for value in torch.load(checkpoint, weights_only=True)['state_dict'].values():
+            weights.update(value.numpy().tobytes())
+        # Other weights, and no inputs, before the checkpoint is read
+        other = ChangeDetectionTask('fcn', in_channels=4)
+        trainer.predict(
+            other, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True
+        )
         with rasterio.open(output) as src:
-            assert src.tags()['CHECKPOINT'] == str(checkpoint)
-            assert src.tags()['CHECKPOINT_SHA256'] == digest
+            tags = src.tags()
+        assert tags['CHECKPOINT'] == str(checkpoint)
+        assert tags['WEIGHTS_SHA256'] == weights.hexdigest()
+        assert json.loads(tags['INPUTS']) == INPUTS.to_dict()
+        assert 'CHECKPOINT_SHA256' not in tags
+
+    def test_moved_checkpoint(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        """The path of a checkpoint does not matter, and its parts are used."""
+        output = tmp_path / 'change.tif'
+        for name in ('a', 'b'):
+            writer = SceneWriter(output)
+            writer.checkpoint = tmp_path / f'{name}.ckpt'
+            with pytest.MonkeyPatch.context() as patch:
+                if name == 'a':
+                    error = Mock(side_effect=OSError('No space left on device'))
+                    patch.setattr('torchgeo_m2cd.callbacks.scene_map.write_cog', error)
+                    with pytest.raises(OSError, match='No space left'):
+                        predict(paths, writer, PixelTask(), patch_size=64)
+                    # Rows are complete: they are not predicted again
+                    for path in tmp_path.glob('*/*.npy'):
+                        np.save(path, np.load(path) * 0)
+                else:
+                    predict(paths, writer, PixelTask(), patch_size=64)
+        with rasterio.open(output) as src:
+            assert src.tags()['CHECKPOINT'] == str(tmp_path / 'b.ckpt')
+            assert np.nanmax(src.read()) == 0
 
     def test_other_weights(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """Without a checkpoint, tags tell models apart by their weights."""
+        """Tags tell models apart by their weights, also without a checkpoint."""
         tags = []
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
@@ -413,6 +454,7 @@ class TestSceneWriter:
             predict(paths, SceneWriter(tmp_path / 'a.tif', overwrite=True), task)
             with rasterio.open(tmp_path / 'a.tif') as src:
                 tags.append(src.tags()['WEIGHTS_SHA256'])
+                assert 'CHECKPOINT' not in src.tags()
         assert tags[0] == tags[1] != tags[2]
 
     def test_own_input(self, paths: dict[str, Path]) -> None:
@@ -427,7 +469,7 @@ class TestSceneWriter:
             writer.setup(trainer, PixelTask(), 'predict')
 
     def test_shared_by_lightning(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        datamodule = SceneDataModule(paths['optical'], paths['sar'], mean=MEAN, std=STD)
+        datamodule = SceneDataModule(paths['optical'], paths['sar'], inputs=INPUTS)
         datamodule.setup('predict')
         trainer = Mock(datamodule=datamodule)  # With another sampler
         with pytest.raises(ValueError, match='use_distributed_sampler=False'):
@@ -439,6 +481,13 @@ class TestSceneWriter:
         writer = SceneWriter(tmp_path, overwrite=True)
         with pytest.raises(IsADirectoryError, match='is a folder: expected a file'):
             predict(paths, writer, PixelTask())
+
+    def test_no_inputs(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        writer = SceneWriter(tmp_path / 'change.tif')
+        task = ChangeDetectionTask('fcn', in_channels=4)
+        with pytest.raises(ValueError, match='inputs are not given, and the model has'):
+            predict(paths, writer, task, inputs=None)
+        assert not list(tmp_path.iterdir())
 
     def test_nothing_valid(self, paths: dict[str, Path], tmp_path: Path) -> None:
         sar, output = tmp_path / 'sar.tif', tmp_path / 'change.tif'
@@ -466,9 +515,8 @@ def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestSeveralScenes:
     def test_equals_one_by_one(self, two_scenes: Path, tmp_path: Path) -> None:
-        datamodule = SceneDataModule(
-            scenes=two_scenes, mean=MEAN, std=STD, patch_size=48, standardize='image'
-        )
+        inputs = Inputs(StandardizeImage(MEAN, STD), Relative([5.0]), window=64)
+        datamodule = SceneDataModule(scenes=two_scenes, inputs=inputs, patch_size=48)
         trainer = Trainer(
             accelerator='cpu',
             callbacks=[SceneWriter(tmp_path / '{name}' / 'change.tif')],
@@ -483,7 +531,7 @@ class TestSeveralScenes:
             output = tmp_path / f'{i}.tif'
             predict(
                 paths, SceneWriter(output), PixelTask(), batch_size=8, patch_size=48,
-                standardize='image',
+                inputs=inputs,
             )  # fmt: skip
             np.testing.assert_array_equal(
                 read(tmp_path / f'scene{i}' / 'change.tif'), read(output)
@@ -494,7 +542,7 @@ class TestSeveralScenes:
     ) -> None:
         def run(threshold: float = 0.5, **kwargs: Any) -> None:
             datamodule = SceneDataModule(
-                scenes=two_scenes, mean=MEAN, std=STD, patch_size=48, **kwargs
+                scenes=two_scenes, patch_size=48, **{'inputs': INPUTS, **kwargs}
             )
             writer = SceneWriter(tmp_path / '{name}.tif', threshold=threshold)
             trainer = Trainer(
@@ -517,12 +565,14 @@ class TestSeveralScenes:
             run(stride=48)
         with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
             run(threshold=0.4)
+        with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
+            run(inputs=Inputs(INPUTS.optical, Standardize([-12.0], [6.0])))
         first.write_text('broken')
         with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
             run()
 
     def test_names(self, two_scenes: Path, tmp_path: Path) -> None:
-        datamodule = SceneDataModule(scenes=two_scenes, mean=MEAN, std=STD)
+        datamodule = SceneDataModule(scenes=two_scenes, inputs=INPUTS)
         trainer = Trainer(
             accelerator='cpu', callbacks=[SceneWriter(tmp_path / 'change.tif')],
             logger=False, enable_progress_bar=False,
@@ -560,8 +610,10 @@ class TestSeveralScenes:
                 'class_path': 'torchgeo_m2cd.datamodules.SceneDataModule',
                 'init_args': {
                     'scenes': str(two_scenes),
-                    'mean': MEAN,
-                    'std': STD,
+                    'inputs': {
+                        'class_path': 'torchgeo_m2cd.transforms.Inputs',
+                        'init_args': INPUTS.to_dict(),
+                    },
                     'patch_size': 64,
                     'batch_size': 2,
                 },

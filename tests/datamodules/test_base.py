@@ -2,23 +2,45 @@
 # Licensed under the MIT License.
 
 import pathlib
-import re
+import warnings
 from typing import Any
 
+import kornia.augmentation as K
 import matplotlib.pyplot as plt
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
 from torchgeo_m2cd.datamodules import OpticalSARDataModule
 from torchgeo_m2cd.datasets import OpticalSARDataset
+from torchgeo_m2cd.transforms import (
+    Darkness,
+    DropImage,
+    Inputs,
+    LeftOut,
+    PairAugmentation,
+    PhotometricDistortion,
+    RandomGainOffset,
+    RandomRotationOrFlip,
+    Relative,
+    Standardize,
+    StandardizeImage,
+)
 
 SIZE = 8
 MEAN = torch.tensor([[1.0, 2.0], [-10.0, -10.0]])
 STD = torch.tensor([[2.0, 4.0], [5.0, 5.0]])
+
+
+def make_inputs(offset: float = 0) -> Inputs:
+    return Inputs(
+        Standardize(MEAN[0].tolist(), STD[0].tolist()),
+        Standardize([MEAN[1, 0].item() + offset], [STD[1, 0].item()]),
+    )
 
 
 class Fake(OpticalSARDataset):
@@ -32,12 +54,39 @@ class Fake(OpticalSARDataset):
 
     def __getitem__(self, index: int) -> Sample:
         image = torch.arange(2 * 2 * SIZE * SIZE).reshape(2, 2, SIZE, SIZE)
+        # The band of SAR is repeated
+        image[1, 1] = image[1, 0]
         mask = torch.zeros(1, SIZE, SIZE, dtype=torch.long)
         mask[..., :4] = 255
         return {'image': image.float() + index + self.offset, 'mask': mask}
 
     def __len__(self) -> int:
         return 5
+
+
+class Bare(NonGeoDataset):
+    """Dataset of TorchGeo, which does not say how many bands it has."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def __getitem__(self, index: int) -> Sample:
+        return {'image': torch.ones(2, 2, SIZE, SIZE)}
+
+    def __len__(self) -> int:
+        return 5
+
+
+class Brighter(K.IntensityAugmentationBase2D):
+    """Adds 7 to all values."""
+
+    def __init__(self) -> None:
+        super().__init__(p=1.0)
+
+    def apply_transform(
+        self, input: Tensor, params: Any, flags: Any, transform: Any = None
+    ) -> Tensor:
+        return input + 7
 
 
 class Recorder(LightningModule):
@@ -67,8 +116,15 @@ class Recorder(LightningModule):
 
 
 def make(**kwargs: Any) -> OpticalSARDataModule:
-    kwargs = {'batch_size': 2, **kwargs}
-    return OpticalSARDataModule(Fake, mean=MEAN, std=STD, **kwargs)
+    kwargs = {'batch_size': 2, 'inputs': make_inputs(), **kwargs}
+    return OpticalSARDataModule(Fake, **kwargs)
+
+
+def train(datamodule: OpticalSARDataModule, batch: Sample) -> Sample:
+    """Change a batch as in training."""
+    assert datamodule.train_aug is not None
+    output: Sample = datamodule.train_aug(dict(batch))
+    return output
 
 
 class TestOpticalSARDataModule:
@@ -144,78 +200,10 @@ class TestOpticalSARDataModule:
         assert datamodule.test_dataset.split == 'elsewhere'
         assert datamodule.predict_dataset.split == 'elsewhere'
 
-    def test_statistics(self) -> None:
-        datamodule = make()
-        assert torch.equal(datamodule.mean, MEAN)
-        assert torch.equal(datamodule.std, STD)
-        with pytest.raises(ValueError, match=r'expected \(2, C\)'):
-            OpticalSARDataModule(Fake, mean=MEAN[0], std=STD)
-
     @pytest.mark.parametrize('size', [0, (4, -1)])
     def test_patch_size(self, size: int | tuple[int, int]) -> None:
         with pytest.raises(ValueError, match=r'patch_size is .*: expected at least 1'):
             make(patch_size=size)
-
-    @pytest.mark.parametrize('standardize', ['dataset', 'image', 'otsu'])
-    def test_optical_limits(self, standardize: Any) -> None:
-        """Up to a limit, the optical image is what it was, and SAR as without any."""
-        image = torch.rand(3, 2, 2, SIZE, SIZE) * 100 + 1
-        batch = {'image': image.clone()}
-        plain = make(standardize=standardize).aug(dict(batch))['image']
-        datamodule = make(standardize=standardize, optical_limits=[0, 40])
-        output = datamodule.aug(dict(batch))['image']
-        torch.testing.assert_close(output[:, 1], plain[:, 1])
-        assert (output[:, 0, 0] == 0).all()
-        values = image[:, 0, 1]
-        expected = torch.where(values < 40, (values - 40) / 20, 0)
-        torch.testing.assert_close(output[:, 0, 1], expected)
-
-    def test_crop_scale(self) -> None:
-        """Crops of the whole chip are the chip at another resolution; masks stay masks."""
-        torch.manual_seed(0)
-        datamodule = make(patch_size=4, crop_scale=(1.0, 1.0))
-        assert datamodule.train_aug is not None
-        # Of one value per half, so that flips and turns change nothing in the mean
-        image = torch.zeros(64, 2, 2, SIZE, SIZE)
-        image[..., :4] = 10.0
-        mask = (image[:, 0, :1] > 0).long() * 255
-        batch = datamodule.train_aug({'image': image, 'mask': mask})
-        assert batch['image'].shape == (64, 2, 2, 4, 4)
-        assert set(batch['mask'].unique().tolist()) == {0, 255}
-        assert (batch['mask'].float().mean(dim=(1, 2, 3)) == 127.5).all()
-        expected = (5.0 - MEAN) / STD
-        mean = batch['image'].mean(dim=(-2, -1))
-        torch.testing.assert_close(mean, expected.expand_as(mean))
-        # No image is stretched: twice as high as wide, it is of the whole height
-        datamodule = make(patch_size=(8, 4), crop_scale=(0.5, 0.5))
-        assert datamodule.train_aug is not None
-        rows = torch.arange(8.0).reshape(1, 1, 1, 8, 1).expand(1, 2, 2, 8, 8)
-        crop = datamodule.train_aug({'image': rows})['image'][0, 0, 0]
-        steps = crop.diff(dim=0).abs() * STD[0, 0]
-        torch.testing.assert_close(steps, torch.ones(7, 4))
-        # Of a quarter, of one half or of both
-        datamodule = make(patch_size=4, crop_scale=(0.25, 0.25))
-        assert datamodule.train_aug is not None
-        shares = datamodule.train_aug({'image': image, 'mask': mask})['mask']
-        assert shares.float().mean(dim=(1, 2, 3)).unique().numel() > 2
-
-    @pytest.mark.parametrize(
-        ('scale', 'size'),
-        [((0.5, 0.2), 4), ((0.0, 1.0), 4), ((0.5, 2.0), 4), ((1, 1), None)],
-    )
-    def test_wrong_crop_scale(self, scale: Any, size: int | None) -> None:
-        with pytest.raises(ValueError, match=r'crop_scale is .*: expected two shares'):
-            make(patch_size=size, crop_scale=scale)
-
-    def test_optical_limits_and_jitter(self) -> None:
-        """Of SAR alone: what is left out stays out."""
-        datamodule = make(optical_limits=[0, 40], jitter=0.5)
-        assert datamodule.train_aug is not None
-        image = torch.full((4, 2, 2, SIZE, SIZE), 20.0)
-        output = datamodule.train_aug({'image': image})['image']
-        assert (output[:, 0, 0] == 0).all()
-        assert (output[:, 0, 1] == -1).all()
-        assert output[:, 1].std() > 0.1
 
     def test_unknown_argument(self) -> None:
         with pytest.raises(
@@ -223,41 +211,179 @@ class TestOpticalSARDataModule:
         ):
             make(standardise='otsu')
 
-    @pytest.mark.parametrize('limits', [[1.0], [1, -1], [0, 0]])
-    def test_wrong_limits(self, limits: list[float]) -> None:
-        with pytest.raises(
-            ValueError, match=r'optical_limits are .*: expected 2, one per'
-        ):
-            make(optical_limits=limits)
+    def test_random_crops(self) -> None:
+        """Each from a place of its own, the same in all that belongs together."""
+        image = torch.arange(64 * 2 * 2 * SIZE * SIZE).reshape(64, 2, 2, SIZE, SIZE)
+        batch = {'image': image.float() + 1, 'mask': image[:, 0, :1] % 2}
+        output = train(make(patch_size=(4, 6), augmentation=PairAugmentation()), batch)
+        places = set()
+        for index in range(64):
+            first = int(output['source'][index, 0, 0, 0, 0] - 1) % (SIZE * SIZE)
+            row, column = first // SIZE, first % SIZE
+            rows, columns = slice(row, row + 4), slice(column, column + 6)
+            for key, before in (('source', 'image'), ('mask', 'mask')):
+                expected = batch[before][index, ..., rows, columns]
+                assert torch.equal(output[key][index], expected)
+            places.add((row, column))
+        # Of the 5 x 3 that there are
+        assert len(places) > 10
+
+    @pytest.mark.parametrize('patch_size', [None, 4])
+    def test_source(self, patch_size: int | None) -> None:
+        """Flipped, turned and cropped like what the model sees."""
+        datamodule = make(patch_size=patch_size)
+        image = 100 * torch.rand(64, 2, 2, SIZE, SIZE)
+        # Bands of SAR are repeated
+        image[:, 1] = image[:, 1, :1]
+        batch = {
+            'image': image,
+            'mask': (image[:, 0, :1] > 50).long(),
+            'valid': image[:, 0, 1:] > 20,
+        }
+        output = train(datamodule, batch)
+        source, valid = output['source'], output['valid']
+        assert torch.equal(output['image'], make_inputs()(source, valid))
+        assert torch.equal(output['mask'], (source[:, 0, :1] > 50).long())
+        assert torch.equal(valid, source[:, 0, 1:] > 20)
+        if patch_size is None:
+            unchanged = (source == image).flatten(1).all(dim=1)
+            assert 0 < unchanged.sum() < 20
+        shown = datamodule.aug(dict(batch))
+        assert torch.equal(shown['source'], image)
+        assert torch.equal(shown['image'], make_inputs()(image, batch['valid']))
+
+    def test_changed_before_it_is_shown(self) -> None:
+        """In source units, of which something is measured afterwards, or as shown."""
+        image = 10 * torch.rand(64, 2, 2, SIZE, SIZE) + 50
+        image[..., :4] -= 40
+        inputs = Inputs(Standardize([0, 0], [1, 1]), Relative([1, 1]))
+        expected = inputs(image)
+        before, after = (
+            train(make(inputs=inputs, augmentation=augmentation), {'image': image})
+            for augmentation in (
+                PairAugmentation([], [Brighter()]),
+                PairAugmentation([Brighter()]),
+            )
+        )
+        torch.testing.assert_close(before['source'], image + 7)
+        assert torch.equal(after['source'], image)
+        for index, (first, second) in enumerate([(7, 7), (0, 7)]):
+            change = before['image'] - expected
+            torch.testing.assert_close(
+                change[:, index],
+                torch.full_like(change[:, index], first),
+                atol=0.3,
+                rtol=0,
+            )
+            change = after['image'] - expected
+            torch.testing.assert_close(
+                change[:, index], torch.full_like(change[:, index], second)
+            )
+
+    def test_darkness(self) -> None:
+        """Up to a limit, the optical image is what it was; what is left out stays out."""
+        inputs = Inputs(Darkness([0, 40]), Standardize([-10], [5]))
+        datamodule = make(
+            inputs=inputs, augmentation=PairAugmentation([RandomGainOffset(0.5, [1])])
+        )
+        image = torch.rand(3, 2, 2, SIZE, SIZE) * 100 + 1
+        shown = datamodule.aug({'image': image})['image']
+        assert (shown[:, 0, 0] == 0).all()
+        values = image[:, 0, 1]
+        expected = torch.where(values < 40, (values - 40) / 20, 0)
+        torch.testing.assert_close(shown[:, 0, 1], expected)
+        torch.testing.assert_close(shown[:, 1, 0], (image[:, 1, 0] + 10) / 5)
+        # Gain and offset are of SAR alone
+        output = train(datamodule, {'image': image})['image']
+        assert torch.equal(output[:, 0], shown[:, 0])
+        assert (output[:, 1] - shown[:, 1]).std() > 0.1
+
+    @pytest.mark.parametrize('index', [0, 1])
+    def test_one_image(self, index: int) -> None:
+        """Also in training, whatever changes the other."""
+        steps: list[Any] = [Standardize([1, 2], [2, 4]), Standardize([-10], [5])]
+        steps[index] = LeftOut([2, 1][index])
+        other: Any = 1 - index
+        datamodule = make(
+            inputs=Inputs(*steps),
+            augmentation=PairAugmentation([RandomGainOffset(0.5, [other])]),
+        )
+        batch = {'image': torch.rand(4, 2, 2, SIZE, SIZE) + 1}
+        expected, shown = (m.aug(dict(batch))['image'] for m in (make(), datamodule))
+        output = train(datamodule, batch)['image']
+        assert (shown[:, index] == 0).all()
+        assert (output[:, index] == 0).all()
+        assert torch.equal(shown[:, other], expected[:, other])
+        assert not torch.allclose(output[:, other], expected[:, other])
+
+    def test_optical_dropout(self) -> None:
+        """Without the optical image in a quarter of the cases, in training."""
+        datamodule = make(augmentation=PairAugmentation([DropImage(0, p=0.25)]))
+        batch = {'image': torch.rand(200, 2, 2, SIZE, SIZE)}
+        zero = (train(datamodule, batch)['image'] == 0).flatten(2).all(dim=2)
+        assert zero[:, 0].float().mean().item() == pytest.approx(0.25, abs=0.1)
+        assert not zero[:, 1].any()
+        assert not (datamodule.aug(dict(batch))['image'] == 0).flatten(2).all(2).any()
 
     def test_standardize_image(self) -> None:
-        torch.manual_seed(0)
-        datamodule = make(standardize='image', jitter=0.5, patch_size=4)
-        assert datamodule.train_aug is not None
+        inputs = Inputs(StandardizeImage([0, 0], [1, 1]), StandardizeImage([0], [1]))
+        augmentation = PairAugmentation([RandomGainOffset(0.5)])
+        datamodule = make(inputs=inputs, augmentation=augmentation, patch_size=4)
         batch = {'image': torch.rand(3, 2, 2, SIZE, SIZE)}
         image = datamodule.aug(dict(batch))['image']
-        std, mean = torch.std_mean(image, dim=(2, 3, 4))
-        torch.testing.assert_close(mean, torch.zeros(3, 2), atol=1e-4, rtol=0)
-        torch.testing.assert_close(std, torch.ones(3, 2), atol=1e-4, rtol=0)
-        train = datamodule.train_aug(dict(batch))['image']
-        assert train.shape == (3, 2, 2, 4, 4)
+        for part in (image[:, 0], image[:, 1, :1]):
+            std, mean = torch.std_mean(part, dim=(1, 2, 3))
+            torch.testing.assert_close(mean, torch.zeros(3), atol=1e-4, rtol=0)
+            torch.testing.assert_close(std, torch.ones(3), atol=0.01, rtol=0)
+        output = train(datamodule, batch)['image']
+        assert output.shape == (3, 2, 2, 4, 4)
         # Gain and offset differ between bands
-        assert train.mean(dim=(3, 4)).std() > 0.2
-        match = "unknown standardize 'img', did you mean 'image'"
-        with pytest.raises(ValueError, match=match):
-            make(standardize='img')
+        assert output.mean(dim=(3, 4)).std() > 0.2
+
+    def test_resized_crops(self) -> None:
+        """Crops of the whole chip are the chip at another resolution; masks stay masks."""
+
+        def resized(scale: float) -> Sample:
+            scales = (scale, scale)
+            crop = K.RandomResizedCrop((4, 4), scale=scales, ratio=(1.0, 1.0))
+            augmentation = PairAugmentation([crop, K.RandomHorizontalFlip()])
+            return train(make(augmentation=augmentation), batch)
+
+        # Of one value per half
+        image = torch.full((64, 2, 2, SIZE, SIZE), 1.0)
+        image[..., :4] = 11.0
+        batch = {'image': image, 'mask': (image[:, 0, :1] > 5).long() * 255}
+        output = resized(1.0)
+        assert output['image'].shape == (64, 2, 2, 4, 4)
+        assert set(output['mask'].unique().tolist()) == {0, 255}
+        assert (output['mask'].float().mean(dim=(1, 2, 3)) == 127.5).all()
+        mean = output['image'].mean(dim=(-2, -1))
+        expected = (6.0 - MEAN) / STD
+        torch.testing.assert_close(mean, expected.expand_as(mean))
+        # In source units, values stay what they were
+        assert set(output['source'].unique().tolist()) == {1, 11}
+        same = (output['source'][:, 0, :1] > 5) == (output['mask'] > 0)
+        assert same.all()
+        # Of a quarter, of one half or of both
+        shares = resized(0.25)['mask'].float().mean(dim=(1, 2, 3))
+        assert shares.unique().numel() > 2
 
     def test_original_augmentation(self) -> None:
-        mean, std = torch.full((2, 3), 100.0), torch.full((2, 3), 50.0)
-        datamodule = OpticalSARDataModule(
-            Fake, mean, std, patch_size=6, augmentation='original'
+        """That of configs/ombria_stage1.yaml."""
+        inputs = Inputs(Standardize([100] * 3, [50] * 3), Standardize([100], [50]))
+        datamodule = make(
+            inputs=inputs,
+            patch_size=6,
+            augmentation=PairAugmentation(
+                augmentations=[RandomRotationOrFlip()],
+                source_augmentations=[PhotometricDistortion()],
+            ),
         )
         batch = {
             'image': torch.full((200, 2, 3, SIZE, SIZE), 110.0),
             'mask': torch.ones(200, 1, SIZE, SIZE, dtype=torch.long),
         }
-        assert datamodule.train_aug is not None
-        output = datamodule.train_aug(dict(batch))
+        output = train(datamodule, batch)
         image, mask = output['image'], output['mask']
         assert image.shape == (200, 2, 3, 6, 6)
         assert mask.shape == (200, 1, 6, 6)
@@ -268,31 +394,12 @@ class TestOpticalSARDataModule:
         assert middle.min() >= (0.8 * 100 - 100) / 50
         assert middle.max() <= (1.2 * 120 - 100) / 50
         assert middle.std() > 0.1
+        # The source has the same colours
+        torch.testing.assert_close(
+            middle, (output['source'][..., 2:4, 2:4] - 100) / 50, atol=1e-4, rtol=1e-4
+        )
         validated = datamodule.aug(dict(batch))['image']
         torch.testing.assert_close(validated, torch.full_like(validated, 0.2))
-
-    @pytest.mark.parametrize(
-        ('bands', 'jitter', 'limits'),
-        [(2, 0.0, None), (3, 0.1, None), (3, 0.0, [1] * 3)],
-    )
-    def test_original_augmentation_does_not_fit(
-        self, bands: int, jitter: float, limits: Any
-    ) -> None:
-        mean, std = torch.zeros(2, bands), torch.ones(2, bands)
-        match = f'got {bands} bands, jitter={jitter} and optical_limits={limits}'
-        with pytest.raises(ValueError, match=re.escape(match)):
-            OpticalSARDataModule(
-                Fake,
-                mean,
-                std,
-                jitter=jitter,
-                augmentation='original',
-                optical_limits=limits,
-            )
-
-    def test_unknown_augmentation(self) -> None:
-        with pytest.raises(ValueError, match="'orignal', did you mean 'original'"):
-            make(augmentation='orignal')
 
     def test_plot(self) -> None:
         datamodule = make()
@@ -300,3 +407,99 @@ class TestOpticalSARDataModule:
         datamodule.setup('validate')
         assert isinstance(datamodule.plot(Fake('val')[0]), Figure)
         plt.close()
+
+
+class TestChooseInputs:
+    def test_order(self) -> None:
+        """Those that are given, or else trained, or else the default."""
+        given, trained = make_inputs(), make_inputs(offset=3)
+        datamodule = make(inputs=given)
+        assert datamodule.inputs is given
+        assert datamodule.choose_inputs() is given
+        with pytest.warns(UserWarning, match='was trained with other inputs') as record:
+            assert datamodule.choose_inputs(trained) is given
+        assert datamodule.inputs is given
+        # The whole difference, and only that
+        (warning,) = record
+        message = str(warning.message)
+        ours, theirs = given.to_dict(), trained.to_dict()
+        assert f': sar is {ours["sar"]}, trained with {theirs["sar"]}. Le' in message
+        assert 'optical is' not in message
+
+        datamodule = make(inputs=None)
+        assert datamodule.inputs is None
+        assert datamodule.choose_inputs(trained) is trained
+        assert datamodule.inputs is trained
+        batch = {'image': torch.rand(1, 2, 2, SIZE, SIZE)}
+        shown = datamodule.aug(dict(batch))['image']
+        assert torch.equal(shown, trained(batch['image']))
+
+    def test_all_different(self) -> None:
+        datamodule = make()
+        trained = Inputs(LeftOut(2), LeftOut(1), window=99)
+        match = (
+            r'used: optical is .*; sar is .*; window is 256, trained with 99\. Leave'
+        )
+        with pytest.warns(UserWarning, match=match):
+            datamodule.choose_inputs(trained)
+
+    def test_same(self) -> None:
+        datamodule = make()
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            datamodule.choose_inputs(make_inputs())
+
+    def test_default(self) -> None:
+        """Chosen when they are first needed."""
+
+        class WithDefault(OpticalSARDataModule):
+            def default_inputs(self) -> Inputs:
+                return make_inputs(offset=5)
+
+        datamodule = WithDefault(Fake)
+        assert datamodule.inputs is None
+        image = torch.rand(1, 2, 2, SIZE, SIZE)
+        shown = datamodule.aug({'image': image})['image']
+        assert torch.equal(shown, make_inputs(offset=5)(image))
+        assert datamodule.inputs is not None
+        trained = make_inputs()
+        assert datamodule.choose_inputs(trained) is trained
+
+    def test_no_default(self) -> None:
+        with pytest.raises(TypeError, match='OpticalSARDataModule has no default inp'):
+            make(inputs=None).choose_inputs()
+
+    @pytest.mark.parametrize('stage', ['fit', 'validate', 'test', 'predict'])
+    def test_wrong_bands(self, stage: str) -> None:
+        inputs = Inputs(LeftOut(3), LeftOut(2))
+        match = 'inputs are for 3 optical and 2 SAR bands, but the data have 2 and 1'
+        given = make(inputs=inputs)
+        given.setup(stage)
+        with pytest.raises(ValueError, match=match):
+            given.choose_inputs()
+        trained = make(inputs=None)
+        trained.setup(stage)
+        with pytest.raises(ValueError, match=match):
+            trained.choose_inputs(inputs)
+
+    def test_agree(self) -> None:
+        """Asked before there are data loaders, when the data are known."""
+        datamodule = make(inputs=None)
+        trained = make_inputs()
+        datamodule.setup('validate')
+        datamodule.agree = lambda: datamodule.choose_inputs(trained)
+        assert datamodule.inputs is None
+        assert len(datamodule.val_dataloader()) == 3
+        assert datamodule.inputs is trained
+        # What it says is heard
+        datamodule.agree = lambda: datamodule.choose_inputs(
+            Inputs(LeftOut(1), LeftOut(1))
+        )
+        with pytest.raises(ValueError, match='but the data have 2 and 1'):
+            datamodule.val_dataloader()
+
+    def test_unknown_bands(self) -> None:
+        datamodule = OpticalSARDataModule(Bare, batch_size=2)
+        datamodule.setup('fit')
+        inputs = Inputs(LeftOut(2), LeftOut(1))
+        assert datamodule.choose_inputs(inputs) is inputs

@@ -9,6 +9,7 @@ from torchgeo.datamodules import BRIGHTDFC2025DataModule as TorchGeoDataModule
 
 from tests.data.bright.data import SIZE, arrays, make_bright
 from torchgeo_m2cd.datamodules import BRIGHTDFC2025DataModule
+from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
 
 
 @pytest.fixture(scope='module')
@@ -48,7 +49,9 @@ class TestBRIGHTDFC2025DataModule:
     def test_normalized(self, root: pathlib.Path) -> None:
         """With mean 0 and standard deviation 255, like TorchGeo's data module."""
         ours = BRIGHTDFC2025DataModule(
-            root, mean=[[0] * 3] * 2, std=[[255] * 3] * 2, batch_size=2
+            root,
+            inputs=Inputs(Standardize([0] * 3, [255] * 3), Standardize([0], [255])),
+            batch_size=2,
         )
         theirs = TorchGeoDataModule(root=root, batch_size=2)
         images = []
@@ -67,3 +70,23 @@ class TestBRIGHTDFC2025DataModule:
         assert batch['image'].shape == (2, 2, 3, 16, 16)
         assert batch['mask'].shape == (2, 1, 16, 16)
         assert set(batch['mask'].unique().tolist()) <= {0, 1, 2, 3}
+
+    def test_imagenet(self) -> None:
+        # The published statistics are for images in [0, 1]
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        image = torch.rand(4, 2, 3, 8, 8)
+        image[:, 1] = image[:, 1, :1]
+        shown = BRIGHTDFC2025DataModule().aug({'image': 255 * image})['image']
+        for band in range(3):
+            expected = (image[:, 0, band] - mean[band]) / std[band]
+            torch.testing.assert_close(shown[:, 0, band], expected)
+            expected = (image[:, 1, 0] - mean[0]) / std[0]
+            torch.testing.assert_close(shown[:, 1, band], expected)
+
+    def test_bands(self, root: pathlib.Path) -> None:
+        """TorchGeo's dataset doesn't say how many it has."""
+        inputs = Inputs(LeftOut(3), LeftOut(3))
+        datamodule = BRIGHTDFC2025DataModule(root, inputs=inputs)
+        datamodule.setup('predict')
+        with pytest.raises(ValueError, match='3 SAR bands, but the data have 3 and 1'):
+            datamodule.choose_inputs()

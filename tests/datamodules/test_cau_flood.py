@@ -8,6 +8,7 @@ import torch
 
 from tests.data.cau_flood.data import SIZE, make_cau_flood
 from torchgeo_m2cd.datamodules import CAUFloodDataModule
+from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
 
 
 class TestCAUFloodDataModule:
@@ -28,52 +29,58 @@ class TestCAUFloodDataModule:
     def test_imagenet(self) -> None:
         # The published statistics are for images in [0, 1]
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        datamodule = CAUFloodDataModule()
-        torch.testing.assert_close(datamodule.mean, torch.tensor([mean, mean]) * 255)
-        torch.testing.assert_close(datamodule.std, torch.tensor([std, std]) * 255)
-        datamodule = CAUFloodDataModule(bands=('B02',))
-        torch.testing.assert_close(
-            datamodule.mean[:, 0] / 255, torch.tensor([0.406] * 2)
-        )
+        image = torch.rand(4, 2, 3, SIZE, SIZE)
+        image[:, 1] = image[:, 1, :1]
+        shown = CAUFloodDataModule().aug({'image': 255 * image})['image']
+        for band in range(3):
+            expected = (image[:, 0, band] - mean[band]) / std[band]
+            torch.testing.assert_close(shown[:, 0, band], expected)
+            expected = (image[:, 1, 0] - mean[0]) / std[0]
+            torch.testing.assert_close(shown[:, 1, band], expected)
+        # Both images have the statistics of the first band
+        image = image[:, :, :1]
+        shown = CAUFloodDataModule(bands=('B02',)).aug({'image': 255 * image})['image']
+        torch.testing.assert_close(shown, (image - 0.406) / 0.225)
 
     def test_all_bands(self, tmp_path: pathlib.Path) -> None:
         make_cau_flood(tmp_path)
+        inputs = Inputs(Standardize([1, 2, 3, 4], [1] * 4), Standardize([5], [2]))
         datamodule = CAUFloodDataModule(
             root=tmp_path,
             bands=('B02', 'B03', 'B04', 'B08'),
-            mean=[[1, 2, 3, 4], [5] * 4],
-            std=[[1] * 4, [2] * 4],
+            inputs=inputs,
             patch_size=4,
         )
         datamodule.setup('fit')
+        assert datamodule.choose_inputs() is inputs
         assert datamodule.train_aug is not None
         batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
         assert batch['image'].shape == (8, 2, 4, 4, 4)
+        for band in range(4):
+            expected = batch['source'][:, 0, band] - (band + 1)
+            torch.testing.assert_close(batch['image'][:, 0, band], expected)
+            expected = (batch['source'][:, 1, band] - 5) / 2
+            torch.testing.assert_close(batch['image'][:, 1, band], expected)
 
-    def test_one_value_for_sar(self) -> None:
-        datamodule = CAUFloodDataModule(mean=[[1, 2, 3], [4]], std=[[5, 6, 7], [8]])
-        assert datamodule.mean.tolist() == [[1, 2, 3], [4, 4, 4]]
-        assert datamodule.std.tolist() == [[5, 6, 7], [8, 8, 8]]
+    def test_wrong_bands(self, tmp_path: pathlib.Path) -> None:
+        """Inputs for RGB, and four bands in the data."""
+        make_cau_flood(tmp_path)
+        bands = ('B02', 'B03', 'B04', 'B08')
+        datamodule = CAUFloodDataModule(root=tmp_path, bands=bands)
+        datamodule.setup('fit')
+        with pytest.raises(ValueError, match='1 SAR bands, but the data have 4 and 1'):
+            datamodule.choose_inputs(CAUFloodDataModule().default_inputs())
 
-    @pytest.mark.parametrize(
-        ('kwargs', 'message'),
-        [
-            ({'bands': ['B2']}, "unknown band 'B2'.* did you mean 'B02'"),
-            (
-                {'bands': ['B04', 'B08']},
-                'ImageNet has no mean for B08: set `mean` to 2',
-            ),
-            (
-                {'bands': ['B08'], 'mean': [[1], [1]]},
-                'ImageNet has no std for B08: set `std` to 2 x 1 values',
-            ),
-            ({'mean': [[1, 2], [3, 4]]}, r'mean has shape \(2, 2\): expected \(2, 3\)'),
-            (
-                {'std': [1, 2, 3]},
-                r'std has shape \(3,\): expected \(2, 3\) for bands B04',
-            ),
-        ],
-    )
-    def test_wrong_arguments(self, kwargs: dict[str, object], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            CAUFloodDataModule(**kwargs)  # type: ignore[arg-type]
+    def test_unknown_band(self) -> None:
+        with pytest.raises(ValueError, match=r"unknown band 'B2'.* did you mean 'B02'"):
+            CAUFloodDataModule(bands=['B2'])
+
+    def test_no_statistics(self) -> None:
+        datamodule = CAUFloodDataModule(bands=['B04', 'B08'])
+        match = (
+            'ImageNet has no statistics of B08: expected inputs, or only B04, B03, B02'
+        )
+        with pytest.raises(ValueError, match=match):
+            datamodule.choose_inputs()
+        inputs = Inputs(LeftOut(2), LeftOut(1))
+        assert datamodule.choose_inputs(inputs) is inputs

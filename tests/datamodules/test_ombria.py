@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 from PIL import Image
 from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.ombria.data import SIZE, make_ombria
+from torchgeo_m2cd.configs import config_path
 from torchgeo_m2cd.datamodules import OMBRIADataModule
 from torchgeo_m2cd.datasets import OMBRIA
+from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
 
 REAL = pathlib.Path(__file__).parents[2].parent / 'shared' / 'data' / 'ombria'
 
@@ -51,45 +55,12 @@ class TestOMBRIADataModule:
         assert len(test['image']) == length
         assert torch.equal(test['image'], predict['image'])
 
-    @pytest.mark.parametrize(('modality', 'index'), [('sar', 0), ('optical', 1)])
-    def test_modality(self, root: pathlib.Path, modality: Any, index: int) -> None:
-        both = OMBRIADataModule(root=root, batch_size=2)
-        one = OMBRIADataModule(root=root, batch_size=2, modality=modality, jitter=0.5)
-        both.setup('test')
-        batch = next(iter(both.test_dataloader()))
-        expected, output = (m.aug(dict(batch))['image'] for m in (both, one))
-        assert (output[:, index] == 0).all()
-        assert torch.equal(output[:, 1 - index], expected[:, 1 - index])
-        assert one.train_aug is not None
-        assert (one.train_aug(dict(batch))['image'][:, index] == 0).all()
-
-    def test_optical_dropout(self, root: pathlib.Path) -> None:
-        torch.manual_seed(0)
-        datamodule = OMBRIADataModule(root=root, optical_dropout=0.25)
-        batch = {
-            'image': torch.rand(200, 2, 3, SIZE, SIZE),
-            'mask': torch.zeros(200, 1, SIZE, SIZE, dtype=torch.int64),
-        }
-        assert datamodule.train_aug is not None
-        zero = (datamodule.train_aug(dict(batch))['image'] == 0).flatten(2).all(dim=2)
-        assert zero[:, 0].float().mean().item() == pytest.approx(0.25, abs=0.1)
-        assert not zero[:, 1].any()
-        assert not (datamodule.aug(dict(batch))['image'] == 0).flatten(2).all(2).any()
-
-    def test_no_image_left(self, root: pathlib.Path) -> None:
-        with pytest.raises(ValueError, match="modality is 'optical': expected 'both'"):
-            OMBRIADataModule(root=root, optical_dropout=0.5, modality='optical')
-
     def test_group_that_is_trained_on(self, root: pathlib.Path) -> None:
         with pytest.raises(ValueError, match="'dry' is a group of training chips"):
             OMBRIADataModule(root=root, test_split='dry', leave_out=['green'])
         datamodule = OMBRIADataModule(root=root, test_split='dry', leave_out=['dry'])
         datamodule.setup('test')
         assert len(datamodule.test_dataloader()) == 1
-
-    def test_unknown_modality(self, root: pathlib.Path) -> None:
-        with pytest.raises(ValueError, match="unknown modality 'SAR'"):
-            OMBRIADataModule(root=root, modality='SAR')
 
     def test_train_aug(self, root: pathlib.Path) -> None:
         datamodule = OMBRIADataModule(root=root, batch_size=2, patch_size=5)
@@ -105,13 +76,77 @@ class TestOMBRIADataModule:
             OMBRIADataModule(test_split='tst')
 
     def test_statistics(self, root: pathlib.Path) -> None:
-        datamodule = OMBRIADataModule(root=root, mean=[[0] * 3] * 2, std=[[2] * 3] * 2)
-        batch = datamodule.aug({'image': torch.ones(1, 2, 3, 4, 4)})
+        """Those of the dataset, or others."""
+        image = torch.ones(1, 2, 3, 4, 4)
+        image[:, 1] = 100
+        shown = OMBRIADataModule(root=root).aug({'image': image})['image'][0, ..., 0, 0]
+        expected = [-71.46 / 29.30, -75.26 / 26.35, -31.08 / 20.49]
+        torch.testing.assert_close(shown[0], torch.tensor(expected))
+        torch.testing.assert_close(shown[1], torch.full((3,), -52.82 / 49.99))
+        inputs = Inputs(Standardize([0] * 3, [2] * 3), Standardize([0], [200]))
+        batch = OMBRIADataModule(root=root, inputs=inputs).aug({'image': image})
         assert (batch['image'] == 0.5).all()
-        with pytest.raises(
-            ValueError, match=r'std is .*: expected 3 values for the op'
+
+    def test_wrong_bands(self, root: pathlib.Path) -> None:
+        datamodule = OMBRIADataModule(root=root, inputs=Inputs(LeftOut(4), LeftOut(1)))
+        datamodule.setup('test')
+        with pytest.raises(ValueError, match=r'4 optical .* but the data have 3 and 1'):
+            datamodule.choose_inputs()
+
+    @pytest.mark.filterwarnings(r'ignore:\s*(By default only|``instantiate_classes)')
+    @pytest.mark.parametrize(
+        ('name', 'size', 'changes', 'source_changes'),
+        [
+            ('ombria_stage1', 8, ['RandomRotationOrFlip'], ['PhotometricDistortion']),
+            (
+                'ombria',
+                128,
+                [
+                    'RandomResizedCrop',
+                    'RandomHorizontalFlip',
+                    'RandomVerticalFlip',
+                    'RandomQuarterTurn',
+                ],
+                [],
+            ),
+        ],
+    )
+    def test_config(
+        self,
+        root: pathlib.Path,
+        name: str,
+        size: int,
+        changes: list[str],
+        source_changes: list[str],
+    ) -> None:
+        """Configuration files make the inputs and the augmentation that they describe."""
+        values = yaml.safe_load(config_path(name).read_text())['data']
+        values['init_args'] |= {'root': str(root), 'patch_size': None, 'batch_size': 6}
+        values['init_args']['num_workers'] = 0
+        parser = ArgumentParser()
+        parser.add_argument('--data', type=OMBRIADataModule)
+        parsed = parser.parse_object({'data': values})
+        datamodule = parser.instantiate_classes(parsed).data
+        made = datamodule.augmentation
+        for sequence, expected in (
+            (made.augmentations, changes),
+            (made.source_augmentations, source_changes),
         ):
-            OMBRIADataModule(std=[[1] * 4, [2]])
+            assert [type(change).__name__ for change in sequence] == expected
+        datamodule.setup('fit')
+        inputs = datamodule.choose_inputs()
+        if 'inputs' in values['init_args']:
+            described = values['init_args']['inputs']['init_args']
+            for key in ('optical', 'sar'):
+                step = inputs.to_dict()[key]
+                assert step['class_path'] == described[key]['class_path']
+                assert step['init_args'].items() >= described[key]['init_args'].items()
+        else:
+            assert inputs.to_dict() == datamodule.default_inputs().to_dict()
+        batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
+        assert batch['image'].shape == batch['source'].shape == (6, 2, 3, size, size)
+        assert batch['mask'].shape == (6, 1, size, size)
+        assert set(batch['mask'].unique().tolist()) <= {0, 1, 255}
 
     def test_prepare_data(
         self, root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -141,13 +176,10 @@ class TestOMBRIADataModule:
     )
     def test_real_statistics(self) -> None:
         files = OMBRIA(REAL).files
-        datamodule = OMBRIADataModule()
         optical = np.stack([np.asarray(Image.open(f.optical)) for f in files])
         sar = np.stack([np.asarray(Image.open(f.sar)) for f in files])[..., None]
-        for index, images in enumerate([optical, sar]):
+        for name, images in (('optical', optical), ('sar', sar)):
             for statistic in ('mean', 'std'):
-                actual = getattr(datamodule, statistic)[index]
+                actual = getattr(OMBRIADataModule, f'{name}_{statistic}')
                 expected = getattr(images, statistic)((0, 1, 2), dtype=np.float64)
-                np.testing.assert_allclose(
-                    actual.numpy(), np.broadcast_to(expected, 3), atol=0.0051
-                )
+                np.testing.assert_allclose(actual, expected, atol=0.0051)

@@ -13,12 +13,24 @@ import rasterio
 import torch
 
 from torchgeo_m2cd.datamodules import SceneDataModule
-from torchgeo_m2cd.datamodules.base import pair_statistics
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
-from torchgeo_m2cd.transforms import OpticalDarkness, PairAugmentation
+from torchgeo_m2cd.transforms import (
+    Darkness,
+    Inputs,
+    LeftOut,
+    PairAugmentation,
+    RandomGainOffset,
+    Relative,
+    RelativeDarkness,
+    Standardize,
+    StandardizeImage,
+)
 
-MEAN = [[600.0, 900.0, 800.0, 3000.0], [-12.0]]
-STD = [[300.0, 300.0, 500.0, 1000.0], [5.0]]
+MEAN = [600.0, 900.0, 800.0, 3000.0]
+STD = [300.0, 300.0, 500.0, 1000.0]
+OPTICAL = Standardize(MEAN, STD)
+SAR = Standardize([-12.0], [5.0])
+INPUTS = Inputs(OPTICAL, SAR)
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +41,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def make(paths: dict[str, Path], **kwargs: Any) -> SceneDataModule:
-    kwargs = {'mean': MEAN, 'std': STD, **kwargs}
+    kwargs = {'inputs': INPUTS, **kwargs}
     return SceneDataModule(paths['optical'], paths['sar'], **kwargs)
 
 
@@ -52,27 +64,29 @@ class TestSceneDataModule:
         assert batch['valid'].shape == (1, 1, 64, 150)
         assert batch['window'].shape == (1, 2)
 
-        normalised = datamodule.aug(dict(batch))
-        mean, std = pair_statistics(MEAN), pair_statistics(STD)
+        shown = datamodule.aug(dict(batch))
+        mean, std = torch.tensor([MEAN, [-12.0] * 4]), torch.tensor([STD, [5.0] * 4])
         expected = (batch['image'] - mean[..., None, None]) / std[..., None, None]
         valid = batch['valid'].unsqueeze(1).expand_as(expected)
         assert 0 < valid.float().mean() < 1  # Larger than the scene
-        torch.testing.assert_close(normalised['image'][valid], expected[valid])
-        assert (normalised['image'][~valid] == 0).all()
-        assert torch.equal(normalised['window'], batch['window'])
+        torch.testing.assert_close(shown['image'][valid], expected[valid])
+        assert (shown['image'][~valid] == 0).all()
+        assert torch.equal(shown['source'], batch['image'])
+        assert torch.equal(shown['window'], batch['window'])
 
     def test_bands(self, paths: dict[str, Path]) -> None:
-        datamodule = make(
-            paths,
-            mean=[[1, 2], [3]],
-            std=[[1, 2], [3]],
-            optical_bands=[3, 1],
-            check=False,
-        )
+        inputs = Inputs(Standardize([1, 2], [1, 2]), Standardize([3], [3]))
+        datamodule = make(paths, inputs=inputs, optical_bands=[3, 1], check=False)
         datamodule.setup('predict')
-        assert datamodule.mean.tolist() == [[1, 2], [3, 3]]
         batch = next(iter(datamodule.predict_dataloader()))
         assert batch['image'].shape[2] == 2
+        image = datamodule.aug(dict(batch))['image']
+        assert batch['valid'][0, 0, 50, 60]
+        transform = datamodule.scenes.scenes[0].transform
+        place = (transform.c + 60.5 * transform.a, transform.f + 50.5 * transform.e)
+        with rasterio.open(paths['optical']) as src:
+            (values,) = src.sample([place], [3, 1])
+        assert image[0, 0, :, 50, 60].tolist() == [values[0] - 1, (values[1] - 2) / 2]
 
     @pytest.mark.parametrize(
         ('kwargs', 'match'),
@@ -80,12 +94,7 @@ class TestSceneDataModule:
             ({'patch_size': 0}, 'patch_size is 0: expected at least 1'),
             ({'patch_size': 8, 'stride': 9}, 'stride is 9: .* or else pixels are left'),
             ({'patch_size': 8, 'stride': 0}, 'stride is 0: expected at least 1'),
-            ({'mean': [[1.0]]}, 'expected one list for the optical bands'),
-            ({'std': [[1.0], []]}, 'expected one list for the optical bands'),
-            ({'std': None}, 'got one of mean and std: expected both, or none'),
-            ({'standardize': 'chip'}, "unknown standardize 'chip'"),
             ({'splits': [0.8, 0.2]}, 'expected the shares to train, validate and test'),
-            ({'std': [[0.0] * 4, [1.0]]}, 'expected positive values'),
             ({'scenes': 'list.csv'}, 'got scenes, and optical or sar'),
         ],
     )
@@ -102,8 +111,13 @@ class TestSceneDataModule:
             fit(paths, splits=None).setup('fit')
         with pytest.raises(ValueError, match='no cell of the training split has room'):
             fit(paths, patch_size=150).setup('fit')
-        datamodule = make(paths, mean=[[1], [2]], std=[[1], [2]])
-        match = 'mean has values for 1 optical and 1 SAR bands, .* have 4 and 1'
+        datamodule = make(paths, inputs=Inputs(SAR, SAR))
+        match = 'inputs are for 1 optical and 1 SAR bands, but the data have 4 and 1'
+        datamodule.setup('predict')
+        with pytest.raises(ValueError, match=match):
+            datamodule.choose_inputs()
+        datamodule = make(paths, inputs=None)
+        match = 'inputs are not given, and the model has none'
         datamodule.setup('predict')
         with pytest.raises(ValueError, match=match):
             datamodule.predict_dataloader()
@@ -112,18 +126,22 @@ class TestSceneDataModule:
 
     def test_check(self, paths: dict[str, Path]) -> None:
         swapped = {**paths, 'optical': paths['sar'], 'sar': paths['optical']}
-        args = {'mean': MEAN[::-1], 'std': STD[::-1]}
         for check in (True, False):
-            datamodule = make(swapped, check=check, **args)
+            datamodule = make(swapped, check=check, inputs=Inputs(SAR, OPTICAL))
             datamodule.setup('predict')
             if not check:
                 datamodule.predict_dataloader()
                 continue
             with pytest.raises(ValueError, match='are optical and sar swapped'):
                 datamodule.predict_dataloader()
+        datamodule = make(paths, inputs=Inputs(Darkness([0, 0, 0, 0.2]), SAR))
+        datamodule.setup('predict')
+        match = r'optical\.tif.* does not fit the model: optical band 4 has the median'
+        with pytest.raises(ValueError, match=match):
+            datamodule.predict_dataloader()
 
     @pytest.mark.parametrize('stage', ['fit', 'validate', 'test'])
-    @pytest.mark.parametrize('statistics', [{}, {'mean': None, 'std': None}])
+    @pytest.mark.parametrize('statistics', [{}, {'inputs': None}])
     def test_no_data(
         self,
         statistics: dict[str, Any],
@@ -146,13 +164,15 @@ class TestSceneDataModule:
         with pytest.raises(ValueError, match=match):
             getattr(datamodule, f'{split}_dataloader')()
         # Nothing to predict is for the writer to say
-        datamodule = make({**paths, 'sar': tmp_path / 'sar.tif'}, standardize='image')
+        inputs = Inputs(StandardizeImage(MEAN, STD), Relative([5.0]))
+        datamodule = make({**paths, 'sar': tmp_path / 'sar.tif'}, inputs=inputs)
         datamodule.setup('predict')
-        datamodule.predict_dataloader()
-        assert torch.equal(datamodule.statistics[0][0], datamodule.mean)
+        batch = datamodule.aug(next(iter(datamodule.predict_dataloader())))
+        assert not batch['valid'].any()
+        assert (batch['image'] == 0).all()
 
     def test_fit(self, paths: dict[str, Path]) -> None:
-        datamodule = fit(paths, length=6, jitter=0.1)
+        datamodule = fit(paths, length=6)
         datamodule.setup('fit')
         batches = list(datamodule.train_dataloader())
         assert len(batches) == 3
@@ -160,9 +180,14 @@ class TestSceneDataModule:
         # Random patches are within the split
         assert all((batch['mask'] != 255).all() for batch in batches)
         assert datamodule.train_aug is not None
-        batch = datamodule.train_aug(batches[0])
-        assert 'valid' not in batch
-        assert batch['image'].abs().mean() < 10
+        expected = datamodule.aug(dict(batches[0]))
+        batch = datamodule.train_aug(dict(batches[0]))
+        # The same pixels, flipped or turned together
+        assert not torch.equal(batch['image'], expected['image'])
+        for key in ('image', 'source', 'mask', 'valid'):
+            for values, others in zip(batch[key], expected[key], strict=True):
+                pixels, same = (v.reshape(-1, 256).sort()[0] for v in (values, others))
+                assert torch.equal(pixels, same)
 
         datamodule.setup('test')
         regions = [
@@ -189,7 +214,7 @@ class TestSceneDataModule:
 
     def test_own_statistics(self, paths: dict[str, Path]) -> None:
         """Without statistics, those of the training split are taken."""
-        datamodule = fit(paths, mean=None, std=None)
+        datamodule = fit(paths, inputs=None)
         datamodule.setup('fit')
         datamodule.val_dataloader()
         dataset = datamodule.train_dataset
@@ -198,91 +223,135 @@ class TestSceneDataModule:
         sample = dataset[x, y]
         pixels = sample['image'][:, :, sample['mask'][0] != 255]
         std, mean = torch.std_mean(pixels, dim=-1)
-        assert ((datamodule.mean - mean).abs() < 0.3 * std).all()
-        assert ((datamodule.std / std - 1).abs() < 0.25).all()
-        assert datamodule.band_counts == (4, 1)
+        inputs = datamodule.inputs
+        assert inputs is not None
+        assert inputs.band_counts == (4, 1)
+        for i, step in enumerate((inputs.optical, inputs.sar)):
+            assert isinstance(step, Standardize)
+            own, spread = mean[i, : step.bands], std[i, : step.bands]
+            assert ((torch.tensor(step.mean) - own).abs() < 0.3 * spread).all()
+            assert ((torch.tensor(step.std) / spread - 1).abs() < 0.25).all()
 
-    def test_standardize_image(self, paths: dict[str, Path]) -> None:
-        """Valid pixels of each image have mean 0 and standard deviation 1."""
-        datamodule = make(paths, standardize='image', patch_size=140)
+    @pytest.mark.parametrize(
+        'inputs',
+        [
+            Inputs(StandardizeImage(MEAN, STD), StandardizeImage([-12.0], [5.0])),
+            Inputs(RelativeDarkness([0, 0, 0.5, 0.4]), Relative([5.0], ['otsu', 0.85])),
+            Inputs(Darkness([0, 0, 800, 3000]), Relative([5.0], [0.85])),
+            INPUTS,
+        ],
+    )
+    def test_patch_is_shown_like_a_chip(
+        self, inputs: Inputs, paths: dict[str, Path]
+    ) -> None:
+        given = Inputs(inputs.optical, inputs.sar, window=32)
+        datamodule = make(paths, inputs=given, patch_size=(48, 32), batch_size=5)
         datamodule.setup('predict')
-        batch = next(iter(datamodule.predict_dataloader()))
-        image = datamodule.aug(batch)['image'][0]
-        for pair in image:
-            pixels = pair[:, batch['valid'][0, 0]]
-            assert pixels.mean().item() == pytest.approx(0, abs=0.06)
-            assert pixels.std().item() == pytest.approx(1, abs=0.06)
+        for batch in datamodule.predict_dataloader():
+            assert ('reference_sar' in batch) == inputs.measures
+            shown = datamodule.aug(dict(batch))
+            chips = {key: batch[key] for key in ('image', 'valid')}
+            expected = inputs.show(chips)
+            torch.testing.assert_close(shown['image'], expected['image'])
 
-    def test_standardize_otsu(self, paths: dict[str, Path]) -> None:
-        """Otsu's threshold of the SAR image is 0, and its contrast is kept."""
-        datamodule = make(paths, standardize='otsu', patch_size=140)
-        datamodule.setup('predict')
-        batch = next(iter(datamodule.predict_dataloader()))
-        valid = batch['valid'][0, 0]
-        optical, sar = datamodule.aug(batch)['image'][0][..., valid]
-        assert optical.mean().item() == pytest.approx(0, abs=0.06)
-        assert optical.std().item() == pytest.approx(1, abs=0.06)
-        decibels = batch['image'][0, 1, 0, valid]
-        shift = decibels / STD[1][0] - sar[0]
-        torch.testing.assert_close(shift, shift[:1].expand_as(shift))
+    @pytest.mark.parametrize('window', [20, 48, 100, 300])
+    @pytest.mark.parametrize('stage', ['predict', 'test', 'fit'])
+    def test_window(self, stage: str, window: int, paths: dict[str, Path]) -> None:
+        """What is measured is the window around a patch, within the scene."""
+        inputs = Inputs(
+            RelativeDarkness([0, 0, 0, 0.4]), Relative([5.0], ['otsu', 0.85]), window
+        )
+        args: dict[str, Any] = {'inputs': inputs, 'patch_size': 48}
+        if stage == 'predict':
+            datamodule = make(paths, **args)
+        elif stage == 'test':
+            datamodule = fit(paths, **args, splits=None)
+        else:
+            datamodule = fit(paths, **args, grid_size=2, length=8)
+        datamodule.setup(stage)
+        loader = getattr(
+            datamodule, f'{"train" if stage == "fit" else stage}_dataloader'
+        )()
+        scene = SceneDataset(paths['optical'], paths['sar'])
+        x, y, _ = scene.bounds
+        whole = scene[x.start : x.stop, y.start : y.stop]
+        length = 140
+        assert whole['image'].shape[-2:] == (length, length)
+        size = max(48, window)
+        inside = range(max(length - size, 0) + 1)
+        starts = []
+        for batch in loader:
+            for i, place in enumerate(batch['window']):
+                # As close to the middle as the edges of the scene let it
+                first = [
+                    min((abs(start + size / 2 - p - 24), start) for start in inside)[1]
+                    for p in place.tolist()
+                ]
+                ends = [p + edge for p in place.tolist() for edge in (0, 48)]
+                if size == 48 and not all(0 <= end <= length for end in ends):
+                    continue  # A patch that reaches beyond the scene is measured itself
+                rows, columns = (slice(f, f + size) for f in first)
+                expected = inputs.measure(
+                    whole['image'][None, ..., rows, columns],
+                    whole['valid'][None, :, rows, columns],
+                )
+                starts.append(first)
+                torch.testing.assert_close(
+                    batch['reference_optical'][i], expected.optical[0]
+                )
+                torch.testing.assert_close(batch['reference_sar'][i], expected.sar[0])
+                assert expected.sar.shape == (1, 2, 1, 1)
+        if window == 100 and stage == 'predict':
+            assert sorted({row for row, _ in starts}) == [0, 22, 40]
 
-        def within(t: float) -> float:
-            """Variance within both classes, which Otsu's threshold minimises."""
-            parts = (sar[0][sar[0] <= t], sar[0][sar[0] > t])
-            return float(sum(p.var(correction=0) * len(p) for p in parts))
-
-        assert all(within(0) <= 1.01 * within(t) for t in (-1, -0.5, 0.5, 1))
-
-    @pytest.mark.parametrize('standardize', ['dataset', 'image', 'otsu'])
-    def test_optical_limits(self, standardize: Any, paths: dict[str, Path]) -> None:
-        """As the transform of chips does it."""
-        limits = [0.0, 0, 800, 3000]
-        plain = make(paths, standardize=standardize)
-        datamodule = make(paths, standardize=standardize, optical_limits=limits)
-        for each in (plain, datamodule):
-            each.setup('predict')
-        batch = next(iter(plain.predict_dataloader()))
-        datamodule.predict_dataloader()
-        expected, image = (m.aug(dict(batch))['image'] for m in (plain, datamodule))
-        torch.testing.assert_close(image[:, 1], expected[:, 1])
-        transform = PairAugmentation(OpticalDarkness(limits))
-        expected = transform(dict(batch))['image'] * batch['valid'].unsqueeze(1)
-        torch.testing.assert_close(image[:, 0], expected[:, 0])
-        assert image[:, 0, 3].min() < -0.1
-        # Zero in all bands is no data, also where the file doesn't say so
-        batch['image'][..., :40, :] = 0
-        image = datamodule.aug(dict(batch))['image']
-        assert (image[:, 0, :, :40] == 0).all()
-        expected = transform(dict(batch))['image'] * batch['valid'].unsqueeze(1)
-        torch.testing.assert_close(image[:, 0], expected[:, 0])
-
-    def test_wrong_limits(self, paths: dict[str, Path]) -> None:
-        datamodule = make(paths, optical_limits=[0, 1])
-        datamodule.setup('predict')
-        with pytest.raises(ValueError, match='expected 4, one per optical band'):
-            datamodule.predict_dataloader()
-
-    @pytest.mark.parametrize(('modality', 'index'), [('sar', 0), ('optical', 1)])
-    def test_modality(self, modality: Any, index: int, paths: dict[str, Path]) -> None:
-        both, one = make(paths), make(paths)
-        one.modality = modality
-        for datamodule in (both, one):
+    def test_units_of_sar(self, paths: dict[str, Path]) -> None:
+        """In dB, unless the scene is of the units that the model was trained with."""
+        trained = Inputs(OPTICAL, Relative([5.0], decibels=0.4))
+        scales = {}
+        for scale in ('db', 'other', 'power'):
+            datamodule = make(paths, inputs=None, sar_scale=scale)
             datamodule.setup('predict')
-        batch = next(iter(both.predict_dataloader()))
-        one.predict_dataloader()
-        expected, image = (m.aug(dict(batch))['image'] for m in (both, one))
-        assert (image[:, index] == 0).all()
-        assert torch.equal(image[:, 1 - index], expected[:, 1 - index])
+            inputs = datamodule.choose_inputs(trained)
+            assert inputs is datamodule.inputs
+            assert isinstance(inputs.sar, Relative)
+            scales[scale] = inputs.sar.decibels
+            assert inputs.optical is OPTICAL
+        assert scales == {'db': 1, 'other': 0.4, 'power': 1}
 
-    def test_jitter_leaves_no_data_alone(self, paths: dict[str, Path]) -> None:
-        datamodule = fit(paths, jitter=0.5)
+        # A step of the model sees the same contrast in dB
+        datamodule = make(paths, inputs=None, patch_size=128)
+        datamodule.setup('predict')
+        datamodule.choose_inputs(trained)
+        batch = next(iter(datamodule.predict_dataloader()))
+        image = datamodule.aug(dict(batch))['image']
+        valid = batch['valid'][:, 0]
+        decibels = batch['image'][:, 1, 0][valid]
+        shown = image[:, 1, 0][valid]
+        torch.testing.assert_close(5 * (shown - shown[0]), decibels - decibels[0])
+
+    @pytest.mark.parametrize('index', [0, 1])
+    def test_left_out(self, index: int, paths: dict[str, Path]) -> None:
+        one = Inputs(*((LeftOut(4), SAR) if index == 0 else (OPTICAL, LeftOut())))
+        images = []
+        for inputs in (INPUTS, one):
+            datamodule = make(paths, inputs=inputs)
+            datamodule.setup('predict')
+            batch = next(iter(datamodule.predict_dataloader()))
+            images.append(datamodule.aug(batch)['image'])
+        both, image = images
+        assert (image[:, index] == 0).all()
+        assert torch.equal(image[:, 1 - index], both[:, 1 - index])
+
+    def test_random_changes_leave_no_data_alone(self, paths: dict[str, Path]) -> None:
+        augmentation = PairAugmentation([RandomGainOffset(0.5)])
+        datamodule = fit(paths, augmentation=augmentation)
         datamodule.setup('fit')
         batch = next(iter(datamodule.train_dataloader()))
-        assert datamodule.train_aug is not None
         plain = datamodule.aug(dict(batch))['image']
         batch['valid'][:, :, :8] = False
         batch['image'][:, :, :, :8] = 7.0
-        image = datamodule.train_aug[0](dict(batch))['image']  # type: ignore[index]
+        assert datamodule.train_aug is not None
+        image = datamodule.train_aug(dict(batch))['image']
         assert (image[..., :8, :] == 0).all()
         assert not torch.allclose(image[..., 8:, :], plain[..., 8:, :])
 
@@ -292,13 +361,13 @@ class TestSceneDataModule:
             mask, profile = src.read(), src.profile
         with rasterio.open(tmp_path / 'mask.tif', 'w', **profile) as dst:
             dst.write(np.where(mask == 1, 255, mask))
-        datamodule = fit({**paths, 'mask': tmp_path / 'mask.tif'}, mean=None, std=None)
+        datamodule = fit({**paths, 'mask': tmp_path / 'mask.tif'}, inputs=None)
         datamodule.setup('fit')
         with pytest.warns(UserWarning, match=r'mask\.tif.* has the values \[0'):
             datamodule.val_dataloader()
 
     def test_change(self, paths: dict[str, Path], recwarn: Any) -> None:
-        datamodule = fit(paths, mean=None, std=None, grid_size=6)
+        datamodule = fit(paths, inputs=None, grid_size=6)
         datamodule.setup('fit')
         datamodule.val_dataloader()
         assert not [w for w in recwarn if 'has the values' in str(w.message)]
@@ -345,7 +414,7 @@ class TestScenes:
         )
         (listed / 'item.geojson').write_text(json.dumps(items[0]))
         for name in ('list.csv', 'list.gpkg', 'list.json', 'item.geojson'):
-            datamodule = SceneDataModule(scenes=listed / name, mean=MEAN, std=STD)
+            datamodule = SceneDataModule(scenes=listed / name)
             names = [scene.name for scene in datamodule.paths]
             assert names == (['a'] if name == 'item.geojson' else ['a', 'b'])
             datamodule.setup('predict')

@@ -7,6 +7,7 @@ import torch
 
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.transforms import Darkness, Inputs, LeftOut
 
 
 class TestSyntheticFloodDataModule:
@@ -56,10 +57,15 @@ class TestSyntheticFloodDataModule:
         datamodule = SyntheticFloodDataModule(
             bands=('B08', 'B03', 'B02'), sar_bands=('VV', 'VH'), size=32
         )
-        expected = [[2974.99, 866.40, 634.12], [-12.448, -18.583, -12.448]]
-        torch.testing.assert_close(datamodule.mean, torch.tensor(expected))
-        expected = [[993.88, 304.58, 274.39], [4.755, 4.321, 4.755]]
-        torch.testing.assert_close(datamodule.std, torch.tensor(expected))
+        values = datamodule.default_inputs().to_dict()
+        optical, sar = (values[key]['init_args'] for key in ('optical', 'sar'))
+        assert optical['mean'] == [2974.99, 866.40, 634.12]
+        assert optical['std'] == [993.88, 304.58, 274.39]
+        assert sar == {'mean': [-12.448, -18.583], 'std': [4.755, 4.321]}
+        datamodule.setup('predict')
+        assert datamodule.choose_inputs().to_dict() == values
+        with pytest.raises(ValueError, match='but the data have 3 and 2'):
+            datamodule.choose_inputs(Inputs(LeftOut(3), LeftOut(1)))
 
     def test_invalid(self) -> None:
         with pytest.raises(ValueError, match='length must be at least 1'):
@@ -68,12 +74,17 @@ class TestSyntheticFloodDataModule:
             SyntheticFloodDataModule(bands=('B1',))
 
     def test_what_the_model_sees(self) -> None:
-        """Arguments of all data modules: water alone in the near infrared, and no VH."""
+        """Arguments of all data modules: water alone in the near infrared."""
         datamodule = SyntheticFloodDataModule(
-            length=8, eval_length=4, size=64, optical_limits=[0, 0, 0, 1500]
+            length=8,
+            eval_length=4,
+            size=64,
+            inputs=Inputs(Darkness([0, 0, 0, 1500]), LeftOut(1)),
         )
         datamodule.setup('validate')
         batch = datamodule.aug(next(iter(datamodule.val_dataloader())))
         optical = batch['image'][:, 0]
         assert (optical[:, :3] == 0).all()
         assert 0 < (optical[:, 3] < 0).float().mean() < 0.5
+        assert torch.equal(optical[:, 3] < 0, batch['source'][:, 0, 3] < 1500)
+        assert (batch['image'][:, 1] == 0).all()

@@ -21,6 +21,7 @@ from torchgeo.datasets import DatasetNotFoundError, Sentinel1, Sentinel2
 from torchgeo.datasets.splits import random_grid_cell_assignment
 
 from torchgeo_m2cd.datasets import SceneDataset, SceneList
+from torchgeo_m2cd.transforms import Inputs, Standardize
 
 WEST, NORTH = 500_000.0, 5_300_000.0
 GRID = from_origin(WEST, NORTH, 10, 10)
@@ -726,7 +727,11 @@ class TestCheck:
         return write(tmp_path / 'o.tif', image), write(tmp_path / 's.tif', sar)
 
     MEAN = torch.tensor([[2000.0] * 3, [-12.0] * 3])
-    STD = torch.tensor([[300.0] * 3, [4.0] * 3])
+
+    def inputs(self, optical_std: float = 300.0, sar_mean: float = -12.0) -> Inputs:
+        return Inputs(
+            Standardize([2000.0] * 3, [optical_std] * 3), Standardize([sar_mean], [4.0])
+        )
 
     def test_probe(self, real: tuple[Path, Path]) -> None:
         pixels = SceneDataset(*real).probe(4, 16)
@@ -737,7 +742,10 @@ class TestCheck:
     def test_good(self, real: tuple[Path, Path]) -> None:
         dataset = SceneDataset(*real)
         assert dataset.check() == 36 * 32 * 32
-        assert dataset.check(self.MEAN, self.STD) == 36 * 32 * 32
+        seen: list[torch.Tensor] = []
+        assert dataset.check(seen.append) == 36 * 32 * 32
+        assert torch.equal(seen[0], dataset.probe())
+        assert dataset.check(self.inputs().check) == 36 * 32 * 32
 
     def test_swapped(self, real: tuple[Path, Path]) -> None:
         with pytest.raises(ValueError, match=r's\.tif.* are optical and sar swapped'):
@@ -755,15 +763,77 @@ class TestCheck:
         assert SceneDataset(real[0], path, sar_scale='power').check() > 0
         assert SceneDataset(real[0], path, sar_scale='other').check() > 0
 
-    def test_other_units(self, real: tuple[Path, Path]) -> None:
-        dataset = SceneDataset(*real)
-        for mean, std, name in (
-            (self.MEAN, self.STD * torch.tensor([[100.0], [1.0]]), 'optical'),
-            (self.MEAN + torch.tensor([[0.0], [500.0]]), self.STD, 'SAR'),
-        ):
-            with pytest.raises(ValueError, match=f'{name} file .* does not fit mean'):
-                dataset.check(mean, std)
+    @pytest.mark.parametrize(
+        ('changed', 'match'),
+        [
+            ({'optical_std': 30_000.0}, 'optical band 1 has the median'),
+            ({'sar_mean': 488.0}, 'SAR band 1 has the median'),
+        ],
+    )
+    def test_other_units(
+        self, changed: dict[str, float], match: str, real: tuple[Path, Path]
+    ) -> None:
+        match = rf"o\.tif' and .*s\.tif' does not fit the model: {match}"
+        with pytest.raises(ValueError, match=match):
+            SceneDataset(*real).check(self.inputs(**changed).check)
 
     def test_no_data(self, real: tuple[Path, Path], tmp_path: Path) -> None:
         path = write(tmp_path / 'nan.tif', np.full((100, 120), np.nan, np.float32))
-        assert SceneDataset(real[0], path).check(self.MEAN, self.STD) == 0
+        asked: list[torch.Tensor] = []
+        assert SceneDataset(real[0], path).check(asked.append) == 0
+        assert asked == []
+
+
+class TestMeasure:
+    """What is measured around a sample."""
+
+    @pytest.mark.parametrize(
+        ('window', 'place', 'expected'),
+        [
+            # First row and column, last row and column of what is measured
+            (1, (30, 40, 10, 20), (30, 40, 39, 59)),
+            (10, (30, 40, 10, 20), (30, 40, 39, 59)),
+            (16, (30, 40, 10, 20), (27, 40, 42, 59)),
+            (50, (30, 40, 10, 20), (10, 25, 59, 74)),
+            # At the edges
+            (50, (0, 0, 10, 20), (0, 0, 49, 49)),
+            (50, (90, 100, 10, 20), (50, 70, 99, 119)),
+            # Also where the sample reaches beyond them
+            (50, (-5, 110, 10, 20), (0, 70, 49, 119)),
+            (110, (30, 40, 10, 20), (0, 0, 99, 109)),
+            (200, (30, 40, 10, 20), (0, 0, 99, 119)),
+        ],
+    )
+    def test_window(
+        self,
+        window: int,
+        place: tuple[int, int, int, int],
+        expected: tuple[int, int, int, int],
+        tmp_path: Path,
+    ) -> None:
+        rows, columns = np.mgrid[1:101, 1:121].astype(np.float32)
+        first = write(tmp_path / 'o.tif', np.stack([rows, columns]))
+        second = write(tmp_path / 's.tif', -np.stack([rows, columns]))
+        plain, dataset = SceneDataset(first, second), SceneDataset(first, second)
+
+        def measure(
+            image: torch.Tensor, valid: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            assert image.shape[:3] == (1, 2, 2)
+            pixels = image[0][:, :, valid[0, 0]]
+            low, high = (f(pixels, -1) for f in (torch.amin, torch.amax))
+            corners = torch.cat([low, high], dim=1)[None, ..., None, None]
+            return corners[:, 0], corners[:, 1]
+
+        dataset.measure, dataset.window = measure, window
+        x, y = dataset.pixel_slice(*place)
+        sample = dataset[x, y]
+        assert sample['reference_optical'].shape == (4, 1, 1)
+        found = sample.pop('reference_optical').flatten() - 1
+        assert tuple(found.tolist()) == expected
+        found = -sample.pop('reference_sar').flatten() - 1
+        assert tuple(found.tolist()) == (*expected[2:], *expected[:2])
+        # Nothing else is another one
+        assert sample.keys() == plain[x, y].keys()
+        for key, value in plain[x, y].items():
+            assert torch.equal(sample[key], value)

@@ -2,7 +2,9 @@
 # Licensed under the MIT License.
 
 import contextlib
+import json
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,9 @@ from segmentation_models_pytorch.encoders import get_encoder
 
 from tests.models.test_encoder import ENCODERS, size_of
 from torchgeo_m2cd.models import M2CD, simulate_sar
+from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
+
+INPUTS = Inputs(Standardize([1000.0] * 4, [500.0] * 4), Standardize([-12.0], [5.0]))
 
 
 @pytest.fixture
@@ -195,6 +200,95 @@ class TestM2CD:
         assert expected.keys() == loaded.state_dict().keys()
         for name, value in loaded.state_dict().items():
             assert torch.equal(value, expected[name])
+
+    def test_inputs_are_kept(self, tmp_path: Path) -> None:
+        """Those that the model has when it is saved, given as object or as values."""
+        model = M2CD('mit_b0', in_channels=4, inputs=INPUTS)
+        assert model.inputs is INPUTS
+        model.save_pretrained(tmp_path / 'a')
+        loaded = M2CD.from_pretrained(tmp_path / 'a')
+        assert loaded.inputs.to_dict() == INPUTS.to_dict()
+        assert not loaded.training
+        assert not any('inputs' in name for name in model.state_dict())
+
+        model.inputs = None
+        model.save_pretrained(tmp_path / 'b')
+        loaded = M2CD.from_pretrained(tmp_path / 'b')
+        assert loaded.inputs is None
+        loaded.inputs = Inputs(INPUTS.optical, LeftOut(), window=7)
+        loaded.save_pretrained(tmp_path / 'c')
+        again = M2CD.from_pretrained(tmp_path / 'c')
+        assert again.inputs.to_dict() == loaded.inputs.to_dict()
+        assert again.inputs.window == 7
+        # An argument says otherwise
+        other = M2CD.from_pretrained(tmp_path / 'c', inputs=INPUTS)
+        assert other.inputs is INPUTS
+        values = json.loads((tmp_path / 'c' / 'config.json').read_text())
+        with pytest.raises(ValueError, match=r"unknown input step 'no\.Step'"):
+            M2CD(
+                'mit_b0', inputs={**values['inputs'], 'sar': {'class_path': 'no.Step'}}
+            )
+
+    def test_encoder_weights_are_not_asked_for_again(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        asked: list[str | None] = []
+
+        def fake(name: str, in_channels: int, weights: str | None) -> torch.nn.Module:
+            asked.append(weights)
+            encoder: torch.nn.Module = get_encoder(name, in_channels)
+            return encoder
+
+        monkeypatch.setattr('torchgeo_m2cd.models.encoder.get_encoder', fake)
+        model = M2CD('mit_b0', encoder_weights='imagenet', in_channels=(4, 1))
+        assert 'imagenet' in asked
+        asked.clear()
+        model.save_pretrained(tmp_path)
+        loaded = M2CD.from_pretrained(tmp_path)
+        assert set(asked) == {None}
+        for name, value in loaded.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name])
+
+    @pytest.mark.parametrize('inputs', [None, INPUTS])
+    def test_model_card(self, inputs: Inputs | None, tmp_path: Path) -> None:
+        """The code that it shows runs, and its values are those of the model."""
+        model = M2CD('mit_b0', in_channels=4, inputs=inputs).eval()
+        details = (
+            {'metrics': {'IoU': 0.5}, 'dataset': 'Floods of 2021'} if inputs else {}
+        )
+        model.save_pretrained(tmp_path, **details)
+        card = (tmp_path / 'README.md').read_text()
+        assert card.startswith('---\n')
+        assert 'library_name: torchgeo-m2cd' in card
+        assert ('Trained on: Floods of 2021' in card) == bool(inputs)
+        arguments, *metrics = re.findall(r'```json\n(.*?)\n```', card, re.DOTALL)
+        assert [json.loads(text) for text in metrics] == [{'IoU': 0.5}] * bool(inputs)
+        config = json.loads((tmp_path / 'config.json').read_text())
+        config.pop('_model_class')
+        assert json.loads(arguments) == config
+
+        (code,) = re.findall(r'```python\n(.*?)```', card, re.DOTALL)
+        placeholder = '<this repository, or a folder>'
+        assert placeholder in code
+        generator = torch.Generator().manual_seed(0)
+        optical = torch.rand(4, 64, 96, generator=generator).numpy() * 3000 + 1
+        sar = torch.randn(1, 64, 96, generator=generator).numpy() - 12
+        script = tmp_path / 'card.py'
+        script.write_text(code.replace(placeholder, str(tmp_path)))
+        names = runpy.run_path(str(script), {'optical': optical, 'sar': sar})
+        loaded = names['model']
+        assert isinstance(loaded, M2CD)
+        assert ('probability' in names) == bool(inputs)
+        if inputs:
+            pair = torch.stack(
+                [
+                    (torch.from_numpy(optical) - 1000) / 500,
+                    (torch.from_numpy(sar).expand(4, -1, -1) + 12) / 5,
+                ]
+            )
+            expected = model(pair[None]).sigmoid()[0, 0].detach()
+            probability = torch.from_numpy(names['probability'])
+            torch.testing.assert_close(probability, expected, rtol=0, atol=1e-5)
 
     def test_freeze_encoder(self, model: M2CD) -> None:
         model.freeze_encoder()

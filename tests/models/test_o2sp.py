@@ -55,9 +55,9 @@ class TestSimulateSAR:
 class TestSimulateSpeckledSAR:
     def test_speckle_of_a_flat_image(self) -> None:
         torch.manual_seed(0)
-        mean, std = torch.tensor([100.0, 50.0]), torch.tensor([10.0, 5.0])
-        optical = torch.zeros(1, 2, 400, 400)
-        simulated = simulate_speckled_sar(optical, mean, std, channels=1, max_looks=1)
+        optical = torch.tensor([100.0, 50.0]).reshape(1, 2, 1, 1)
+        optical = optical.expand(1, 2, 400, 400)
+        simulated = simulate_speckled_sar(optical, channels=1, max_looks=1)
         assert simulated.shape == (1, 1, 400, 400)
         # The decibel of an exponential distribution: mean and standard deviation are
         # 10 / ln 10 times -0.5772 and pi / sqrt 6 (Gumbel)
@@ -74,16 +74,16 @@ class TestSimulateSpeckledSAR:
 
     def test_order_of_brightness_survives(self) -> None:
         torch.manual_seed(0)
-        mean, std = torch.tensor([1000.0]), torch.tensor([400.0])
         optical = torch.cat(
-            [torch.full((4, 1, 64, 32), -2.0), torch.full((4, 1, 64, 32), 2.0)], dim=3
+            [torch.full((4, 1, 64, 32), 200.0), torch.full((4, 1, 64, 32), 1800.0)],
+            dim=3,
         )
-        dark, bright = simulate_speckled_sar(optical, mean, std).split(32, dim=3)
+        dark, bright = simulate_speckled_sar(optical).split(32, dim=3)
         assert (dark.mean(dim=(1, 2, 3)) + 1 < bright.mean(dim=(1, 2, 3))).all()
 
     def test_standardised_like_sar(self) -> None:
-        optical = 3 * torch.randn(2, 3, 64, 64) - 5  # some of it below zero
-        simulated = simulate_speckled_sar(optical, torch.ones(3), torch.ones(3))
+        optical = 3 * torch.randn(2, 3, 64, 64) - 4  # most of it below zero
+        simulated = simulate_speckled_sar(optical)
         assert simulated.isfinite().all()
         assert simulated.shape == optical.shape
         zeros = torch.zeros(2, 3)
@@ -91,10 +91,28 @@ class TestSimulateSpeckledSAR:
         torch.testing.assert_close(simulated.std((2, 3)), zeros + 1, atol=1e-3, rtol=0)
 
     def test_no_light(self) -> None:
-        simulated = simulate_speckled_sar(
-            torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.ones(1)
-        )
+        simulated = simulate_speckled_sar(torch.zeros(1, 1, 8, 8))
         assert (simulated == 0).all()
+
+    def test_luminance(self) -> None:
+        """The mean over the bands, of which negative values count as zero."""
+        optical = 100 * torch.randn(2, 3, 32, 32)
+        luminance = np.maximum(optical.numpy(), 0).mean(axis=1, keepdims=True)
+        torch.manual_seed(0)
+        simulated = simulate_speckled_sar(optical, channels=2)
+        torch.manual_seed(0)
+        expected = simulate_speckled_sar(torch.from_numpy(luminance), channels=2)
+        torch.testing.assert_close(simulated, expected)
+
+    @pytest.mark.parametrize('factor', [1e-4, 1000])
+    def test_no_units(self, factor: float) -> None:
+        """Reflectance from 0 to 1 or to 10,000: the same in decibels, standardised."""
+        optical = 100 * torch.rand(2, 3, 32, 32) + 50
+        torch.manual_seed(0)
+        expected = simulate_speckled_sar(optical)
+        torch.manual_seed(0)
+        simulated = simulate_speckled_sar(factor * optical)
+        torch.testing.assert_close(simulated, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize('detach', [False, True])

@@ -24,6 +24,13 @@ from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.models import guide_loss, simulate_sar, simulate_speckled_sar
 from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.transforms import (
+    Inputs,
+    Relative,
+    RelativeDarkness,
+    Standardize,
+    StandardizeImage,
+)
 
 # Small models in each layout that TorchGeo's models take
 MODELS = [
@@ -49,8 +56,16 @@ def make_task(**kwargs: Any) -> ChangeDetectionTask:
     return ChangeDetectionTask(**({'backbone': 'mit_b0'} | kwargs))
 
 
-def make_datamodule() -> SyntheticFloodDataModule:
-    return SyntheticFloodDataModule(batch_size=2, length=4, eval_length=2, size=64)
+def make_inputs() -> Inputs:
+    return Inputs(
+        RelativeDarkness([0, 0, 0, 0.4]), Relative([5.0], ['otsu', 0.85]), window=64
+    )
+
+
+def make_datamodule(inputs: Inputs | None = None) -> SyntheticFloodDataModule:
+    return SyntheticFloodDataModule(
+        batch_size=2, length=4, eval_length=2, size=64, inputs=inputs
+    )
 
 
 def record_log(task: ChangeDetectionTask) -> dict[str, float]:
@@ -139,15 +154,7 @@ class TestChangeDetectionTask:
         assert loss.item() == pytest.approx(total)
 
     @pytest.mark.parametrize(
-        ('in_channels', 'index', 'mean', 'std'),
-        [
-            (4, 0, None, None),  # those of the data module
-            ((4, 1), 0, None, None),
-            ((1, 4), 1, None, None),
-            # As in data modules of TorchGeo: the same for both images, or all bands
-            (4, 0, [5.0, 6.0, 7.0, 8.0], [1.0, 2.0, 3.0, 4.0]),
-            (4, 0, 0.0, 255.0),
-        ],
+        ('in_channels', 'index'), [(4, 0), ((4, 1), 0), ((4, 1), 1)]
     )
     def test_physical_o2sp(
         self,
@@ -155,37 +162,60 @@ class TestChangeDetectionTask:
         monkeypatch: pytest.MonkeyPatch,
         in_channels: Any,
         index: int,
-        mean: Any,
-        std: Any,
     ) -> None:
+        """It takes source units, after the same random changes as the images."""
+        batches: list[dict[str, Tensor]] = []
+        sources: list[Tensor] = []
         simulated: list[Tensor] = []
 
-        def spy(optical: Tensor, *args: Any) -> Tensor:
-            assert optical.shape == (2, 4, 64, 64)
-            for value, expected in zip(args, statistics, strict=False):
-                torch.testing.assert_close(value, expected, check_device=False)
-            simulated.append(simulate_speckled_sar(optical, *args))
+        def spy(source: Tensor, channels: int) -> Tensor:
+            sources.append(source)
+            simulated.append(simulate_speckled_sar(source, channels))
             return simulated[-1]
+
+        class Record(Callback):
+            def on_train_batch_start(self, *args: Any) -> None:
+                batches.append(args[2])
 
         name = 'torchgeo_m2cd.tasks.change.simulate_speckled_sar'
         monkeypatch.setattr(name, spy)
-        datamodule = make_datamodule()
-        statistics = [datamodule.mean[index], datamodule.std[index]]
-        if mean is not None:
-            datamodule.mean, datamodule.std = torch.tensor(mean), torch.tensor(std)
-            statistics = [s.expand(4) for s in (datamodule.mean, datamodule.std)]
         task = make_task(
             in_channels=in_channels,
             o2sp='physical',
             model_args={'optical_index': index},
         )
-        trainer = make_trainer(tmp_path, logger=False, enable_checkpointing=False)
+        trainer = make_trainer(
+            tmp_path, logger=False, enable_checkpointing=False, callbacks=[Record()]
+        )
+        datamodule = make_datamodule()
         trainer.fit(task, datamodule=datamodule)
-        bands = 4 if in_channels == 4 else 1
-        assert [tuple(s.shape) for s in simulated] == [(2, bands, 64, 64)] * 2
-        guide_loss = trainer.callback_metrics['train_guide_loss']
-        assert guide_loss.isfinite()
-        assert guide_loss > 0
+        loss = trainer.callback_metrics['train_guide_loss']
+        assert loss.isfinite()
+        assert loss > 0
+
+        bands, simulated_bands = (4, 1) if index == 0 else (1, 4)
+        if in_channels == 4:
+            simulated_bands = 4
+        assert [tuple(s.shape) for s in simulated] == [(2, simulated_bands, 64, 64)] * 2
+        # From the images that the model saw, back to source units
+        names = datamodule.bands if index == 0 else datamodule.sar_bands
+        mean, std = (
+            torch.tensor([values[name] for name in names])[:, None, None]
+            for values in (datamodule.means, datamodule.stds)
+        )
+        for source, batch in zip(sources, batches, strict=True):
+            expected = batch['image'][:, index, :bands] * std + mean
+            torch.testing.assert_close(source, expected, rtol=1e-4, atol=1e-2)
+        # Flipped or turned, and not read once more
+        dataset = datamodule.train_dataset
+        assert isinstance(dataset, SyntheticFlood)
+        chips = [dataset[i]['image'][index, :bands] for i in range(len(dataset))]
+        found = torch.cat(sources)
+        for source in found:
+            values = source.flatten().sort()[0]
+            same = [torch.equal(values, chip.flatten().sort()[0]) for chip in chips]
+            assert sum(same) == 1
+        assert not all(any(torch.equal(s, chip) for chip in chips) for s in found)
 
     def test_guide_loss(self) -> None:
         args: dict[str, Any] = {
@@ -728,8 +758,8 @@ class TestChangeDetectionTask:
             ({'in_channels': 3}, r'3, .*: expected 4 or \[4, 1\]'),
             ({'in_channels': (1, 4)}, r'\(1, 4\), .*: expected 4 or \[4, 1\]'),
             (
-                {'in_channels': (4, 1), 'model_args': {'optical_index': 1}},
-                r'\(4, 1\), .*: expected 4 or \[1, 4\]',
+                {'in_channels': (1, 4), 'model_args': {'optical_index': 1}},
+                r'\(1, 4\), .*: expected 4 or \[4, 1\]',
             ),
             (
                 {'in_channels': (3, 1), 'model': 'unet', 'backbone': 'resnet18'},
@@ -746,6 +776,19 @@ class TestChangeDetectionTask:
         with pytest.raises(ValueError, match=match):
             getattr(trainer, stage)(make_task(**kwargs), datamodule=make_datamodule())
 
+    def test_channels_of_inputs(self, tmp_path: Path) -> None:
+        """A model is made for what it is shown, not for the bands of the data."""
+        inputs = make_inputs()
+        assert inputs.channels == (4, 2)
+        trainer = make_trainer(tmp_path, logger=False, limit_train_batches=1)
+        match = r'in_channels is \[4, 1\], but the inputs have 4 optical and 2 SAR'
+        with pytest.raises(ValueError, match=match):
+            trainer.fit(
+                make_task(in_channels=[4, 1]), datamodule=make_datamodule(inputs)
+            )
+        trainer.fit(make_task(in_channels=[4, 2]), datamodule=make_datamodule(inputs))
+        assert trainer.callback_metrics['train_loss'].isfinite()
+
     @pytest.mark.parametrize('kwargs', MODELS, ids=lambda kwargs: kwargs['model'])
     def test_bands_of_batch(self, kwargs: dict[str, Any]) -> None:
         task = make_task(in_channels=2, **kwargs)
@@ -758,5 +801,122 @@ class TestChangeDetectionTask:
     def test_physical_o2sp_without_data_module(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, logger=False)
         loader = DataLoader(SyntheticFlood(length=2, size=64), batch_size=2)
-        with pytest.raises(ValueError, match='needs mean and std of a data module'):
+        with pytest.raises(ValueError, match='needs images in source units: expected'):
             trainer.fit(make_task(in_channels=4, o2sp='physical'), loader)
+
+
+class TestInputs:
+    """What the model is shown belongs to it."""
+
+    @pytest.fixture(params=['m2cd', 'fcn'])
+    def model(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
+
+    def make(self, model: Any = 'm2cd', **kwargs: Any) -> ChangeDetectionTask:
+        # Not the channels of the bands: only the checkpoint says what they are
+        in_channels = [4, 2] if model == 'm2cd' else 4
+        return make_task(model=model, in_channels=in_channels, **kwargs)
+
+    def make_checkpoint(self, folder: Path, model: Any = 'm2cd') -> Path:
+        task = self.make(model)
+        trainer = make_trainer(folder, logger=False, limit_train_batches=1)
+        trainer.fit(task, datamodule=make_datamodule(make_inputs()))
+        trainer.save_checkpoint(folder / 'model.ckpt')
+        return folder / 'model.ckpt'
+
+    def test_load_from_checkpoint(self, tmp_path: Path, model: Any) -> None:
+        path = self.make_checkpoint(tmp_path, model)
+        saved = torch.load(path, weights_only=True)['inputs']
+        assert saved == {
+            'optical': {
+                'class_path': 'torchgeo_m2cd.transforms.RelativeDarkness',
+                'init_args': {'shares': [0, 0, 0, 0.4]},
+            },
+            'sar': {
+                'class_path': 'torchgeo_m2cd.transforms.Relative',
+                'init_args': {
+                    'scale': [5],
+                    'references': ['otsu', 0.85],
+                    'decibels': 1,
+                },
+            },
+            'window': 64,
+        }
+        task = ChangeDetectionTask.load_from_checkpoint(path, weights_only=True)
+        assert task.inputs is not None
+        assert task.inputs.to_dict() == saved
+        if model == 'm2cd':
+            assert task.model.inputs is task.inputs
+
+    def test_checkpoint_of_the_trainer(self, tmp_path: Path, model: Any) -> None:
+        """The data module takes them, and a batch is shown in that way."""
+        path = self.make_checkpoint(tmp_path, model)
+        trainer = make_trainer(tmp_path, logger=False)
+        datamodule, task = make_datamodule(), self.make(model)
+        (result,) = trainer.test(
+            task, datamodule=datamodule, ckpt_path=path, weights_only=True
+        )
+        assert datamodule.inputs is task.inputs is not None
+        assert task.inputs.to_dict() == make_inputs().to_dict()
+        expected = trainer.test(
+            task, datamodule=make_datamodule(make_inputs()), verbose=False
+        )
+        assert result == expected[0]
+        # It does matter
+        other = Inputs(
+            Standardize([0.0] * 4, [1000.0] * 4), Relative([5.0], [0.5, 0.85])
+        )
+        with pytest.warns(UserWarning, match='was trained with other inputs'):
+            (others,) = trainer.test(task, datamodule=make_datamodule(other))
+        assert others['test_loss'] != result['test_loss']
+
+    def test_resume(self, tmp_path: Path) -> None:
+        path = self.make_checkpoint(tmp_path)
+        trainer = make_trainer(tmp_path, logger=False, max_epochs=2)
+        datamodule = make_datamodule()
+        trainer.fit(
+            self.make(), datamodule=datamodule, ckpt_path=path, weights_only=False
+        )
+        assert datamodule.inputs is not None
+        assert datamodule.inputs.to_dict() == make_inputs().to_dict()
+
+    def test_init_from(self, tmp_path: Path) -> None:
+        task = self.make(init_from=str(self.make_checkpoint(tmp_path)))
+        assert task.inputs is not None
+        assert task.model.inputs is task.inputs
+        assert task.inputs.to_dict() == make_inputs().to_dict()
+        # Training goes on with them, unless the data say otherwise
+        trainer = make_trainer(tmp_path, logger=False, limit_train_batches=1)
+        trainer.fit(task, datamodule=make_datamodule())
+        assert task.inputs.to_dict() == make_inputs().to_dict()
+        given = Inputs(StandardizeImage([0.0] * 4, [1000.0] * 4), make_inputs().sar)
+        with pytest.warns(UserWarning, match='was trained with other inputs'):
+            trainer.fit(task, datamodule=make_datamodule(given))
+        assert task.model.inputs is task.inputs is given
+
+    def test_checkpoint_without_inputs(self, tmp_path: Path) -> None:
+        """As of a model that was trained with other data modules."""
+        path = tmp_path / 'no.ckpt'
+        trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
+        trainer.strategy.connect(make_task(in_channels=4))
+        trainer.save_checkpoint(path)
+        assert 'inputs' not in torch.load(path, weights_only=True)
+        loaded = ChangeDetectionTask.load_from_checkpoint(path, weights_only=True)
+        assert loaded.inputs is None
+        datamodule = make_datamodule()
+        trainer.test(loaded, datamodule=datamodule, ckpt_path=path)
+        assert loaded.inputs is datamodule.inputs is not None
+
+    def test_images_in_source_units(self) -> None:
+        task = make_task(in_channels=4)
+        record_log(task)
+        task.inputs = make_datamodule().default_inputs()
+        dataset = SyntheticFlood(length=2, size=64)
+        samples = [dataset[i] for i in range(2)]
+        batch = {key: torch.stack([s[key] for s in samples]) for key in samples[0]}
+        for step in (task.training_step, task.validation_step, task.predict_step):
+            with pytest.raises(
+                ValueError, match=r'no `source`.*: expected inputs.show'
+            ):
+                step(batch, 0)
+            step(task.inputs.show(batch), 0)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import kornia.augmentation as K
 from kornia.augmentation.base import _AugmentationBase
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
@@ -29,6 +30,10 @@ class PairDataModule(BaseDataModule):
 
     #: Random changes in training.
     augmentation: PairAugmentation
+
+    #: Has the model agree on the inputs. Asked when there are data loaders to make: only
+    #: then Lightning has read the checkpoint.
+    agree: Callable[[], object] | None = None
 
     def _set_inputs(
         self, inputs: Inputs | None, augmentation: PairAugmentation | None
@@ -82,18 +87,19 @@ class PairDataModule(BaseDataModule):
                     + '. Leave the argument inputs of the data out (null) to use those of '
                     'the model'
                 )
-        self.inputs = given or trained or self.default_inputs()
+        inputs = given or trained or self.default_inputs()
         for dataset in (
             self.train_dataset, self.val_dataset, self.test_dataset, self.predict_dataset
         ):  # fmt: skip
             # Datasets of TorchGeo don't say
             counts = getattr(dataset, 'band_counts', None)
-            if counts not in (None, self.inputs.band_counts):
+            if counts not in (None, inputs.band_counts):
                 raise ValueError(
                     'inputs are for {} optical and {} SAR bands, but the data have {} '
-                    'and {}'.format(*self.inputs.band_counts, *counts)
+                    'and {}'.format(*inputs.band_counts, *counts)
                 )
-        return self.inputs
+        self.inputs = inputs
+        return inputs
 
     def default_inputs(self) -> Inputs:
         """Return what a new model is shown, if nothing else is said.
@@ -196,6 +202,12 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
         if stage in ['predict']:
             self.predict_dataset = make_dataset(split=self.predict_split, **self.kwargs)
+
+    def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
+        """Implement one or more PyTorch DataLoaders."""
+        if self.agree is not None:
+            self.agree()
+        return super()._dataloader_factory(split)
 
     def _show_and_augment(self, batch: Sample) -> Sample:
         """Show a training batch, changed and cropped at random."""

@@ -23,7 +23,7 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 from ..datasets import SceneDataset, SceneList
 from ..datasets.scene import SARScale
 from ..samplers import SceneRowSampler, SceneSampler
-from ..transforms import Inputs, PairAugmentation, Standardize
+from ..transforms import Inputs, PairAugmentation, Standardize, estimate_decibels
 from ..utils import list_paths, name_paths
 from .base import PairDataModule
 
@@ -64,7 +64,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         inputs: Inputs | None = None,
         augmentation: PairAugmentation | None = None,
         batch_size: int = 4,
-        patch_size: int | tuple[int, int] = 256,
+        patch_size: int | tuple[int, int] = 512,
         stride: int | tuple[int, int] | None = None,
         length: int | None = None,
         num_workers: int = 0,
@@ -82,6 +82,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         mask_label: str | None = None,
         crs: str | None = None,
         res: float | tuple[float, float] | None = None,
+        sar_decibels: float | None = None,
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
@@ -124,6 +125,9 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             mask_label: Likewise.
             crs: Likewise.
             res: Likewise.
+            sar_decibels: Decibels of one unit of the SAR files, if ``sar_scale='other'``
+                (defaults to those of the images that the model was trained with), see
+                :func:`~torchgeo_m2cd.transforms.estimate_decibels`.
 
         Raises:
             FileNotFoundError: If *scenes* does not exist.
@@ -173,6 +177,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         self.grid_size = grid_size
         self.split_seed = split_seed
         self.check = check
+        self.sar_decibels = sar_decibels
         self._set_inputs(inputs, augmentation)
 
     def setup(self, stage: str) -> None:
@@ -264,8 +269,11 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             ValueError: If they are for other bands than the data have, or there are none.
         """
         inputs = super().choose_inputs(trained)
+        unit = self.sar_decibels
         if self.kwargs['sar_scale'] != 'other':
-            self.inputs = inputs = inputs.in_decibels()
+            unit = 1.0
+        if unit is not None:
+            self.inputs = inputs = inputs.in_decibels(unit)
         return inputs
 
     def default_inputs(self) -> Inputs:
@@ -293,10 +301,16 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         """
         if self._is_prepared:
             return
+        if self.agree is not None:
+            self.agree()
         inputs = self.inputs or self.choose_inputs()
         for scene, paths in zip(self.scenes.scenes, self.paths, strict=True):
-            if self.check and scene.check(inputs.check) == 0 and split != 'predict':
+            if not self.check:
+                continue
+            if scene.check(inputs.check) == 0 and split != 'predict':
                 raise _no_data(split, paths)
+            if self.kwargs['sar_scale'] == 'other' and inputs.sar.decibels is not None:
+                _check_contrast(scene, paths, inputs.sar.decibels)
         splits = (self.train_dataset, self.val_dataset, self.test_dataset)
         for dataset in (*self.scenes.scenes, *splits):
             if isinstance(dataset, SceneDataset):
@@ -354,6 +368,25 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             for i, count in enumerate(train.band_counts)
         )
         return Inputs(optical, sar)
+
+
+def _check_contrast(scene: SceneDataset, paths: ScenePaths, decibels: float) -> None:
+    """Warn if speckle says that the units of SAR are not those that are assumed."""
+    size = min(256, *scene.shape)
+    row, column = ((length - size) // 2 for length in scene.shape)
+    x, y = scene.pixel_slice(row, column, size, size)
+    sample = scene[x, y]
+    try:
+        found = estimate_decibels(sample['image'][1, 0], sample['valid'][0])
+    except ValueError:  # Too small, or hardly any data
+        return
+    if not 1 / 1.6 < found / decibels < 1.6:
+        rank_zero_warn(
+            f'by its speckle, a unit of SAR file {name_paths(paths.sar)} is about '
+            f'{found:.2g} dB, but it is taken for {decibels:.2g} dB: the contrast of water '
+            'and land would be another one than in training. Expected sar_decibels, or '
+            'files in dB or linear power (sar_scale)'
+        )
 
 
 def _no_data(split: str, paths: ScenePaths) -> ValueError:

@@ -29,6 +29,7 @@ def export_onnx(model: M2CD, path: str | os.PathLike[str], size: int = 256) -> N
         size: Height and width of the image that the model is traced with.
 
     Raises:
+        RuntimeError: If *size* is not divisible by the encoder's output stride.
         ValueError: If the model has no inputs.
     """
     if model.inputs is None:
@@ -38,6 +39,8 @@ def export_onnx(model: M2CD, path: str | os.PathLike[str], size: int = 256) -> N
         )
     training = model.training
     image = torch.zeros(2, 2, max(model.in_channels), size, size)
+    # Not checked while it is traced
+    model.check_input_shape(image)
     batch, height, width = (torch.export.Dim.DYNAMIC for _ in range(3))
     try:
         with warnings.catch_warnings():

@@ -47,7 +47,8 @@ def simulate_speckled_sar(
     r"""Simulate a SAR image from an optical one by speckle on its luminance.
 
     Speckle is multiplicative in intensity, which is not negative. Therefore the image is
-    in source units. Its luminance (mean over the bands) :math:`I` gets the speckle of an :math:`L`-look intensity image,
+    in source units. Its luminance (mean over the bands) :math:`I` gets the speckle of an
+    :math:`L`-look intensity image,
     :math:`I \cdot g, \; g \sim \Gamma(\text{shape} = L, \text{scale} = 1 / L)`,
     and the result, in decibel, is standardised like a SAR image: mean 0 and standard
     deviation 1 per image and band. One :math:`L \sim U\{1, \dots, \text{max\_looks}\}`

@@ -3,6 +3,7 @@
 
 """Change detection task."""
 
+import functools
 import inspect
 import math
 import os
@@ -360,31 +361,25 @@ class ChangeDetectionTask(ChangeDetection):
         self.load_state_dict(checkpoint['state_dict'], strict=False)
 
     def setup(self, stage: str) -> None:
-        """Agree with the data module on what the model is shown.
+        """Have the data module agree on what the model is shown, if it is one of pairs.
 
         Args:
             stage: Either 'fit', 'validate', 'test', or 'predict'.
-
-        Raises:
-            ValueError: If the model was made for other channels.
         """
-        # Else a checkpoint is to be loaded, which says what the model was trained with
-        if self.trainer.ckpt_path is None:
-            self._choose_inputs()
-
-    def _choose_inputs(self) -> None:
-        """Agree with the data module, if it is one of pairs, on what the model is shown."""
         datamodule = getattr(self.trainer, 'datamodule', None)
-        if not isinstance(datamodule, PairDataModule):
-            return
+        if isinstance(datamodule, PairDataModule):
+            # Later: a checkpoint may be to be read, which says what it was trained with
+            datamodule.agree = functools.partial(self._choose_inputs, datamodule)
+
+    def _choose_inputs(self, datamodule: PairDataModule) -> None:
+        """Agree with a data module on what the model is shown."""
         inputs = datamodule.choose_inputs(self.inputs)
         self._set_inputs(inputs)
         optical, sar = inputs.channels
         in_channels = self.hparams['in_channels']
         expected: list[int | list[int]] = [max(optical, sar)]
         if self.hparams['model'] == 'm2cd':
-            first_is_sar = self.model.optical_index == 1
-            expected.append([sar, optical] if first_is_sar else [optical, sar])
+            expected.append([optical, sar])
         if _plain(in_channels) not in expected:
             raise ValueError(
                 f'in_channels is {in_channels}, but the inputs have {optical} optical '
@@ -427,8 +422,6 @@ class ChangeDetectionTask(ChangeDetection):
         """
         self._check_fits(checkpoint)
         self._load_inputs(checkpoint)
-        if self._trainer is not None:
-            self._choose_inputs()
 
     def _load_inputs(self, checkpoint: dict[str, Any]) -> None:
         """Read what the model of a checkpoint is shown, if it says so."""

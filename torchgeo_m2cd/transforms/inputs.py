@@ -216,23 +216,27 @@ class Inputs(nn.Module):
                 patches of a scene.
 
         Returns:
-            Batch with ``image`` as the model sees it, and ``source``, the images in source
-            units.
+            Batch with ``image`` as the model sees it, ``source``, the images in source
+            units, and ``valid``, where there are data.
         """
         image = batch['image']
+        valid = self.valid(image, batch.get('valid'))
         reference = None
         if 'reference_sar' in batch:
             reference = Reference(batch['reference_optical'], batch['reference_sar'])
-        shown = self(image, batch.get('valid'), reference)
-        return {**batch, 'image': shown, 'source': image}
+        shown = self(image, valid, reference)
+        return {**batch, 'image': shown, 'source': image, 'valid': valid}
 
-    def in_decibels(self) -> 'Inputs':
-        """Return the same inputs for SAR images in dB, as far as a step knows its units.
+    def in_decibels(self, unit: float = 1.0) -> 'Inputs':
+        """Return the same inputs for SAR images of other units, if the step knows its own.
+
+        Args:
+            unit: Decibels of one unit of the images: 1 if they are in dB.
 
         Returns:
-            Inputs with steps for dB.
+            Inputs with a step for these images.
         """
-        return Inputs(self.optical, self.sar.in_decibels(), self.window)
+        return Inputs(self.optical, self.sar.in_decibels(unit), self.window)
 
     def check(self, pixels: Tensor) -> None:
         """Check that the values of a pair can be in the units that the model knows.

@@ -34,6 +34,8 @@ class InputStep(nn.Module):
     channels: int
     #: Number K of values to measure.
     num_references: int = 0
+    #: Decibels of one unit of the source, if the step depends on them.
+    decibels: float | None = None
 
     _registry: ClassVar[dict[str, type['InputStep']]] = {}
 
@@ -117,8 +119,11 @@ class InputStep(nn.Module):
             ValueError: If they cannot.
         """
 
-    def in_decibels(self) -> 'InputStep':
-        """Return the step for the same images in dB, if it knows its units.
+    def in_decibels(self, unit: float = 1.0) -> 'InputStep':
+        """Return the step for images of other units, if it knows its own.
+
+        Args:
+            unit: Decibels of one unit of the images.
 
         Returns:
             A step of the same kind.
@@ -282,7 +287,7 @@ class Relative(InputStep):
         super().__init__()
         self.scale = list(map(float, scale))
         self.references = list(references)
-        self.decibels = float(decibels)
+        self.decibels: float = float(decibels)
         if not self.scale or not all(value > 0 for value in self.scale):
             raise ValueError(
                 f'scale is {self.scale}: expected one positive value a band'
@@ -335,9 +340,9 @@ class Relative(InputStep):
                     f'expects about {expected:.4g}. Other units, or other bands?'
                 )
 
-    def in_decibels(self) -> 'Relative':
-        """Return the step for the same images in dB, see :meth:`InputStep.in_decibels`."""
-        return Relative(self.scale, self.references)
+    def in_decibels(self, unit: float = 1.0) -> 'Relative':
+        """Return the step for other units, see :meth:`InputStep.in_decibels`."""
+        return Relative(self.scale, self.references, unit)
 
     def _unit(self, image: Tensor) -> Tensor:
         """Return the source units that the model sees as 1, shape (bands, 1, 1)."""
@@ -428,7 +433,7 @@ class RelativeDarkness(Darkness):
         bright = torch.quantile(pixels, _UPPER, dim=1)
         return torch.stack(
             [
-                # At or above the level, there is something, whatever share and sign
+                # Never above the level itself, or nothing may be left
                 band[band >= torch.minimum(share * level, level)].median()
                 for band, share, level in zip(pixels, self.shares, bright, strict=True)
             ]
