@@ -21,6 +21,7 @@ from torchgeo_m2cd.transforms import (
     Darkness,
     DropImage,
     Inputs,
+    KeepsInputs,
     LeftOut,
     PairAugmentation,
     PhotometricDistortion,
@@ -483,18 +484,26 @@ class TestChooseInputs:
             trained.choose_inputs(inputs)
 
     def test_agree(self) -> None:
-        """Asked before there are data loaders, when the data are known."""
+        """With the task, before there are data loaders, when the data are known."""
+
+        class Task(KeepsInputs, LightningModule):
+            pass
+
+        task = Task()
+        task.inputs = trained = make_inputs()
         datamodule = make(inputs=None)
-        trained = make_inputs()
+        datamodule.trainer = Trainer(accelerator='cpu', logger=False)
+        datamodule.trainer.strategy.connect(task)
         datamodule.setup('validate')
-        datamodule.agree = lambda: datamodule.choose_inputs(trained)
         assert datamodule.inputs is None
         assert len(datamodule.val_dataloader()) == 3
-        assert datamodule.inputs is trained
-        # What it says is heard
-        datamodule.agree = lambda: datamodule.choose_inputs(
-            Inputs(LeftOut(1), LeftOut(1))
-        )
+        assert datamodule.inputs is task.inputs is trained
+        # Without any, it takes those of the data
+        task.inputs = None
+        datamodule.val_dataloader()
+        assert datamodule.inputs is task.inputs is not trained
+        # What does not fit is found
+        task.inputs = Inputs(LeftOut(1), LeftOut(1))
         with pytest.raises(ValueError, match='but the data have 2 and 1'):
             datamodule.val_dataloader()
 

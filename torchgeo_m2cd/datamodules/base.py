@@ -15,7 +15,13 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
-from ..transforms import Inputs, PairAugmentation, RandomQuarterTurn, StrictRandomCrop
+from ..transforms import (
+    Inputs,
+    KeepsInputs,
+    PairAugmentation,
+    RandomQuarterTurn,
+    StrictRandomCrop,
+)
 
 
 class PairDataModule(BaseDataModule):
@@ -30,10 +36,6 @@ class PairDataModule(BaseDataModule):
 
     #: Random changes in training.
     augmentation: PairAugmentation
-
-    #: Has the model agree on the inputs. Asked when there are data loaders to make: only
-    #: then Lightning has read the checkpoint.
-    agree: Callable[[], object] | None = None
 
     def _set_inputs(
         self, inputs: Inputs | None, augmentation: PairAugmentation | None
@@ -100,6 +102,19 @@ class PairDataModule(BaseDataModule):
                 )
         self.inputs = inputs
         return inputs
+
+    def _agree(self) -> Inputs:
+        """Decide with the task, if it keeps them, what the model is shown.
+
+        To be called when there are data loaders to make: only then Lightning has read the
+        checkpoint.
+        """
+        task = None if self.trainer is None else self.trainer.lightning_module
+        if isinstance(task, KeepsInputs):
+            inputs = self.choose_inputs(task.inputs)
+            task.take_inputs(inputs)
+            return inputs
+        return self.inputs or self.choose_inputs()
 
     def default_inputs(self) -> Inputs:
         """Return what a new model is shown, if nothing else is said.
@@ -205,8 +220,7 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
 
     def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
         """Implement one or more PyTorch DataLoaders."""
-        if self.agree is not None:
-            self.agree()
+        self._agree()
         return super()._dataloader_factory(split)
 
     def _show_and_augment(self, batch: Sample) -> Sample:

@@ -301,9 +301,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         """
         if self._is_prepared:
             return
-        if self.agree is not None:
-            self.agree()
-        inputs = self.inputs or self.choose_inputs()
+        inputs = self._agree()
         for scene, paths in zip(self.scenes.scenes, self.paths, strict=True):
             if not self.check:
                 continue

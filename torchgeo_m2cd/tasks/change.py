@@ -3,7 +3,6 @@
 
 """Change detection task."""
 
-import functools
 import inspect
 import math
 import os
@@ -30,7 +29,6 @@ from torchgeo.models import get_weight
 from torchgeo.tasks import ChangeDetection
 from torchvision.models._api import WeightsEnum
 
-from ..datamodules import PairDataModule
 from ..losses import OHEMLoss
 from ..models import (
     M2CD,
@@ -41,7 +39,7 @@ from ..models import (
 )
 from ..models.encoder import check_encoder
 from ..models.o2sp import Distance
-from ..transforms import Inputs
+from ..transforms import Inputs, KeepsInputs
 from ..utils import check_choice
 
 #: Names of the models.
@@ -74,7 +72,7 @@ _NOT_MODEL_ARGS = (
 )
 
 
-class ChangeDetectionTask(ChangeDetection):
+class ChangeDetectionTask(KeepsInputs, ChangeDetection):
     r"""Change detection between an optical and a SAR image.
 
     TorchGeo's :class:`~torchgeo.tasks.ChangeDetection`, and beside its models
@@ -230,8 +228,7 @@ class ChangeDetectionTask(ChangeDetection):
             )
         # TorchGeo's own default would replace an attribute that is set before
         super().__init__(weights=weights)
-        #: What the model is shown; None until it is trained or loaded.
-        self.inputs: Inputs | None = None
+        self.inputs = None
         if init_from is not None:
             self._init_from(init_from)
 
@@ -360,21 +357,15 @@ class ChangeDetectionTask(ChangeDetection):
         self._check_fits(checkpoint, prefix)
         self.load_state_dict(checkpoint['state_dict'], strict=False)
 
-    def setup(self, stage: str) -> None:
-        """Have the data module agree on what the model is shown, if it is one of pairs.
+    def take_inputs(self, inputs: Inputs) -> None:
+        """Keep what the model is shown, as the data module decided.
 
         Args:
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-        """
-        datamodule = getattr(self.trainer, 'datamodule', None)
-        if isinstance(datamodule, PairDataModule):
-            # Later: a checkpoint may be to be read, which says what it was trained with
-            datamodule.agree = functools.partial(self._choose_inputs, datamodule)
+            inputs: The inputs.
 
-    def _choose_inputs(self, datamodule: PairDataModule) -> None:
-        """Agree with a data module on what the model is shown."""
-        inputs = datamodule.choose_inputs(self.inputs)
-        self._set_inputs(inputs)
+        Raises:
+            ValueError: If the model was made for other channels.
+        """
         optical, sar = inputs.channels
         in_channels = self.hparams['in_channels']
         expected: list[int | list[int]] = [max(optical, sar)]
@@ -385,10 +376,11 @@ class ChangeDetectionTask(ChangeDetection):
                 f'in_channels is {in_channels}, but the inputs have {optical} optical '
                 f'and {sar} SAR channels: expected {" or ".join(map(str, expected))}'
             )
+        self._set_inputs(inputs)
 
     def _set_inputs(self, inputs: Inputs) -> None:
         """Keep what the model is shown, also in the model if it has a place for it."""
-        self.inputs = inputs
+        super().take_inputs(inputs)
         if isinstance(self.model, M2CD):
             self.model.inputs = inputs
 

@@ -3,7 +3,7 @@
 
 """What a model is shown, and random changes of it in training."""
 
-from .inputs import Inputs, Reference
+from .inputs import Inputs, KeepsInputs, Reference
 from .pair import (
     DropImage,
     PairAugmentation,
@@ -29,6 +29,7 @@ __all__ = (
     'DropImage',
     'InputStep',
     'Inputs',
+    'KeepsInputs',
     'LeftOut',
     'PairAugmentation',
     'PhotometricDistortion',

@@ -299,6 +299,21 @@ class Inputs(nn.Module):
         return optical[..., : bands[0], :, :], sar[..., : bands[1], :, :]
 
 
+class KeepsInputs:
+    """Base class of tasks that keep what their model is shown."""
+
+    #: What the model is shown; None until it is trained or loaded.
+    inputs: Inputs | None
+
+    def take_inputs(self, inputs: Inputs) -> None:
+        """Keep what the model is shown, as the data module decided.
+
+        Args:
+            inputs: The inputs.
+        """
+        self.inputs = inputs
+
+
 def _stack(optical: Tensor, sar: Tensor) -> Tensor:
     """Stack batches of images, as :func:`~torchgeo_m2cd.datasets.stack_pair` does."""
     pairs = stack_pair(optical.transpose(0, 1), sar.transpose(0, 1))
