@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,66 @@ class TestSceneDataModule:
         make({**paths, 'sar': paths['sar'].with_name('later.tif')})
         with rasterio.open(paths['sar']) as src:
             assert src.count == 1
+
+
+class TestUnits:
+    """A model that was trained with units of 0.2 dB."""
+
+    @pytest.fixture
+    def trained(self) -> Inputs:
+        sar = Relative([10.0], ['otsu'], decibels=0.2)
+        return Inputs(OPTICAL, sar)
+
+    @pytest.mark.parametrize(
+        ('kwargs', 'decibels'),
+        [
+            ({}, 1.0),
+            ({'sar_scale': 'other'}, 0.2),
+            ({'sar_scale': 'other', 'sar_decibels': 0.5}, 0.5),
+            ({'sar_scale': 'power', 'sar_decibels': 0.5}, 1.0),
+        ],
+    )
+    def test_decibels(
+        self,
+        kwargs: dict[str, Any],
+        decibels: float,
+        trained: Inputs,
+        paths: dict[str, Path],
+    ) -> None:
+        datamodule = make(paths, inputs=None, **kwargs)
+        datamodule.setup('predict')
+        assert datamodule.choose_inputs(trained).sar.decibels == decibels
+
+    @pytest.mark.parametrize(
+        ('unit', 'columns', 'warns'),
+        [(0.5, 160, True), (0.22, 160, False), (0.5, 9, False)],
+    )
+    def test_contrast(
+        self,
+        unit: float,
+        columns: int,
+        warns: bool,
+        trained: Inputs,
+        paths: dict[str, Path],
+        tmp_path: Path,
+        recwarn: pytest.WarningsRecorder,
+    ) -> None:
+        """Speckle tells of another stretch, if it is one, and if there are enough data."""
+        with rasterio.open(paths['optical']) as src:
+            profile = {**src.profile, 'count': 1, 'dtype': 'float32', 'nodata': None}
+        # Even, with the speckle of 4.4 looks
+        noise = np.random.default_rng(0).gamma(4.4, 1 / 4.4, (1, 160, 160))
+        values = (100 + 10 * np.log10(noise) / unit).astype(np.float32)
+        values[:, :, 80 + columns // 2 :] = values[:, :, : 80 - columns // 2] = np.nan
+        with rasterio.open(tmp_path / 'sar.tif', 'w', **profile) as dst:
+            dst.write(values)
+        scene = {**paths, 'sar': tmp_path / 'sar.tif'}
+        datamodule = make(scene, inputs=trained, sar_scale='other')
+        datamodule.setup('predict')
+        datamodule.predict_dataloader()
+        found = [str(w.message) for w in recwarn if 'by its speckle' in str(w.message)]
+        assert len(found) == warns
+        assert all(re.search(r'about 0\.(4[5-9]|5)', message) for message in found)
 
 
 class TestScenes:
