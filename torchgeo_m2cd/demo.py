@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(
         *('predict', '--config', str(config_path('scene')), '--ckpt_path', checkpoint),
         *('--data.optical', str(scene['optical']), '--data.sar', str(scene['sar'])),
+        # The scene is smaller than usual
+        *('--data.patch_size', '256', '--data.stride', '128'),
         *('--trainer.default_root_dir', str(output / 'scene')),
         *('--trainer.callbacks.output', str(change)),
         *('--trainer.callbacks.mask', str(change_mask)),

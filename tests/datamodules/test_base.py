@@ -498,10 +498,12 @@ class TestChooseInputs:
         assert datamodule.inputs is None
         assert len(datamodule.val_dataloader()) == 3
         assert datamodule.inputs is task.inputs is trained
-        # Without any, it takes those of the data
-        task.inputs = None
-        datamodule.val_dataloader()
-        assert datamodule.inputs is task.inputs is not trained
+        # Without any, it takes those that are given
+        task.inputs, given = None, make(inputs=trained)
+        given.trainer = datamodule.trainer
+        given.setup('validate')
+        given.val_dataloader()
+        assert given.inputs is task.inputs is trained
         # What does not fit is found
         task.inputs = Inputs(LeftOut(1), LeftOut(1))
         with pytest.raises(ValueError, match='but the data have 2 and 1'):

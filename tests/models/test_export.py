@@ -117,3 +117,9 @@ class TestExportONNX:
         assert list(tmp_path.iterdir()) == [path]
         assert path.read_text() == 'old'
         assert model.training
+        # The next time, there is room
+        program = MagicMock(save=lambda part: Path(part).write_text('new'))
+        monkeypatch.setattr('torch.onnx.export', lambda *_, **__: program)
+        export_onnx(model, str(path), size=64)
+        assert list(tmp_path.iterdir()) == [path]
+        assert path.read_text() == 'new'

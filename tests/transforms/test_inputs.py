@@ -227,7 +227,8 @@ class TestInputs:
         image = make_image()
         batch = {'image': image, 'mask': torch.arange(B)}
         shown = inputs.show(batch)
-        assert list(shown) == ['image', 'mask', 'source']
+        assert list(shown) == ['image', 'mask', 'source', 'valid']
+        assert torch.equal(shown['valid'], inputs.valid(image))
         assert torch.equal(shown['source'], image)
         assert torch.equal(shown['image'], inputs(image))
         assert torch.equal(shown['mask'], batch['mask'])

@@ -5,6 +5,7 @@
 
 import json
 import os
+import pathlib
 import warnings
 
 import torch
@@ -64,5 +65,4 @@ def export_onnx(model: M2CD, path: str | os.PathLike[str], size: int = 256) -> N
         program.save(part)
         os.replace(part, path)
     finally:
-        if os.path.exists(part):
-            os.remove(part)
+        pathlib.Path(part).unlink(missing_ok=True)
