@@ -105,7 +105,7 @@ def run_model(paths: tuple[Path, Path], checkpoint: str, data: dict[str, Any]) -
     with torch.inference_mode():
         task.predict_step(batch, 0)
         start = time.perf_counter()
-        for indices in module.row_sampler:
+        for indices in loader.sampler:
             part = {key: value[: len(indices)] for key, value in batch.items()}
             task.predict_step(part, 0)
         return time.perf_counter() - start

@@ -5,7 +5,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -18,15 +18,16 @@ from torchgeo.datasets.utils import Path
 
 from .callbacks import SceneWriter
 from .datamodules import SceneDataModule
-from .datasets import stack_pair
+from .datasets import SARSource, Source, stack_pair
+from .datasets.source import Paths
 from .models import M2CD
 from .tasks import ChangeDetectionTask
 
 
 def predict_scene(
     checkpoint: Path,
-    optical: Path | Sequence[Path] | None,
-    sar: Path | Sequence[Path] | None,
+    optical: Source | Paths | None,
+    sar: SARSource | Paths | None,
     output: Path,
     mask: Path | None = None,
     polygons: Path | None = None,
@@ -45,9 +46,10 @@ def predict_scene(
 
     Args:
         checkpoint: Checkpoint of a :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`.
-        optical: Pre-event optical scene: one or more files, folders or patterns. None
-            if *data_args* has ``scenes``.
-        sar: Post-event SAR scene, likewise.
+        optical: Pre-event optical image: its paths, or a
+            :class:`~torchgeo_m2cd.datasets.Source`. None if *data_args* has ``scenes``.
+        sar: Post-event SAR image: its paths, or a
+            :class:`~torchgeo_m2cd.datasets.SARSource`.
         output: GeoTIFF to write the probabilities to.
         mask: GeoTIFF to write the predicted classes to, if any.
         polygons: GeoPackage to write the outlines of what has changed to, if any.

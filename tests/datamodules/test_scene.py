@@ -1,20 +1,18 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
 import pytest
 import rasterio
 import torch
 
 from torchgeo_m2cd.datamodules import SceneDataModule
-from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
+from torchgeo_m2cd.datasets import SARSource, SceneDataset, Source, SyntheticFlood
+from torchgeo_m2cd.datasets.source import SARScale
 from torchgeo_m2cd.transforms import (
     Darkness,
     Inputs,
@@ -77,7 +75,9 @@ class TestSceneDataModule:
 
     def test_bands(self, paths: dict[str, Path]) -> None:
         inputs = Inputs(Standardize([1, 2], [1, 2]), Standardize([3], [3]))
-        datamodule = make(paths, inputs=inputs, optical_bands=[3, 1], check=False)
+        datamodule = SceneDataModule(
+            Source(paths['optical'], [3, 1]), paths['sar'], inputs=inputs, check=False
+        )
         datamodule.setup('predict')
         batch = next(iter(datamodule.predict_dataloader()))
         assert batch['image'].shape[2] == 2
@@ -96,7 +96,7 @@ class TestSceneDataModule:
             ({'patch_size': 8, 'stride': 9}, 'stride is 9: .* or else pixels are left'),
             ({'patch_size': 8, 'stride': 0}, 'stride is 0: expected at least 1'),
             ({'splits': [0.8, 0.2]}, 'expected the shares to train, validate and test'),
-            ({'scenes': 'list.csv'}, 'got scenes, and optical or sar'),
+            ({'scenes': 'list.csv'}, 'got scenes, and paths of optical or sar'),
         ],
     )
     def test_invalid(
@@ -122,7 +122,9 @@ class TestSceneDataModule:
         datamodule.setup('predict')
         with pytest.raises(ValueError, match=match):
             datamodule.predict_dataloader()
-        with pytest.raises(ValueError, match='expected optical and sar, or scenes'):
+        with pytest.raises(
+            ValueError, match='expected the paths of optical and sar, or'
+        ):
             SceneDataModule(paths['optical'])
 
     def test_check(self, paths: dict[str, Path]) -> None:
@@ -309,15 +311,16 @@ class TestSceneDataModule:
         """In dB, unless the scene is of the units that the model was trained with."""
         trained = Inputs(OPTICAL, Relative([5.0], decibels=0.4))
         scales = {}
-        for scale in ('db', 'other', 'power'):
-            datamodule = make(paths, inputs=None, sar_scale=scale)
+        for scale in get_args(SARScale):
+            sar = SARSource(paths['sar'], scale=scale)
+            datamodule = SceneDataModule(paths['optical'], sar)
             datamodule.setup('predict')
             inputs = datamodule.choose_inputs(trained)
             assert inputs is datamodule.inputs
             assert isinstance(inputs.sar, Relative)
             scales[scale] = inputs.sar.decibels
             assert inputs.optical is OPTICAL
-        assert scales == {'db': 1, 'other': 0.4, 'power': 1}
+        assert scales == {'db': 1, 'power': 1, 'amplitude': 1, 'other': 0.4}
 
         # A step of the model sees the same contrast in dB
         datamodule = make(paths, inputs=None, patch_size=128)
@@ -392,9 +395,9 @@ class TestUnits:
         ('kwargs', 'decibels'),
         [
             ({}, 1.0),
-            ({'sar_scale': 'other'}, 0.2),
-            ({'sar_scale': 'other', 'sar_decibels': 0.5}, 0.5),
-            ({'sar_scale': 'power', 'sar_decibels': 0.5}, 1.0),
+            ({'scale': 'other'}, 0.2),
+            ({'scale': 'other', 'decibels': 0.5}, 0.5),
+            ({'scale': 'power', 'decibels': 0.5}, 1.0),
         ],
     )
     def test_decibels(
@@ -404,7 +407,8 @@ class TestUnits:
         trained: Inputs,
         paths: dict[str, Path],
     ) -> None:
-        datamodule = make(paths, inputs=None, **kwargs)
+        sar = SARSource(paths['sar'], **kwargs)
+        datamodule = SceneDataModule(paths['optical'], sar)
         datamodule.setup('predict')
         assert datamodule.choose_inputs(trained).sar.decibels == decibels
 
@@ -431,104 +435,10 @@ class TestUnits:
         values[:, :, 80 + columns // 2 :] = values[:, :, : 80 - columns // 2] = np.nan
         with rasterio.open(tmp_path / 'sar.tif', 'w', **profile) as dst:
             dst.write(values)
-        scene = {**paths, 'sar': tmp_path / 'sar.tif'}
-        datamodule = make(scene, inputs=trained, sar_scale='other')
+        sar = SARSource(tmp_path / 'sar.tif', scale='other')
+        datamodule = SceneDataModule(paths['optical'], sar, inputs=trained)
         datamodule.setup('predict')
         datamodule.predict_dataloader()
         found = [str(w.message) for w in recwarn if 'by its speckle' in str(w.message)]
         assert len(found) == warns
         assert all(re.search(r'about 0\.(4[5-9]|5)', message) for message in found)
-
-
-class TestScenes:
-    """Lists of scenes."""
-
-    @pytest.fixture
-    def listed(self, paths: dict[str, Path]) -> Path:
-        return paths['optical'].parent
-
-    def test_formats(self, listed: Path) -> None:
-        rows = {
-            'name': ['a', 'b'],
-            'optical': ['optical.tif'] * 2,
-            'sar': ['sar.tif'] * 2,
-        }
-        table = pd.DataFrame(rows)
-        table.to_csv(listed / 'list.csv', index=False)
-        gpd.GeoDataFrame(table, geometry=gpd.points_from_xy([0, 1], [0, 1])).to_file(
-            listed / 'list.gpkg'
-        )
-        items = [
-            {
-                'type': 'Feature',
-                'id': name,
-                'assets': {
-                    'optical': {'href': 'optical.tif'},
-                    'sar': {'href': './sar.tif'},
-                    'thumbnail': {'href': 'small.png'},
-                },
-            }
-            for name in 'ab'
-        ]
-        (listed / 'list.json').write_text(
-            json.dumps({'type': 'FeatureCollection', 'features': items})
-        )
-        (listed / 'item.geojson').write_text(json.dumps(items[0]))
-        for name in ('list.csv', 'list.gpkg', 'list.json', 'item.geojson'):
-            datamodule = SceneDataModule(scenes=listed / name)
-            names = [scene.name for scene in datamodule.paths]
-            assert names == (['a'] if name == 'item.geojson' else ['a', 'b'])
-            datamodule.setup('predict')
-            assert len(datamodule.scenes) == len(names)
-
-    def test_paths(self, tmp_path: Path) -> None:
-        (tmp_path / 'list.csv').write_text(
-            'optical,sar\na.tif;b.tif,https://host/sar.tif\n/abs/c.tif,/vsis3/d.tif\n'
-        )
-        first, second = SceneDataModule(scenes=tmp_path / 'list.csv').paths
-        assert first.optical == [str(tmp_path / 'a.tif'), str(tmp_path / 'b.tif')]
-        assert first.sar == ['https://host/sar.tif']
-        assert (first.name, second.name) == ('a', 'c')
-        # Names are text, and may be left out
-        (tmp_path / 'list.csv').write_text(
-            'name,optical,sar\nNA,a.tif,b.tif\n,c.tif ; d.tif,e.tif\n007,f.tif,g.tif\n'
-        )
-        paths = SceneDataModule(scenes=tmp_path / 'list.csv').paths
-        assert [scene.name for scene in paths] == ['NA', 'c', '007']
-        assert paths[1].optical == [str(tmp_path / 'c.tif'), str(tmp_path / 'd.tif')]
-        assert (second.optical, second.sar) == (['/abs/c.tif'], ['/vsis3/d.tif'])
-
-    @pytest.mark.parametrize(
-        ('text', 'match'),
-        [
-            ('optical\na.tif\n', r"has 1 rows with the columns \['optical'\]"),
-            ('optical,sar\n', 'has 0 rows'),
-            ('optical,sar\na.tif,\n', 'expected one row or more, with values'),
-            (
-                'optical,sar\na.tif;,b.tif\n',
-                "has the files 'a.tif;': expected one path",
-            ),
-            ('', 'cannot be read'),
-            (
-                'name,optical,sar\n../a,b.tif,c.tif\n',
-                r"has the name '\.\./a': expected",
-            ),
-            ('name,optical,sar\n..,b.tif,c.tif\n', r"has the name '\.\.': expected"),
-            (
-                'optical,sar\n1/a.tif,b.tif\n2/a.tif,b.tif\n',
-                "two scenes of the name 'a'",
-            ),
-        ],
-    )
-    def test_invalid(self, text: str, match: str, tmp_path: Path) -> None:
-        (tmp_path / 'list.csv').write_text(text)
-        with pytest.raises(ValueError, match=match):
-            SceneDataModule(scenes=tmp_path / 'list.csv')
-
-    def test_invalid_formats(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"list of scenes '.*no\.csv' does"):
-            SceneDataModule(scenes=tmp_path / 'no.csv')
-        for name in ('list.json', 'list.gpkg'):
-            (tmp_path / name).write_text('broken')
-            with pytest.raises(ValueError, match=rf"'.*{name}' cannot be read"):
-                SceneDataModule(scenes=tmp_path / name)

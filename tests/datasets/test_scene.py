@@ -20,8 +20,14 @@ from rasterio.warp import calculate_default_transform, reproject
 from torchgeo.datasets import DatasetNotFoundError, Sentinel1, Sentinel2
 from torchgeo.datasets.splits import random_grid_cell_assignment
 
-from torchgeo_m2cd.datasets import SceneDataset, SceneList
-from torchgeo_m2cd.transforms import Inputs, Standardize
+from torchgeo_m2cd.datamodules.checks import check_values
+from torchgeo_m2cd.datasets import (
+    MaskSource,
+    SARSource,
+    SceneDataset,
+    SceneList,
+    Source,
+)
 
 WEST, NORTH = 500_000.0, 5_300_000.0
 GRID = from_origin(WEST, NORTH, 10, 10)
@@ -248,13 +254,13 @@ class TestSceneDataset:
         assert sample['valid'].sum() == 100 * 120 - 10 * 10
 
     def test_bands(self, pair: tuple[Path, Path]) -> None:
-        dataset = SceneDataset(*pair, optical_bands=[3, 1], sar_bands=[1])
+        dataset = SceneDataset(Source(pair[0], [3, 1]), SARSource(pair[1], [1]))
         assert dataset.band_counts == (2, 1)
         expected = optical()[[2, 0], 30:, 30:].astype(np.float32)
         image = read_all(dataset)['image']
         assert torch.equal(image[0], torch.from_numpy(expected))
         with pytest.raises(ValueError, match=r"optical\.tif' has 3 bands: .* \[4\]"):
-            SceneDataset(*pair, optical_bands=[4])
+            SceneDataset(Source(pair[0], [4]), pair[1])
 
     def test_mosaic(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         """Tiles in a folder are as good as one file."""
@@ -291,7 +297,7 @@ class TestSceneDataset:
         assert hole['image'].shape == (2, 3, 20, 30)
         assert not hole['valid'].any()
         assert (hole['mask'] == 255).all()
-        assert dataset.check() > 0
+        assert check_values(dataset) > 0
 
     def test_mask(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         mask = np.zeros((60, 120), np.uint8)
@@ -459,18 +465,19 @@ class TestFiles:
         ):
             # As TorchGeo has it, 20 m bands are in a folder of their own
             SceneDataset(
-                tmp_path, tmp_path, optical_class=Sentinel2, sar_class=Sentinel1,
-                optical_bands=['B03', 'B11'], sar_bands=['VH', 'VV'],
-            )  # fmt: skip
+                Source(tmp_path, ['B03', 'B11'], Sentinel2),
+                SARSource(tmp_path, ['VH', 'VV'], Sentinel1),
+            )
         for path in tmp_path.glob('*m.tif'):
             path.rename(tmp_path / f'{path.stem.rpartition("_")[0]}.tif')
         dataset = SceneDataset(
-            tmp_path, tmp_path, optical_class=Sentinel2, sar_class=Sentinel1,
-            optical_bands=['B03', 'B02', 'B11'], sar_bands=['VH', 'VV'],
-        )  # fmt: skip
+            Source(tmp_path, ['B03', 'B02', 'B11'], Sentinel2),
+            SARSource(tmp_path, ['VH', 'VV'], Sentinel1),
+        )
         assert dataset.band_counts == (3, 2)
         assert dataset.rgb_channels == [0, 1, 2]
-        optical_files, sar_files = dataset.pair_files
+        optical_files, sar_files = dataset.optical.files, dataset.sar.files
+        assert dataset.files == optical_files + sar_files
         bands = [path[-7:-4] for path in optical_files]
         assert bands == ['B03', 'B02', 'B11']
         assert [path[-6:-4] for path in sar_files] == ['VH', 'VV']
@@ -493,11 +500,9 @@ class TestFiles:
         with pytest.raises(
             ValueError, match=r"bands \['B02'\] are names: expected num"
         ):
-            SceneDataset(optical_files[0], sar_files[0], optical_bands=['B02'])
+            SceneDataset(Source(optical_files[0], ['B02']), sar_files[0])
         with pytest.raises(ValueError, match="unknown optical band 'B3', did you mean"):
-            SceneDataset(
-                tmp_path, tmp_path, optical_class=Sentinel2, optical_bands=['B3']
-            )
+            SceneDataset(Source(tmp_path, ['B3'], Sentinel2), tmp_path)
 
     def test_named_bands_of_one_file(self, pair: tuple[Path, Path]) -> None:
         class Named(Sentinel2):
@@ -506,7 +511,7 @@ class TestFiles:
             separate_files = False
             all_bands = ('B02', 'B03', 'B04')
 
-        dataset = SceneDataset(*pair, optical_class=Named, optical_bands=['B04', 'B02'])
+        dataset = SceneDataset(Source(pair[0], ['B04', 'B02'], Named), pair[1])
         expected = optical()[[2, 0], 30:, 30:].astype(np.float32)
         assert torch.equal(read_all(dataset)['image'][0], torch.from_numpy(expected))
 
@@ -527,7 +532,7 @@ class TestFiles:
         with rasterio.open(pair[0], 'r+') as src:
             src.descriptions = names
         assert SceneDataset(*pair).rgb_channels == expected
-        assert SceneDataset(*pair, optical_bands=[2]).rgb_channels == [0, 0, 0]
+        assert SceneDataset(Source(pair[0], [2]), pair[1]).rgb_channels == [0, 0, 0]
 
     @pytest.mark.parametrize(('scale', 'factor'), [('power', 10), ('amplitude', 20)])
     def test_linear(self, scale: Any, factor: float, tmp_path: Path) -> None:
@@ -536,7 +541,7 @@ class TestFiles:
         sar[0] = 0
         path = write(tmp_path / 'sar.tif', sar, from_origin(WEST, NORTH, 20, 20))
         dataset = SceneDataset(
-            write(tmp_path / 'optical.tif', optical()), path, sar_scale=scale
+            write(tmp_path / 'optical.tif', optical()), SARSource(path, scale=scale)
         )
         sample = read_all(dataset)
         image = sample['image'][1, 0]
@@ -549,12 +554,12 @@ class TestFiles:
     def test_decibels_that_were_said_to_be_linear(
         self, pair: tuple[Path, Path]
     ) -> None:
-        dataset = SceneDataset(*pair, sar_scale='power')
-        match = r"SAR file '.*sar\.tif' has values below zero, but sar_scale is 'power'"
+        dataset = SceneDataset(pair[0], SARSource(pair[1], scale='power'))
+        match = r"SAR file '.*sar\.tif' has values below zero, but scale is 'power'"
         with pytest.raises(ValueError, match=match):
             read_all(dataset)
-        with pytest.raises(ValueError, match="unknown sar_scale 'linear'"):
-            SceneDataset(*pair, sar_scale='linear')  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="unknown scale of sar 'linear'"):
+            SARSource(pair[1], scale='linear')  # type: ignore[arg-type]
 
     @pytest.mark.parametrize('res', [None, 15, (30, 20)])
     def test_crs_and_resolution(self, res: Any, pair: tuple[Path, Path]) -> None:
@@ -592,8 +597,10 @@ class TestFiles:
         sar[20:40, 20:40] = 0
         dataset = SceneDataset(
             write(tmp_path / 'optical.tif', optical()),
-            write(tmp_path / 'sar.tif', sar, from_origin(WEST, NORTH, step, step)),
-            sar_nodata=0,
+            SARSource(
+                write(tmp_path / 'sar.tif', sar, from_origin(WEST, NORTH, step, step)),
+                nodata=0,
+            ),
         )
         sample = read_all(dataset)
         assert (sample['image'][1, 0][sample['valid'][0]] == -10).all()
@@ -620,7 +627,7 @@ class TestFiles:
             else:
                 src.write_mask(opaque)
         dataset = SceneDataset(
-            write(tmp_path / 'optical.tif', optical()), path, sar_scale='other'
+            write(tmp_path / 'optical.tif', optical()), SARSource(path, scale='other')
         )
         assert dataset.band_counts == (3, 1)
         sample = read_all(dataset)
@@ -640,7 +647,7 @@ class TestLabels:
         path = tmp_path / f'labels{suffix}'
         table.to_crs(4326).to_file(path)
         for label, values in ((None, (1, 1)), ('kind', (1, 2))):
-            dataset = SceneDataset(*pair, mask=path, mask_label=label)
+            dataset = SceneDataset(*pair, MaskSource(path, attribute=label))
             expected = torch.zeros(70, 90, dtype=torch.int64)
             expected[20:30, 10:30] = values[0]
             expected[10:60, 60:70] = values[1]
@@ -649,7 +656,7 @@ class TestLabels:
             x, y = WEST + 300, NORTH - 300
             assert (dataset[x : x + 50, y - 50 : y]['mask'] == 0).all()
         with pytest.raises(ValueError, match=r"unknown attribute of .*labels.* 'sort'"):
-            SceneDataset(*pair, mask=path, mask_label='sort')
+            SceneDataset(*pair, MaskSource(path, attribute='sort'))
 
     def test_invalid_vector(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         path = tmp_path / 'labels.gpkg'
@@ -715,73 +722,6 @@ class TestIndex:
         first, second = scenes[[(0, x, y), (1, x, y)]]
         assert torch.equal(first['image'], dataset[x, y]['image'])
         assert [int(sample['scene']) for sample in (first, second)] == [0, 1]
-
-
-class TestCheck:
-    @pytest.fixture
-    def real(self, tmp_path: Path) -> tuple[Path, Path]:
-        """A scene with plausible values."""
-        rng = np.random.default_rng(0)
-        image = rng.normal(2000, 300, (3, 100, 120)).astype(np.uint16)
-        sar = rng.normal(-12, 4, (1, 100, 120)).astype(np.float32)
-        return write(tmp_path / 'o.tif', image), write(tmp_path / 's.tif', sar)
-
-    MEAN = torch.tensor([[2000.0] * 3, [-12.0] * 3])
-
-    def inputs(self, optical_std: float = 300.0, sar_mean: float = -12.0) -> Inputs:
-        return Inputs(
-            Standardize([2000.0] * 3, [optical_std] * 3), Standardize([sar_mean], [4.0])
-        )
-
-    def test_probe(self, real: tuple[Path, Path]) -> None:
-        pixels = SceneDataset(*real).probe(4, 16)
-        assert pixels.shape == (2, 3, 16 * 256)
-        mean = pixels.mean(-1)
-        torch.testing.assert_close(mean, self.MEAN, rtol=0.02, atol=0)
-
-    def test_good(self, real: tuple[Path, Path]) -> None:
-        dataset = SceneDataset(*real)
-        assert dataset.check() == 36 * 32 * 32
-        seen: list[torch.Tensor] = []
-        assert dataset.check(seen.append) == 36 * 32 * 32
-        assert torch.equal(seen[0], dataset.probe())
-        assert dataset.check(self.inputs().check) == 36 * 32 * 32
-
-    def test_swapped(self, real: tuple[Path, Path]) -> None:
-        with pytest.raises(ValueError, match=r's\.tif.* are optical and sar swapped'):
-            SceneDataset(*real[::-1]).check()
-        # A linear scale is not negative
-        with pytest.raises(ValueError, match=r'median of 33\.01 dB .* swapped'):
-            SceneDataset(real[0], real[0], sar_scale='power').check()
-
-    def test_linear_that_was_said_to_be_decibels(
-        self, real: tuple[Path, Path], tmp_path: Path
-    ) -> None:
-        path = write(tmp_path / 'power.tif', np.full((100, 120), 0.06, np.float32))
-        with pytest.raises(ValueError, match=r"power\.tif' has mostly positive values"):
-            SceneDataset(real[0], path).check()
-        assert SceneDataset(real[0], path, sar_scale='power').check() > 0
-        assert SceneDataset(real[0], path, sar_scale='other').check() > 0
-
-    @pytest.mark.parametrize(
-        ('changed', 'match'),
-        [
-            ({'optical_std': 30_000.0}, 'optical band 1 has the median'),
-            ({'sar_mean': 488.0}, 'SAR band 1 has the median'),
-        ],
-    )
-    def test_other_units(
-        self, changed: dict[str, float], match: str, real: tuple[Path, Path]
-    ) -> None:
-        match = rf"o\.tif' and .*s\.tif' does not fit the model: {match}"
-        with pytest.raises(ValueError, match=match):
-            SceneDataset(*real).check(self.inputs(**changed).check)
-
-    def test_no_data(self, real: tuple[Path, Path], tmp_path: Path) -> None:
-        path = write(tmp_path / 'nan.tif', np.full((100, 120), np.nan, np.float32))
-        asked: list[torch.Tensor] = []
-        assert SceneDataset(real[0], path).check(asked.append) == 0
-        assert asked == []
 
 
 class TestMeasure:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
-from torchgeo_m2cd.samplers import SceneRowSampler, SceneSampler
+from torchgeo_m2cd.samplers import PatchRowSampler, SceneSampler
 
 
 @pytest.fixture(scope='module')
@@ -52,40 +52,28 @@ def test_covers_scene(
     assert places == sorted(set(places))
 
 
-class TestSceneRowSampler:
-    @pytest.mark.parametrize('world_size', [1, 2, 5])
+class TestPatchRowSampler:
     @pytest.mark.parametrize('batch_size', [1, 2, 64])
-    def test_shares(
-        self, batch_size: int, world_size: int, dataset: SceneDataset
-    ) -> None:
-        """Processes do each patch of two scenes once, no batch spans two rows."""
+    def test_rows(self, batch_size: int, dataset: SceneDataset) -> None:
+        """The patches of the rows that were asked for, and no batch spans two rows."""
         samplers = [
             SceneSampler(dataset, (64, 64), (48, 48)),
             SceneSampler(dataset, (64, 100), (64, 48)),
         ]
-        found = []
-        for rank in range(world_size):
-            sampler = SceneRowSampler(samplers, batch_size, rank, world_size)
-            batches = list(sampler)
-            assert len(batches) == len(sampler)
-            for batch in batches:
-                assert 1 <= len(batch) <= batch_size
-                assert len({(scene, y.start) for scene, _, y in batch}) == 1
-                found += batch
-        expected = [(i, *patch) for i, s in enumerate(samplers) for patch in s]
-        assert sorted(map(repr, found)) == sorted(map(repr, expected))
+        patch_rows = [(0, 2), (1, 0), (1, 1)]
+        sampler = PatchRowSampler(samplers, patch_rows, batch_size)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        for batch in batches:
+            assert 1 <= len(batch) <= batch_size
+            assert len({(scene, y.start) for scene, _, y in batch}) == 1
+        columns = len(samplers[0].lefts)
+        expected = [(0, *patch) for patch in list(samplers[0])[2 * columns :][:columns]]
+        columns = len(samplers[1].lefts)
+        expected += [(1, *patch) for patch in list(samplers[1])[: 2 * columns]]
+        assert [patch for batch in batches for patch in batch] == expected
 
-    def test_done(self, dataset: SceneDataset) -> None:
-        """What was done before does not change which process does what."""
-        samplers = [SceneSampler(dataset, (64, 64), (32, 32))]
-        assert SceneRowSampler(samplers, 2, 1, 2).todo == [(0, 1), (0, 3)]
-        sampler = SceneRowSampler(samplers, 2, 1, 2)
-        sampler.find_done = lambda: {(0, 0), (0, 1)}
-        assert sampler.todo == [(0, 3)]
-        assert len(list(sampler)) == len(sampler) == 2
-
-        sampler = SceneRowSampler(samplers, 2, 1, 2)
-        sampler.find_done = lambda: {(0, row) for row in range(4)}
-        # One batch, for Lightning
-        assert list(sampler) == [[(0, *patch) for patch in samplers[0].row(0)[:2]]]
-        assert len(sampler) == 1
+    def test_nothing(self, dataset: SceneDataset) -> None:
+        sampler = PatchRowSampler([SceneSampler(dataset, (64, 64), (32, 32))], [], 2)
+        assert list(sampler) == []
+        assert len(sampler) == 0

@@ -1,27 +1,22 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Writing of predicted scenes."""
+"""Write predictions of scenes."""
 
 import concurrent.futures
-import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
-import rasterio
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
-from rasterio.errors import RasterioError
 from torchgeo.datasets.utils import Path, Sample
 
 from .. import __version__
 from ..datamodules import SceneDataModule
-from ..samplers import SceneSampler
-from .scene_map import MapRow, Outputs, SceneMap
+from ..maps import MapPlan, Mosaic, Outputs, PatchRow, make_map
+from ..samplers import PatchRowSampler, SceneSampler
+from ..utils import write_beside
 
 
 class SceneWriter(Callback):
@@ -31,12 +26,12 @@ class SceneWriter(Callback):
     smoothly towards the edges of a patch, where a model sees least.
 
     Every row of patches is kept in the folder ``OUTPUT.parts``. The same command, run
-    again after an interruption, goes on where it stopped; several processes share the
-    rows, on a file system that all of them see. Memory is needed for two batches of patches,
-    however large the scene. The trainer does not keep the predictions.
+    again after an interruption, goes on where it stopped. Several processes share the
+    rows, on a file system that all of them see. Memory holds two batches of patches,
+    however large the scene is. The trainer does not keep the predictions.
 
-    Files are written beside their places and renamed when all are complete. Their
-    tags say which model (SHA-256 of its weights), inputs, checkpoint and images they were
+    Files are written beside their places and renamed when all are complete. Their tags
+    say which model (SHA-256 of its weights), inputs, checkpoint and images they were
     made of.
 
     To be used with :class:`~torchgeo_m2cd.datamodules.SceneDataModule` and a task that
@@ -56,15 +51,15 @@ class SceneWriter(Callback):
         """Initialize a new SceneWriter instance.
 
         Args:
-            output: GeoTIFF to write the probabilities to: float32, one band, the
-                probability of change, for a binary task, else one per class;
-                NaN where not valid. With several scenes, this path and those below
-                hold ``{name}`` for the name of the scene.
-            mask: GeoTIFF to write the predicted classes to, if any: uint8, 255 where
-                not valid.
-            polygons: GeoPackage to write the outlines of what has changed to, if any,
-                see :func:`~torchgeo_m2cd.products.write_polygons`.
-            quicklook: PNG to draw images and probabilities to, if any.
+            output: GeoTIFF of the probabilities to write: float32, one band, the
+                probability of change, for a binary task, else one per class; NaN where
+                not valid. With several scenes, this path and those below hold ``{name}``
+                for the name of the scene.
+            mask: GeoTIFF of the predicted classes to write, if any: uint8, 255 where not
+                valid.
+            polygons: GeoPackage of the outlines of what has changed to write, if any, see
+                :func:`~torchgeo_m2cd.maps.write_polygons`.
+            quicklook: PNG of images and probabilities to draw, if any.
             threshold: Probability from which on a pixel of a binary task is changed.
             min_area: Smallest area of a polygon in m².
             overwrite: Whether to replace existing files. If not, and there are several
@@ -75,27 +70,28 @@ class SceneWriter(Callback):
                 [0, 1].
         """
         super().__init__()
-        files = [output, mask, polygons, quicklook]
-        self.templates = [None if file is None else str(file) for file in files]
-        if not 0 <= threshold <= 1:
-            raise ValueError(f'threshold is {threshold}: expected a value from 0 to 1')
-        names = [name for name in self.templates if name is not None]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f'two of the files to write are the same: {name!r}')
-        self.threshold = threshold
-        self.min_area = min_area
-        self.overwrite = overwrite
-        #: Path of the checkpoint, for the tags, if it is not the trainer that reads it.
+        mask, polygons, quicklook = (
+            None if file is None else pathlib.Path(file)
+            for file in (mask, polygons, quicklook)
+        )
+        self.outputs = Outputs(
+            pathlib.Path(output),
+            mask,
+            polygons,
+            quicklook,
+            threshold,
+            min_area,
+            overwrite,
+        )
+        #: Path of the checkpoint, for the tags, if the trainer does not read it.
         self.checkpoint: Path | None = None
-        self._maps: dict[int, SceneMap] = {}
-        self._row: MapRow | None = None
         self._todo: list[tuple[int, int]] = []
+        self._row: PatchRow | None = None
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: concurrent.futures.Future[None] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tell the data module what need not be predicted again.
+        """Check the files to write, and tell the data module of them.
 
         Args:
             trainer: The trainer.
@@ -103,91 +99,40 @@ class SceneWriter(Callback):
             stage: Either 'fit', 'validate', 'test', or 'predict'.
 
         Raises:
+            FileExistsError: If the only scene has a file that exists, and *overwrite* is
+                False.
+            IsADirectoryError: If a file is a folder.
             TypeError: If the data module is not a SceneDataModule.
-            ValueError: If the labels of a pixel do not exclude each other.
+            ValueError: If a file to write is an image to read, or the same for two
+                scenes, or if a pixel may have several labels.
         """
         if stage != 'predict':
             return
-        if pl_module.hparams.get('task') == 'multilabel' and any(self.templates[1:]):
+        if pl_module.hparams.get('task') == 'multilabel' and self.outputs.paths[1:]:
             raise ValueError(
                 "task is 'multilabel': expected an output alone, as there is no single "
                 'class of a pixel for mask, polygons and quicklook'
             )
-        datamodule = self._datamodule(trainer)
-        # Asked when there are data loaders to make, as the checkpoint is not known yet
-        datamodule.row_sampler.find_done = lambda: self._prepare(trainer, pl_module)
+        datamodule = _get_datamodule(trainer)
+        several = len(datamodule.entries) > 1
+        if several and not all('{name}' in str(path) for path in self.outputs.paths):
+            raise ValueError(
+                f'there are {len(datamodule.entries)} scenes, and the files to write are '
+                f'{[str(path) for path in self.outputs.paths]}: expected {{name}} in each '
+                'of them'
+            )
+        datamodule.outputs = [self.outputs.named(e.name) for e in datamodule.entries]
+        for outputs, scene in zip(
+            datamodule.outputs, datamodule.scenes.scenes, strict=True
+        ):
+            outputs.check(scene.files)
+            if not several:
+                outputs.check_new()
         # They are as large as the scene, several times, and they are in the file
         trainer.predict_loop.return_predictions = False
 
-    def _prepare(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> set[tuple[int, int]]:
-        """Check that the files can be written, before anything is predicted.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-
-        Returns:
-            Rows of patches that are complete: number of the scene and of the row.
-
-        Raises:
-            FileExistsError: If a file exists and *overwrite* is False.
-            IsADirectoryError: If a file is a folder.
-            ValueError: If a file to write is an image to read, or the same for two scenes.
-        """
-        datamodule = self._datamodule(trainer)
-        samplers = datamodule.row_sampler.samplers
-        if len(samplers) > 1 and any(
-            template is not None and '{name}' not in template
-            for template in self.templates
-        ):
-            raise ValueError(
-                f'there are {len(samplers)} scenes, and the files to write are '
-                f'{self.templates}: expected {{name}} in each of them'
-            )
-        checkpoint = trainer.ckpt_path or self.checkpoint
-        model = _describe(pl_module, None if checkpoint is None else str(checkpoint))
-        inputs = datamodule.inputs
-        assert inputs is not None
-        model['INPUTS'] = json.dumps(inputs.to_dict())
-        self._maps = {}
-        for number, (paths, sampler) in enumerate(
-            zip(datamodule.paths, samplers, strict=True)
-        ):
-            output, *others = (
-                None if t is None else pathlib.Path(t.replace('{name}', paths.name))
-                for t in self.templates
-            )
-            assert output is not None
-            outputs = Outputs(output, *others)
-            plan = _plan(trainer, datamodule, sampler, model)
-            products = {'threshold': self.threshold, 'min_area': self.min_area}
-            made_of = json.dumps({**plan, **products}).encode()
-            digest = hashlib.sha256(made_of).hexdigest()
-            tags = {**_tags(model, sampler), 'PLAN_SHA256': digest}
-            if len(samplers) > 1 and self._is_complete(outputs, digest):
-                rank_zero_info(f'{output} is complete already')
-                continue
-            self._check(outputs, sampler)
-            self._maps[number] = SceneMap(
-                sampler, outputs, plan, tags, self.threshold, self.min_area
-            )
-        for scene in self._maps.values() if trainer.is_global_zero else ():
-            scene.prepare()
-        trainer.strategy.barrier('SceneWriter')
-        return {
-            (number, row)
-            for number, sampler in enumerate(samplers)
-            for row in (
-                self._maps[number].done()
-                if number in self._maps
-                else range(len(sampler.rows))
-            )
-        }
-
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the thread that writes.
+        """Prepare the folders of rows of patches, and start the thread that writes.
 
         Args:
             trainer: The trainer.
@@ -196,15 +141,20 @@ class SceneWriter(Callback):
         Raises:
             ValueError: If Lightning would share the patches among processes once more.
         """
-        sampler = self._datamodule(trainer).row_sampler
-        if getattr(trainer.predict_dataloaders, 'sampler', None) is not sampler:
-            raise ValueError(
+        sampler = getattr(trainer.predict_dataloaders, 'sampler', None)
+        if not isinstance(sampler, PatchRowSampler):
+            raise ValueError(  # noqa: TRY004, it is a setting that is wrong
                 'SceneDataModule shares the rows of patches among processes itself: set '
                 'use_distributed_sampler=False in the trainer'
             )
-        self._row = None
-        self._todo = sampler.todo
-        self._writing = None
+        datamodule = _get_datamodule(trainer)
+        for scene in dict(sampler.patch_rows):
+            plan = datamodule.plans[scene]
+            folder = datamodule.outputs[scene].folder(plan)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_beside(folder / 'plan.json', plan.write)
+        self._todo = list(sampler.patch_rows)
+        self._row = self._writing = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
 
     def on_predict_batch_end(
@@ -216,52 +166,67 @@ class SceneWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take the predictions of a batch, and have complete rows written.
+        """Add the predictions of a batch to its row, and write what is complete.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
             outputs: Probabilities of shape (B, classes, H, W).
             batch: The batch, with ``valid``.
-            batch_idx: Not used.
-            dataloader_idx: Not used.
+            batch_idx: Index of the batch.
+            dataloader_idx: Index of the data loader.
         """
-        if not self._todo:  # A process with nothing to do predicts a batch all the same
-            return
         assert self._thread is not None
-        number, row = self._todo[0]
         if self._row is None:
-            self._row = self._maps[number].row(row)
+            scene, number = self._todo.pop(0)
+            self._row = _make_mosaic(trainer, scene).patch_row(number)
         patches = outputs.detach().float().cpu().numpy()
         valid = batch['valid'][:, 0].cpu().numpy()
         done = [self._row.add(*pair) for pair in zip(patches, valid, strict=True)]
-        # One batch being written: more would fill the memory
+        # One batch at a time is being written: more would fill the memory
         self._wait()
         self._writing = self._thread.submit(self._row.write, np.concatenate(done))
         if self._row.is_complete:
             self._row = None
-            self._todo = self._todo[1:]
 
     def on_predict_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Complete the files, each process those of some of the scenes.
+        """Wait for what is being written.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
+        """
+        self._wait()
+        self._stop()
+
+    def teardown(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        """Make the files, each process those of some of the scenes.
+
+        Lightning calls this hook also where no row of patches was left to predict.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
 
         Raises:
             RuntimeError: If a row of patches is missing.
             ValueError: If no pixel of a scene is valid.
         """
-        self._wait()
-        self._stop()
+        if stage != 'predict':
+            return
+        datamodule = _get_datamodule(trainer)
         trainer.strategy.barrier('SceneWriter')
-        for scene in list(self._maps.values())[
-            trainer.global_rank :: trainer.world_size
-        ]:
-            scene.finish()
+        scenes = range(len(datamodule.plans))
+        for scene in scenes[trainer.global_rank :: trainer.world_size]:
+            plan, outputs = datamodule.plans[scene], datamodule.outputs[scene]
+            if not outputs.is_complete(plan):
+                tags = self._make_tags(trainer, datamodule.samplers[scene], plan)
+                make_map(_make_mosaic(trainer, scene), outputs, plan, tags)
         trainer.strategy.barrier('SceneWriter')
 
     def on_exception(
@@ -272,14 +237,14 @@ class SceneWriter(Callback):
         Args:
             trainer: The trainer.
             pl_module: The task.
-            exception: Not used.
+            exception: What went wrong.
         """
         self._stop()
         if self._row is not None:
             self._row.discard()
 
     def _wait(self) -> None:
-        """Wait for the row that is being written, and raise what went wrong."""
+        """Wait for the batch that is being written, and raise what went wrong."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
@@ -290,90 +255,35 @@ class SceneWriter(Callback):
             self._thread.shutdown()
             self._thread = None
 
-    @staticmethod
-    def _datamodule(trainer: Trainer) -> SceneDataModule:
-        """Return the data module of the scenes."""
-        datamodule = getattr(trainer, 'datamodule', None)
-        if not isinstance(datamodule, SceneDataModule):
-            raise TypeError(
-                f'SceneWriter got predictions of {type(datamodule).__name__}: expected '
-                'those of SceneDataModule'
-            )
-        return datamodule
-
-    def _check(self, outputs: Outputs, sampler: SceneSampler) -> None:
-        """Check that the files of a scene can be written."""
-        inputs = {
-            os.path.realpath(file)
-            for files in sampler.dataset.pair_files
-            for file in files
+    def _make_tags(
+        self, trainer: Trainer, sampler: SceneSampler, plan: MapPlan
+    ) -> dict[str, str]:
+        """Say what a map was made of."""
+        checkpoint = trainer.ckpt_path or self.checkpoint
+        scene = sampler.dataset
+        return {
+            'TIFFTAG_SOFTWARE': f'torchgeo-m2cd {__version__}',
+            **({'CHECKPOINT': str(checkpoint)} if checkpoint else {}),
+            **plan.model,
+            'INPUTS': json.dumps(plan.inputs),
+            'OPTICAL': ', '.join(scene.optical.files),
+            'SAR': ', '.join(scene.sar.files),
         }
-        for path in outputs.paths():
-            if path.is_dir():
-                raise IsADirectoryError(f'{path} is a folder: expected a file')
-            if os.path.realpath(path) in inputs:
-                raise ValueError(f'{path} is a file of the scene itself')
-            if path.exists() and not self.overwrite:
-                raise FileExistsError(f'{path} exists and overwrite is False')
-
-    def _is_complete(self, outputs: Outputs, digest: str) -> bool:
-        """Whether a map of the same plan is there."""
-        if self.overwrite or not all(path.exists() for path in outputs.paths()):
-            return False
-        try:
-            with rasterio.open(outputs.output) as src:
-                return bool(src.tags().get('PLAN_SHA256') == digest)
-        except RasterioError:
-            return False
 
 
-def _describe(task: LightningModule, checkpoint: str | None) -> dict[str, str]:
-    """Say which model it is, down to its weights."""
-    hparams: dict[str, Any] = dict(task.hparams)
-    words = [type(task).__name__, hparams.get('model'), hparams.get('backbone')]
-    model = {'CHECKPOINT': checkpoint} if checkpoint else {}
-    model |= {'MODEL': ', '.join(str(word) for word in words if word)}
-    weights = hashlib.sha256()
-    for value in task.state_dict().values():
-        weights.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
-    model['WEIGHTS_SHA256'] = weights.hexdigest()
-    return model
+def _get_datamodule(trainer: Trainer) -> SceneDataModule:
+    """Return the data module of the scenes."""
+    datamodule = getattr(trainer, 'datamodule', None)
+    if not isinstance(datamodule, SceneDataModule):
+        raise TypeError(
+            f'SceneWriter got predictions of {type(datamodule).__name__}: expected those '
+            'of SceneDataModule'
+        )
+    return datamodule
 
 
-def _tags(model: dict[str, str], sampler: SceneSampler) -> dict[str, str]:
-    """Say what a map was made of."""
-    tags = {'TIFFTAG_SOFTWARE': f'torchgeo-m2cd {__version__}', **model}
-    for name, files in zip(('OPTICAL', 'SAR'), sampler.dataset.pair_files, strict=True):
-        tags[name] = ', '.join(files)
-    return tags
-
-
-def _plan(
-    trainer: Trainer,
-    datamodule: SceneDataModule,
-    sampler: SceneSampler,
-    model: dict[str, str],
-) -> dict[str, Any]:
-    """List all that the probabilities of a scene depend on."""
-    files = [file for files in sampler.dataset.pair_files for file in files]
-    return {
-        'version': __version__,
-        'model': {key: value for key, value in model.items() if key != 'CHECKPOINT'},
-        'precision': str(trainer.precision),
-        'files': [
-            # Those on a network have no such things
-            [file, *((s.st_size, s.st_mtime_ns) if (s := _stat(file)) else ())]
-            for file in files
-        ],
-        'data': {key: str(value) for key, value in sorted(datamodule.kwargs.items())},
-        'shape': list(sampler.dataset.shape),
-        'transform': list(sampler.dataset.transform)[:6],
-        'size': list(sampler.size),
-        'stride': list(sampler.stride),
-        'batch_size': datamodule.batch_size,
-    }
-
-
-def _stat(file: Path) -> os.stat_result | None:
-    """Return size and time of a local file."""
-    return os.stat(file) if os.path.exists(file) else None
+def _make_mosaic(trainer: Trainer, scene: int) -> Mosaic:
+    """Return the mosaic of a scene."""
+    datamodule = _get_datamodule(trainer)
+    folder = datamodule.outputs[scene].folder(datamodule.plans[scene])
+    return Mosaic(datamodule.samplers[scene], folder)

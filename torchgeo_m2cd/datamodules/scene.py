@@ -3,53 +3,41 @@
 
 """Scene data module."""
 
-import json
-import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import geopandas as gpd
-import pandas as pd
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
-from pyproj import CRS
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import GeoDataModule
-from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.splits import random_grid_cell_assignment
 from torchgeo.datasets.utils import Path, Sample
 from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 
-from ..datasets import SceneDataset, SceneList
-from ..datasets.scene import SARScale
-from ..samplers import SceneRowSampler, SceneSampler
-from ..transforms import Inputs, PairAugmentation, Standardize, estimate_decibels
-from ..utils import list_paths, name_paths
+from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
+from ..datasets.catalogue import list_scenes
+from ..datasets.source import Paths
+from ..maps import MapPlan, Outputs, describe_model, rows_done
+from ..samplers import PatchRowSampler, SceneSampler
+from ..transforms import Inputs, PairAugmentation, Standardize
+from ..utils import name_paths
 from .base import PairDataModule
-
-
-class ScenePaths(NamedTuple):
-    """The files of one scene."""
-
-    name: str
-    optical: list[str]
-    sar: list[str]
+from .checks import check_contrast, check_values
 
 
 class SceneDataModule(PairDataModule, GeoDataModule):
     """LightningDataModule implementation for georeferenced scenes.
 
-    A scene is the overlap of an optical and a SAR scene, see
+    A scene is an optical and a SAR image where they overlap, see
     :class:`~torchgeo_m2cd.datasets.SceneDataset`.
 
     To train, validate and test, the scene is divided into cells, each of which belongs
-    to one split. Training takes random patches, the other splits patches on a grid, of
-    which only what is within the split counts.
+    to one split. Training takes random patches. The other splits take patches on a grid,
+    of which only what is within the split counts.
 
-    To predict, one or more scenes are cut into overlapping patches, whose
-    predictions :class:`~torchgeo_m2cd.callbacks.SceneWriter` puts together. Several
-    processes share the rows of patches; set ``use_distributed_sampler=False`` in the
-    trainer.
+    To predict, one or more scenes are cut into overlapping patches, whose predictions
+    :class:`~torchgeo_m2cd.callbacks.SceneWriter` puts together. Several processes share
+    the rows of patches; set ``use_distributed_sampler=False`` in the trainer.
     """
 
     #: Lightning may not refuse a process that has nothing to do.
@@ -57,9 +45,9 @@ class SceneDataModule(PairDataModule, GeoDataModule):
 
     def __init__(
         self,
-        optical: Path | Sequence[Path] | None = None,
-        sar: Path | Sequence[Path] | None = None,
-        mask: Path | Sequence[Path] | None = None,
+        optical: Source | Paths | None = None,
+        sar: SARSource | Paths | None = None,
+        mask: MaskSource | Paths | None = None,
         scenes: Path | None = None,
         inputs: Inputs | None = None,
         augmentation: PairAugmentation | None = None,
@@ -72,29 +60,23 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         grid_size: int = 6,
         split_seed: int = 0,
         check: bool = True,
-        optical_bands: Sequence[int] | Sequence[str] | None = None,
-        sar_bands: Sequence[int] | Sequence[str] | None = None,
-        sar_scale: SARScale = 'db',
-        optical_class: type[RasterDataset] | None = None,
-        sar_class: type[RasterDataset] | None = None,
-        optical_nodata: float | None = None,
-        sar_nodata: float | None = None,
-        mask_label: str | None = None,
         crs: str | None = None,
         res: float | tuple[float, float] | None = None,
-        sar_decibels: float | None = None,
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
         Args:
-            optical: Pre-event optical scene: one or more files, folders or patterns.
-            sar: Post-event SAR scene, likewise.
-            mask: Change mask, likewise, raster or vector files; not needed to predict.
-            scenes: List of scenes to predict, instead of *optical* and *sar*: a table
-                (CSV, GeoPackage) with the columns ``optical``, ``sar`` and, if the maps
-                are not to have the names of the optical files, ``name``; or STAC items
-                (JSON) with the assets ``optical`` and ``sar``. Several files
-                are separated by ``;``. Paths are relative to the list.
+            optical: Pre-event optical image: its paths, or a
+                :class:`~torchgeo_m2cd.datasets.Source`.
+            sar: Post-event SAR image: its paths, or a
+                :class:`~torchgeo_m2cd.datasets.SARSource`.
+            mask: Change mask, not needed to predict: its paths, or a
+                :class:`~torchgeo_m2cd.datasets.MaskSource`.
+            scenes: List of scenes to predict: a table (CSV, GeoPackage) with the columns
+                ``optical``, ``sar`` and, if the maps are not to have the names of the
+                optical files, ``name``; or STAC items (JSON) with the assets ``optical``
+                and ``sar``. Several files are separated by ``;``. Paths are relative to
+                the list. *optical* and *sar* then say how to read them, without paths.
             inputs: What the model is shown (defaults to what it was trained with, and in
                 training to mean and standard deviation of each band over the training
                 split). Where something is measured, it is measured around each patch.
@@ -108,26 +90,14 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             length: Random patches in an epoch of training (defaults to as many as cover
                 the area).
             num_workers: Number of workers for parallel data loading.
-            splits: Share of the cells to train, validate and test with. All of the scene
-                is for the stage at hand if None, in which case
-                there is no training.
+            splits: Share of the cells to train, validate and test with. If None, all of
+                the scene is validated or tested with, and there is no training.
             grid_size: Rows and columns of cells.
             split_seed: Seed of the assignment of cells to splits.
-            check: Whether to look for swapped or wrong inputs, see
-                :meth:`~torchgeo_m2cd.datasets.SceneDataset.check`.
-            optical_bands: See :class:`~torchgeo_m2cd.datasets.SceneDataset`.
-            sar_bands: Likewise.
-            sar_scale: Likewise.
-            optical_class: Likewise.
-            sar_class: Likewise.
-            optical_nodata: Likewise.
-            sar_nodata: Likewise.
-            mask_label: Likewise.
-            crs: Likewise.
-            res: Likewise.
-            sar_decibels: Decibels of one unit of the SAR files, if ``sar_scale='other'``
-                (defaults to those of the images that the model was trained with), see
-                :func:`~torchgeo_m2cd.transforms.estimate_decibels`.
+            check: Whether to look for swapped images and wrong units.
+            crs: CRS to warp to (defaults to that of the first optical file).
+            res: Width and height of a pixel in units of *crs* (defaults to those of the
+                first optical file).
 
         Raises:
             FileNotFoundError: If *scenes* does not exist.
@@ -154,30 +124,21 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 'with'
             )
         super().__init__(
-            SceneDataset,
-            batch_size,
-            size,
-            length,
-            num_workers,
-            optical_bands=optical_bands,
-            sar_bands=sar_bands,
-            sar_scale=sar_scale,
-            optical_class=optical_class,
-            sar_class=sar_class,
-            optical_nodata=optical_nodata,
-            sar_nodata=sar_nodata,
-            mask_label=mask_label,
-            crs=None if crs is None else CRS.from_user_input(crs),
-            res=res,
+            SceneDataset, batch_size, size, length, num_workers, crs=crs, res=res
         )
-        self.paths = _list_scenes(optical, sar, scenes)
         self.mask = mask
+        self.sar = SARSource.of(sar)
+        self.entries = list_scenes(Source.of(optical), self.sar, scenes)
         self.stride = steps
         self.splits = splits
         self.grid_size = grid_size
         self.split_seed = split_seed
         self.check = check
-        self.sar_decibels = sar_decibels
+        #: Files of the map of each scene, if there are any: what is there of them is not
+        #: predicted again.
+        self.outputs: Sequence[Outputs] = ()
+        #: What the map of each scene is made of.
+        self.plans: list[MapPlan] = []
         self._set_inputs(inputs, augmentation)
 
     def setup(self, stage: str) -> None:
@@ -189,7 +150,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         Raises:
             DatasetNotFoundError: If there is no raster file in a folder.
             FileNotFoundError: If a file or folder does not exist.
-            ValueError: If a file has no CRS or lacks a band, or the scenes do not
+            ValueError: If a file has no CRS or lacks a band, or the images do not
                 overlap; if no mask is given to train, validate or test, or a split
                 has no room for a patch.
         """
@@ -198,10 +159,10 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         if stage == 'predict':
             self._setup_predict()
             return
-        if self.mask is None or len(self.paths) != 1:
+        if self.mask is None or len(self.entries) != 1:
             raise ValueError(f'{stage} needs one scene and its mask')
-        paths = self.paths[0]
-        scene = SceneDataset(paths.optical, paths.sar, self.mask, **self.kwargs)
+        _, optical, sar = self.entries[0]
+        scene = SceneDataset(optical, sar, self.mask, **self.kwargs)
         self.scenes = SceneList([scene])
         train, val, test = self._split(scene, stage)
         size = _to_pair(self.patch_size)
@@ -224,16 +185,20 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         """Implement a PyTorch DataLoader for prediction.
 
         Returns:
-            Batches of overlapping patches, row by row, scene by scene.
+            Batches of overlapping patches, one row of patches after the other, scene by
+            scene.
 
         Raises:
+            FileExistsError: If a file of a map exists that is of another plan.
             ValueError: If the scenes are not what is expected of them.
         """
         self._prepare('predict')
+        patch_rows = self._list_patch_rows()
+        sampler = PatchRowSampler(self.samplers, patch_rows, self.batch_size or 1)
         return DataLoader(
             self.scenes,
             batch_size=None,  # The sampler makes batches
-            sampler=self.row_sampler,
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
         )
@@ -241,17 +206,50 @@ class SceneDataModule(PairDataModule, GeoDataModule):
     def _setup_predict(self) -> None:
         """Set up the scenes to predict, and their patches."""
         self.scenes = SceneList(
-            [SceneDataset(p.optical, p.sar, **self.kwargs) for p in self.paths]
+            [SceneDataset(e.optical, e.sar, **self.kwargs) for e in self.entries]
         )
         self.predict_dataset = cast(Any, self.scenes)
         size = _to_pair(self.patch_size)
+        self.samplers = [
+            SceneSampler(scene, size, self.stride) for scene in self.scenes.scenes
+        ]
+        self.outputs, self.plans = (), []
+
+    def _list_patch_rows(self) -> list[tuple[int, int]]:
+        """List the rows of patches that this process is to predict.
+
+        The processes take turns, whatever was done before.
+        """
         trainer = self.trainer
-        self.row_sampler = SceneRowSampler(
-            [SceneSampler(scene, size, self.stride) for scene in self.scenes.scenes],
-            self.batch_size or 1,
-            trainer.global_rank if trainer else 0,
-            trainer.world_size if trainer else 1,
-        )
+        done: set[tuple[int, int]] = set()
+        if self.outputs and trainer is not None:
+            assert self.inputs is not None
+            model = describe_model(trainer.lightning_module)
+            self.plans = [
+                MapPlan.of(
+                    model,
+                    self.inputs,
+                    str(trainer.precision),
+                    sampler,
+                    self.batch_size or 1,
+                )
+                for sampler in self.samplers
+            ]
+            for scene, (outputs, plan, sampler) in enumerate(
+                zip(self.outputs, self.plans, self.samplers, strict=True)
+            ):
+                if outputs.is_complete(plan):
+                    rank_zero_info(f'{outputs.probability} is complete already')
+                rows = rows_done(outputs, plan, len(sampler.tops))
+                done |= {(scene, number) for number in rows}
+        patch_rows = [
+            (scene, number)
+            for scene, sampler in enumerate(self.samplers)
+            for number in range(len(sampler.tops))
+        ]
+        if trainer is not None:
+            patch_rows = patch_rows[trainer.global_rank :: trainer.world_size]
+        return [row for row in patch_rows if row not in done]
 
     def choose_inputs(self, trained: Inputs | None = None) -> Inputs:
         """Decide what the model is shown, see :meth:`PairDataModule.choose_inputs`.
@@ -269,11 +267,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             ValueError: If they are for other bands than the data have, or there are none.
         """
         inputs = super().choose_inputs(trained)
-        unit = self.sar_decibels
-        if self.kwargs['sar_scale'] != 'other':
-            unit = 1.0
-        if unit is not None:
-            self.inputs = inputs = inputs.in_decibels(unit)
+        if self.sar.unit is not None:
+            self.inputs = inputs = inputs.in_decibels(self.sar.unit)
         return inputs
 
     def default_inputs(self) -> Inputs:
@@ -302,13 +297,11 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         if self._is_prepared:
             return
         inputs = self._agree()
-        for scene, paths in zip(self.scenes.scenes, self.paths, strict=True):
-            if not self.check:
-                continue
-            if scene.check(inputs.check) == 0 and split != 'predict':
-                raise _no_data(split, paths)
-            if self.kwargs['sar_scale'] == 'other' and inputs.sar.decibels is not None:
-                _check_contrast(scene, paths, inputs.sar.decibels)
+        for scene in self.scenes.scenes if self.check else ():
+            if check_values(scene, inputs.check) == 0 and split != 'predict':
+                raise _no_data(split, scene)
+            if self.sar.scale == 'other' and inputs.sar.decibels is not None:
+                check_contrast(scene, inputs.sar.decibels)
         splits = (self.train_dataset, self.val_dataset, self.test_dataset)
         for dataset in (*self.scenes.scenes, *splits):
             if isinstance(dataset, SceneDataset):
@@ -353,10 +346,10 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             found |= set(torch.unique(sample['mask']).tolist())
         values = torch.cat(pixels, dim=-1)
         if values.shape[-1] == 0:
-            raise _no_data('train', self.paths[0])
+            raise _no_data('train', train)
         if not found - {0, train.ignore_index}:
             rank_zero_warn(
-                f'mask file {name_paths(list_paths(self.mask or ()))} has the values '
+                f'mask file {name_paths(MaskSource.of(self.mask).paths)} has the values '
                 f'{sorted(found)} where it was looked at: expected 0 where unchanged, 1 '
                 f'where changed, and {train.ignore_index} only where it is not known'
             )
@@ -368,131 +361,11 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         return Inputs(optical, sar)
 
 
-def _check_contrast(scene: SceneDataset, paths: ScenePaths, decibels: float) -> None:
-    """Warn if speckle says that the units of SAR are not those that are assumed."""
-    size = min(256, *scene.shape)
-    row, column = ((length - size) // 2 for length in scene.shape)
-    x, y = scene.pixel_slice(row, column, size, size)
-    sample = scene[x, y]
-    try:
-        found = estimate_decibels(sample['image'][1, 0], sample['valid'][0])
-    except ValueError:  # Too small, or hardly any data
-        return
-    if not 1 / 1.6 < found / decibels < 1.6:
-        rank_zero_warn(
-            f'by its speckle, a unit of SAR file {name_paths(paths.sar)} is about '
-            f'{found:.2g} dB, but it is taken for {decibels:.2g} dB: the contrast of water '
-            'and land would be another one than in training. Expected sar_decibels, or '
-            'files in dB or linear power (sar_scale)'
-        )
-
-
-def _no_data(split: str, paths: ScenePaths) -> ValueError:
+def _no_data(split: str, scene: SceneDataset) -> ValueError:
     """Make the error that there is nothing to work on."""
     return ValueError(
-        f'{split} needs pixels with data in both {name_paths(paths.optical)} and '
-        f'{name_paths(paths.sar)}, but there are none where they were looked for'
-    )
-
-
-def _list_scenes(
-    optical: Path | Sequence[Path] | None,
-    sar: Path | Sequence[Path] | None,
-    scenes: Path | None,
-) -> list[ScenePaths]:
-    """List the files of each scene.
-
-    Raises:
-        FileNotFoundError: If the list does not exist.
-        ValueError: If it holds no scenes, or lacks a column.
-    """
-    if scenes is None:
-        if optical is None or sar is None:
-            raise ValueError('expected optical and sar, or scenes')
-        first, second = list_paths(optical), list_paths(sar)
-        return [ScenePaths(pathlib.PurePath(first[0]).stem, first, second)]
-    if optical is not None or sar is not None:
-        raise ValueError('got scenes, and optical or sar: expected one of them')
-
-    path = pathlib.Path(scenes)
-    if not path.is_file():
-        raise FileNotFoundError(f'list of scenes {str(path)!r} does not exist')
-    try:
-        match path.suffix.lower():
-            case '.csv':
-                table = pd.read_csv(
-                    path, dtype=str, keep_default_na=False, na_values=['']
-                )
-            case '.json' | '.geojson':
-                table = _read_stac(json.loads(path.read_text()))
-            case _:
-                table = gpd.read_file(path)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f'list of scenes {str(path)!r} cannot be read: {error}'
-        ) from error
-    missing = sorted({'optical', 'sar'} - set(table.columns))
-    if missing or not len(table) or table[['optical', 'sar']].isna().any(axis=None):
-        raise ValueError(
-            f'list of scenes {str(path)!r} has {len(table)} rows with the columns '
-            f'{list(table.columns)}: expected one row or more, with values for optical '
-            'and sar'
-        )
-
-    def files(value: str) -> list[str]:
-        items = [item.strip() for item in value.split(';')]
-        if not all(items):
-            raise ValueError(
-                f'list of scenes {str(path)!r} has the files {value!r}: expected one '
-                'path or more, separated by semicolons'
-            )
-        return [
-            item
-            if '://' in item or item.startswith('/vsi')
-            else str(path.parent / item)
-            for item in items
-        ]
-
-    stems = [pathlib.PurePath(files(v)[0]).stem for v in table['optical']]
-    names = pd.Series(stems, table.index)
-    if 'name' in table:
-        names = table['name'].fillna(names).astype(str)
-    for name in names:
-        # It becomes part of a path, and must not lead to another folder
-        if name != pathlib.PurePath(name).name or '\\' in name or name == '..':
-            raise ValueError(
-                f'list of scenes {str(path)!r} has the name {name!r}: expected one '
-                'without slashes'
-            )
-    if names.duplicated().any():
-        raise ValueError(
-            f'list of scenes {str(path)!r} has two scenes of the name '
-            f'{names[names.duplicated()].iloc[0]!r}: expected a column name that tells '
-            'them apart'
-        )
-    return [
-        ScenePaths(name, files(first), files(second))
-        for name, first, second in zip(
-            names, table['optical'], table['sar'], strict=True
-        )
-    ]
-
-
-def _read_stac(document: Any) -> pd.DataFrame:
-    """Read STAC items: one, or a collection of them."""
-    items = document.get('features', [document])
-    return pd.DataFrame(
-        [
-            {
-                'name': item.get('id'),
-                **{
-                    key: asset.get('href')
-                    for key, asset in item.get('assets', {}).items()
-                    if key in ('optical', 'sar')
-                },
-            }
-            for item in items
-        ]
+        f'{split} needs pixels with data in both {name_paths(scene.optical.paths)} and '
+        f'{name_paths(scene.sar.paths)}, but there are none where they were looked for'
     )
 
 

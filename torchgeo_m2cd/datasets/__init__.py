@@ -7,14 +7,18 @@ from .base import OpticalSARDataset, stack_pair
 from .cau_flood import CAUFlood
 from .ombria import OMBRIA
 from .scene import SceneDataset, SceneList
+from .source import MaskSource, SARSource, Source
 from .synthetic import SyntheticFlood
 
 __all__ = (
     'OMBRIA',
     'CAUFlood',
+    'MaskSource',
     'OpticalSARDataset',
+    'SARSource',
     'SceneDataset',
     'SceneList',
+    'Source',
     'SyntheticFlood',
     'stack_pair',
 )

@@ -3,6 +3,6 @@
 
 """Samplers."""
 
-from .scene import SceneRowSampler, SceneSampler
+from .scene import PatchRowSampler, SceneSampler
 
-__all__ = ('SceneRowSampler', 'SceneSampler')
+__all__ = ('PatchRowSampler', 'SceneSampler')

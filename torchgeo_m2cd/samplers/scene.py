@@ -3,8 +3,7 @@
 
 """Sampling of whole scenes."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from torch.utils.data import Sampler
@@ -14,11 +13,11 @@ from ..datasets import SceneDataset
 
 
 class SceneSampler(SpatialSampler):
-    """Sample all of a scene, row by row from top to bottom.
+    """Sample all of a scene, one row of patches after the other, from top to bottom.
 
     Unlike TorchGeo's :class:`~torchgeo.samplers.GriddedPatchSampler`, no patch reaches
-    beyond a scene that is larger than the patch: the last row and the last column end
-    where the scene ends. A model sees no made-up zeros there.
+    beyond a scene that is larger than the patch: the last row and the last column of
+    patches end where the scene ends. A model sees no made-up zeros there.
     """
 
     strategy: ClassVar[Literal['random', 'sequential']] = 'sequential'
@@ -32,30 +31,31 @@ class SceneSampler(SpatialSampler):
             dataset: Scene to sample from.
             size: Height and width of a patch in pixels.
             stride: Distance between patches in pixels, at most *size*; less before the
-                last row and column.
+                last row and column of patches.
         """
         super().__init__(dataset)
         self.dataset = dataset
         self.size = size
         self.stride = stride
-        #: First pixels of the rows and of the columns of patches.
-        self.rows, self.columns = (
+        #: First row of pixels of each row of patches, and first column of pixels of
+        #: each column of patches.
+        self.tops, self.lefts = (
             _starts(*axis) for axis in zip(dataset.shape, size, stride, strict=True)
         )
-        self._length = len(self.rows) * len(self.columns)
+        self._length = len(self.tops) * len(self.lefts)
 
-    def row(self, row: int) -> list[tuple[slice, slice]]:
+    def patch_row(self, number: int) -> list[tuple[slice, slice]]:
         """Return the patches of a row.
 
         Args:
-            row: Number of the row.
+            number: Number of the row of patches.
 
         Returns:
             [xmin:xmax, ymin:ymax] coordinates to index the dataset, from left to right.
         """
         return [
-            self.dataset.pixel_slice(self.rows[row], column, *self.size)
-            for column in self.columns
+            self.dataset.pixel_slice(self.tops[number], left, *self.size)
+            for left in self.lefts
         ]
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
@@ -64,74 +64,52 @@ class SceneSampler(SpatialSampler):
         Yields:
             [xmin:xmax, ymin:ymax] coordinates to index the dataset.
         """
-        for row in range(len(self.rows)):
-            yield from self.row(row)
+        for number in range(len(self.tops)):
+            yield from self.patch_row(number)
 
 
-class SceneRowSampler(Sampler[list[tuple[int, slice, slice]]]):
-    """Sample several scenes in batches, none of which holds patches of two rows.
+class PatchRowSampler(Sampler[list[tuple[int, slice, slice]]]):
+    """Sample rows of patches of several scenes, in batches of one row alone.
 
     A row of patches is what one process works on, and what need not be done again after
-    an interruption. The processes take turns, whatever was done before.
+    an interruption.
     """
 
     def __init__(
         self,
         samplers: Sequence[SceneSampler],
+        patch_rows: Sequence[tuple[int, int]],
         batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
-        """Initialize a new SceneRowSampler instance.
+        """Initialize a new PatchRowSampler instance.
 
         Args:
             samplers: Sampler of each scene.
+            patch_rows: Number of the scene and of the row of patches, of each row to
+                sample.
             batch_size: Patches in a batch; fewer at the end of a row.
-            rank: Number of this process.
-            world_size: Number of processes.
         """
         self.samplers = samplers
+        self.patch_rows = patch_rows
         self.batch_size = batch_size
-        rows = [
-            (scene, row)
-            for scene, sampler in enumerate(samplers)
-            for row in range(len(sampler.rows))
-        ]
-        self.own = rows[rank::world_size]
-        self.first = rows[0]
-        #: Finds the rows to leave out: number of the scene and of the row.
-        self.find_done: Callable[[], set[tuple[int, int]]] = set
-
-    @functools.cached_property
-    def todo(self) -> list[tuple[int, int]]:
-        """Rows that this process is to do: number of the scene and of the row."""
-        done = self.find_done()
-        return [row for row in self.own if row not in done]
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return (
-            sum(
-                -(-len(self.samplers[scene].columns) // self.batch_size)
-                for scene, _ in self.todo
-            )
-            or 1
+        return sum(
+            -(-len(self.samplers[scene].lefts) // self.batch_size)
+            for scene, _ in self.patch_rows
         )
 
     def __iter__(self) -> Iterator[list[tuple[int, slice, slice]]]:
         """Iterate over the batches.
 
         Yields:
-            Number of the scene, and coordinates to index it, of each patch. If nothing
-            is left to do, the first batch of all: without one, Lightning calls no
-            callback.
+            Number of the scene, and coordinates to index it, of each patch.
         """
-        for scene, row in self.todo or [self.first]:
-            patches = [(scene, x, y) for x, y in self.samplers[scene].row(row)]
+        for scene, number in self.patch_rows:
+            patches = [(scene, x, y) for x, y in self.samplers[scene].patch_row(number)]
             for start in range(0, len(patches), self.batch_size):
                 yield patches[start : start + self.batch_size]
-                if not self.todo:
-                    return
 
 
 def _starts(length: int, size: int, stride: int) -> list[int]:

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from torchgeo_m2cd.callbacks.scene_map import blend_weights
+from torchgeo_m2cd.maps import blend_weights
 
 
 class TestBlendWeights:

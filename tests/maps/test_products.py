@@ -17,7 +17,7 @@ from rasterio.transform import Affine, from_origin
 from torch import Tensor
 
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
-from torchgeo_m2cd.products import plot_quicklook, write_cog, write_polygons
+from torchgeo_m2cd.maps import plot_quicklook, write_cog, write_polygons
 
 GRID = from_origin(500_000, 5_300_000, 10, 10)
 

@@ -1,13 +1,18 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What is made of a change map: Cloud-Optimized GeoTIFF, polygons, and a quick look.
+"""The files of a change map: Cloud-Optimized GeoTIFFs, polygons, and a quick look.
 
-All of it strip by strip, or at a lower resolution: memory does not grow with the map, but
-with the number of polygons.
+They are made strip by strip, or at a lower resolution: memory grows with the number of
+polygons, not with the size of the map.
 """
 
-from collections.abc import Iterator
+import contextlib
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import geopandas as gpd
@@ -18,18 +23,145 @@ import rasterio.shutil
 import torch
 from matplotlib.figure import Figure
 from rasterio.features import rasterize, shapes
-from rasterio.windows import Window
+from rasterio.io import DatasetWriter
 from shapely.geometry import shape
 from torchgeo.datasets.utils import Path, quantile_normalization
 
-from .datasets import SceneDataset
-from .utils import GDAL_ENV
+from ..datasets import SceneDataset
+from ..utils import GDAL_ENV, beside
+from .mosaic import Mosaic, strips
+from .outputs import PLAN_TAG, Outputs
+from .plan import MapPlan
 
 #: Equal-area projection of the whole world (NSIDC EASE-Grid 2.0).
 EQUAL_AREA_CRS = 'EPSG:6933'
 
-# Rows at a time
-_STRIP = 256
+# Files in the making
+_STEPS = ('probability', 'classes', 'cog', 'mask', 'polygons.gpkg', 'quicklook')
+
+
+def make_map(
+    mosaic: Mosaic, outputs: Outputs, plan: MapPlan, tags: Mapping[str, str]
+) -> None:
+    """Make the files of a map, and remove the rows of patches.
+
+    Files are made beside their places, and renamed when all of them are complete.
+
+    Args:
+        mosaic: The patches of the scene.
+        outputs: The files to make.
+        plan: The plan of the map.
+        tags: Tags of the rasters.
+
+    Raises:
+        RuntimeError: If a row of patches is missing.
+        ValueError: If no pixel is valid.
+    """
+    if mosaic.missing:
+        raise RuntimeError(
+            f'{outputs.probability} is not written: {mosaic.missing} of '
+            f'{len(mosaic.tops)} rows of patches are missing in {mosaic.folder}. Run the '
+            'same command again, without a limit of batches'
+        )
+    work = beside(outputs.probability, str(os.getpid()))
+    steps = {name: beside(work, name) for name in _STEPS}
+    new = {path: beside(path, f'{os.getpid()}.new') for path in outputs.paths}
+    tags = {**tags, PLAN_TAG: outputs.digest(plan)}
+    try:
+        if not _write_rasters(
+            mosaic, outputs.threshold, tags, steps['probability'], steps['classes']
+        ):
+            raise ValueError(
+                f'{outputs.probability} is not written: no pixel of the scene has data '
+                'in both images'
+            )
+        write_cog(steps['probability'], steps['cog'])
+        made = {outputs.probability: steps['cog']}
+        if outputs.mask is not None:
+            write_cog(steps['classes'], steps['mask'])
+            made[outputs.mask] = steps['mask']
+        if outputs.polygons is not None:
+            write_polygons(
+                steps['probability'],
+                steps['classes'],
+                steps['polygons.gpkg'],
+                outputs.min_area,
+            )
+            made[outputs.polygons] = steps['polygons.gpkg']
+        if outputs.quicklook is not None:
+            figure = plot_quicklook(mosaic.dataset, steps['cog'])
+            figure.savefig(steps['quicklook'], format='png', dpi=100)
+            made[outputs.quicklook] = steps['quicklook']
+        for path, step in made.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(step, new[path])
+        for path in made:
+            new[path].replace(path)
+    finally:
+        for path in (*steps.values(), *new.values()):
+            path.unlink(missing_ok=True)
+    _remove_rows(mosaic.folder.parent)
+
+
+def _write_rasters(
+    mosaic: Mosaic,
+    threshold: float,
+    tags: Mapping[str, str],
+    probability: pathlib.Path,
+    classes: pathlib.Path,
+) -> bool:
+    """Write probabilities and classes; return whether any pixel is valid."""
+    ignored = mosaic.dataset.ignore_index
+    any_valid = False
+    with (
+        rasterio.Env(**GDAL_ENV),
+        _create(mosaic, tags, probability, mosaic.classes, 'float32', math.nan) as file,
+        _create(mosaic, tags, classes, 1, 'uint8', ignored) as labels,
+    ):
+        for window, strip in mosaic.strips():
+            known = np.isfinite(strip[0])
+            any_valid |= bool(known.any())
+            chosen = (
+                strip.argmax(axis=0) if len(strip) > 1 else strip[0] >= threshold
+            ).astype(np.uint8)
+            chosen[~known] = ignored
+            file.write(strip, window=window)
+            labels.write(chosen, 1, window=window)
+    return any_valid
+
+
+def _create(
+    mosaic: Mosaic,
+    tags: Mapping[str, str],
+    path: pathlib.Path,
+    count: int,
+    dtype: str,
+    nodata: float,
+) -> DatasetWriter:
+    """Create a raster file of the scene."""
+    file = rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        dtype=dtype,
+        count=count,
+        height=mosaic.dataset.shape[0],
+        width=mosaic.dataset.shape[1],
+        crs=mosaic.dataset.crs,
+        transform=mosaic.dataset.transform,
+        nodata=nodata,
+        bigtiff='if_safer',
+    )
+    file.update_tags(**tags)
+    return file
+
+
+def _remove_rows(parts: pathlib.Path) -> None:
+    """Remove the rows of patches of all plans, and nothing else."""
+    for plan in parts.glob('*/plan.json'):
+        shutil.rmtree(plan.parent)
+    with contextlib.suppress(OSError):  # Something else is in there
+        parts.rmdir()
 
 
 def write_cog(source: Path, output: Path) -> None:
@@ -97,7 +229,7 @@ def _zonal_mean(
 ) -> npt.NDArray[np.float64]:
     """Average the probability of the class over the pixels of each polygon."""
     total, count = np.zeros((2, len(table) + 1))
-    for window in _strips(src.height, src.width):
+    for window in strips(src.height, src.width):
         bounds = rasterio.windows.bounds(window, src.transform)
         hit = table.iloc[table.sindex.intersection(bounds)]
         if not len(hit):
@@ -118,12 +250,6 @@ def _zonal_mean(
         count += np.bincount(zones[inside], minlength=len(count))
     mean: npt.NDArray[np.float64] = total[1:] / np.maximum(count[1:], 1)
     return mean
-
-
-def _strips(height: int, width: int) -> Iterator[Window]:
-    """Iterate over the strips of a raster, from top to bottom."""
-    for row in range(0, height, _STRIP):
-        yield Window(0, row, width, min(_STRIP, height - row))
 
 
 def plot_quicklook(

@@ -1,0 +1,123 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import pandas as pd
+import pytest
+
+from torchgeo_m2cd.datasets import SARSource, Source
+from torchgeo_m2cd.datasets.catalogue import list_scenes
+
+# How to read the images of all scenes
+OPTICAL, SAR = Source(bands=[3]), SARSource(scale='power')
+
+
+class TestListScenes:
+    def test_formats(self, tmp_path: Path) -> None:
+        rows = {
+            'name': ['a', 'b'],
+            'optical': ['optical.tif'] * 2,
+            'sar': ['sar.tif'] * 2,
+        }
+        table = pd.DataFrame(rows)
+        table.to_csv(tmp_path / 'list.csv', index=False)
+        gpd.GeoDataFrame(table, geometry=gpd.points_from_xy([0, 1], [0, 1])).to_file(
+            tmp_path / 'list.gpkg'
+        )
+        items = [
+            {
+                'type': 'Feature',
+                'id': name,
+                'assets': {
+                    'optical': {'href': 'optical.tif'},
+                    'sar': {'href': './sar.tif'},
+                    'thumbnail': {'href': 'small.png'},
+                },
+            }
+            for name in 'ab'
+        ]
+        (tmp_path / 'list.json').write_text(
+            json.dumps({'type': 'FeatureCollection', 'features': items})
+        )
+        (tmp_path / 'item.geojson').write_text(json.dumps(items[0]))
+        for name in ('list.csv', 'list.gpkg', 'list.json', 'item.geojson'):
+            entries = list_scenes(OPTICAL, SAR, tmp_path / name)
+            assert [entry.name for entry in entries] == (
+                ['a'] if name == 'item.geojson' else ['a', 'b']
+            )
+            for entry in entries:
+                assert entry.optical == Source([str(tmp_path / 'optical.tif')], [3])
+                assert entry.sar == SARSource(
+                    [str(tmp_path / 'sar.tif')], scale='power'
+                )
+
+    def test_paths(self, tmp_path: Path) -> None:
+        (tmp_path / 'list.csv').write_text(
+            'optical,sar\na.tif;b.tif,https://host/sar.tif\n/abs/c.tif,/vsis3/d.tif\n'
+        )
+        first, second = list_scenes(OPTICAL, SAR, tmp_path / 'list.csv')
+        assert first.optical.paths == [str(tmp_path / 'a.tif'), str(tmp_path / 'b.tif')]
+        assert first.sar.paths == ['https://host/sar.tif']
+        assert (first.name, second.name) == ('a', 'c')
+        # Names are text, and may be left out
+        (tmp_path / 'list.csv').write_text(
+            'name,optical,sar\nNA,a.tif,b.tif\n,c.tif ; d.tif,e.tif\n007,f.tif,g.tif\n'
+        )
+        entries = list_scenes(OPTICAL, SAR, tmp_path / 'list.csv')
+        assert [entry.name for entry in entries] == ['NA', 'c', '007']
+        assert entries[1].optical.paths == [
+            str(tmp_path / 'c.tif'),
+            str(tmp_path / 'd.tif'),
+        ]
+        assert (second.optical.paths, second.sar.paths) == (
+            ['/abs/c.tif'],
+            ['/vsis3/d.tif'],
+        )
+
+    @pytest.mark.parametrize(
+        ('text', 'match'),
+        [
+            ('optical\na.tif\n', r"has 1 rows with the columns \['optical'\]"),
+            ('optical,sar\n', 'has 0 rows'),
+            ('optical,sar\na.tif,\n', 'expected one row or more, with values'),
+            (
+                'optical,sar\na.tif;,b.tif\n',
+                "has the files 'a.tif;': expected one path",
+            ),
+            ('', 'cannot be read'),
+            (
+                'name,optical,sar\n../a,b.tif,c.tif\n',
+                r"has the name '\.\./a': expected no slashes",
+            ),
+            ('name,optical,sar\n..,b.tif,c.tif\n', r"has the name '\.\.': expected"),
+            (
+                'optical,sar\n1/a.tif,b.tif\n2/a.tif,b.tif\n',
+                "two scenes of the name 'a'",
+            ),
+        ],
+    )
+    def test_invalid(self, text: str, match: str, tmp_path: Path) -> None:
+        (tmp_path / 'list.csv').write_text(text)
+        with pytest.raises(ValueError, match=match):
+            list_scenes(OPTICAL, SAR, tmp_path / 'list.csv')
+
+    def test_invalid_formats(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"list of scenes '.*no\.csv' does"):
+            list_scenes(OPTICAL, SAR, tmp_path / 'no.csv')
+        for name in ('list.json', 'list.gpkg'):
+            (tmp_path / name).write_text('broken')
+            with pytest.raises(ValueError, match=rf"'.*{name}' cannot be read"):
+                list_scenes(OPTICAL, SAR, tmp_path / name)
+
+    def test_one_scene(self) -> None:
+        optical, sar = Source(['b/before.tif', 'c.tif']), SARSource('after.tif')
+        assert list_scenes(optical, sar) == [('before', optical, sar)]
+        with pytest.raises(
+            ValueError, match='expected the paths of optical and sar, or'
+        ):
+            list_scenes(optical, SAR)
+        with pytest.raises(ValueError, match='got scenes, and paths of optical or sar'):
+            list_scenes(OPTICAL, sar, 'list.csv')

@@ -1,0 +1,150 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a change map is made of."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, BinaryIO, Self
+
+import torch
+from lightning.pytorch import LightningModule
+
+from .. import __version__
+from ..samplers import SceneSampler
+from ..transforms import Inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class MapPlan:
+    """All that the probabilities of a map depend on, in plain values.
+
+    Rows of patches of the same plan are the same, whichever run or process made them.
+
+    Args:
+        version: Version of this package.
+        model: Names of the model, and the SHA-256 of its weights, see
+            :func:`describe_model`.
+        inputs: What the model is shown, see
+            :meth:`~torchgeo_m2cd.transforms.Inputs.to_dict`.
+        precision: Precision of the trainer.
+        files: Path of each file, with size and time of modification of local ones.
+        sources: How the files of both images are read.
+        shape: Height and width of the scene in pixels.
+        transform: Transform from columns and rows to coordinates.
+        crs: CRS of the coordinates.
+        size: Height and width of a patch in pixels.
+        stride: Distance between patches in pixels.
+        batch_size: Patches in a batch.
+    """
+
+    version: str
+    model: Mapping[str, str]
+    inputs: Mapping[str, Any]
+    precision: str
+    files: list[list[Any]]
+    sources: list[Mapping[str, Any]]
+    shape: list[int]
+    transform: list[float]
+    crs: str
+    size: list[int]
+    stride: list[int]
+    batch_size: int
+
+    @classmethod
+    def of(
+        cls,
+        model: Mapping[str, str],
+        inputs: Inputs,
+        precision: str,
+        sampler: SceneSampler,
+        batch_size: int,
+    ) -> Self:
+        """Plan the map of a scene.
+
+        Args:
+            model: Names of the model, and the SHA-256 of its weights.
+            inputs: What the model is shown.
+            precision: Precision of the trainer.
+            sampler: The scene and its patches.
+            batch_size: Patches in a batch.
+
+        Returns:
+            The plan.
+        """
+        scene = sampler.dataset
+        return cls(
+            version=__version__,
+            model=model,
+            inputs=inputs.to_dict(),
+            precision=precision,
+            files=[[file, *_stamp(file)] for file in scene.files],
+            sources=[image.source.describe() for image in (scene.optical, scene.sar)],
+            shape=list(scene.shape),
+            transform=list(scene.transform)[:6],
+            crs=scene.crs.to_string(),
+            size=list(sampler.size),
+            stride=list(sampler.stride),
+            batch_size=batch_size,
+        )
+
+    def to_json(self, **more: Any) -> str:
+        """Write the plan as text, always the same for the same plan.
+
+        Args:
+            **more: Further values to write.
+
+        Returns:
+            JSON.
+        """
+        return json.dumps({**dataclasses.asdict(self), **more}, sort_keys=True)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the plan to a file.
+
+        Args:
+            file: The open file.
+        """
+        file.write(self.to_json().encode())
+
+    def digest(self, **more: Any) -> str:
+        """Compute the SHA-256 of the plan.
+
+        Args:
+            **more: Further values that count.
+
+        Returns:
+            64 hexadecimal digits.
+        """
+        return hashlib.sha256(self.to_json(**more).encode()).hexdigest()
+
+
+def describe_model(task: LightningModule) -> dict[str, str]:
+    """Say which model it is, down to its weights.
+
+    Args:
+        task: Task with the model.
+
+    Returns:
+        ``MODEL`` and ``WEIGHTS_SHA256``, as in the tags of a map.
+    """
+    hparams: dict[str, Any] = dict(task.hparams)
+    words = [type(task).__name__, hparams.get('model'), hparams.get('backbone')]
+    weights = hashlib.sha256()
+    for value in task.state_dict().values():
+        weights.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
+    return {
+        'MODEL': ', '.join(str(word) for word in words if word),
+        'WEIGHTS_SHA256': weights.hexdigest(),
+    }
+
+
+def _stamp(file: str) -> list[int]:
+    """Return size and time of modification of a local file."""
+    if not os.path.exists(file):
+        return []
+    stat = os.stat(file)
+    return [stat.st_size, stat.st_mtime_ns]
