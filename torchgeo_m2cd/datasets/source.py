@@ -17,7 +17,7 @@ from torchgeo.datasets import RasterDataset
 from ..utils import check_choice, list_paths
 
 #: One or more files, folders, or patterns like ``'scenes/*.tif'``.
-type Paths = Sequence[str | pathlib.Path] | str | pathlib.Path
+Paths = Sequence[str | pathlib.Path] | str | pathlib.Path
 
 #: What the values of a SAR file are: ``'db'``, linear ``'power'`` or ``'amplitude'``, or
 #: anything ``'other'``.
