@@ -3,6 +3,7 @@
 
 """Raster and vector files that are read on one pixel grid."""
 
+import atexit
 import functools
 import math
 import os
@@ -296,6 +297,10 @@ class GridRaster(GeoDataset):
             f'{self.name} file {name_paths(paths)} cannot be read: expected a complete '
             f'raster file ({error.__cause__ or error})'
         )
+
+
+# Before Python takes GDAL apart
+atexit.register(GridRaster._on_grid.cache_clear)
 
 
 class GridVector:
