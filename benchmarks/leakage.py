@@ -1,18 +1,16 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Search the splits of OMBRIA for chips that are almost the same.
+"""Search the splits of OMBRIA for near-duplicates.
 
-python benchmarks/leakage.py docs/user/leakage.csv --root data/ombria
+python -m benchmarks.leakage --root data/ombria
 
-Chips are made smaller and standardised, and each is compared with all of the other splits, in
-all eight orientations. Neighbours, which share an edge, are another matter: see the OMBRIA
-class.
+Correlates standardised thumbnails of each chip with those of all chips of the other splits, in
+all eight orientations. It does not find neighbours that share an edge: see the OMBRIA class.
 """
 
 import argparse
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,19 +19,16 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from benchmarks.tables import RESULTS, write_csv
 from torchgeo_m2cd.datasets import OMBRIA
-
-if __package__ is None:  # As a script
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.tables import write_csv
 
 
 def thumbnails(dataset: OMBRIA, size: int = 32) -> Tensor:
-    """Make chips small, each standardised.
+    """Make standardised thumbnails of chips.
 
     Args:
         dataset: The chips.
-        size: Height and width to make them.
+        size: Height and width of a thumbnail.
 
     Returns:
         Grey values of shape (2, N, size, size), optical first, of norm 1.
@@ -47,7 +42,7 @@ def thumbnails(dataset: OMBRIA, size: int = 32) -> Tensor:
 
 
 def correlate(first: Tensor, second: Tensor) -> Tensor:
-    """Correlate chips in the orientation in which they are most alike.
+    """Correlate chips, in the orientation with the largest correlation.
 
     Args:
         first: Thumbnails of shape (N, H, W).
@@ -69,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('output', type=Path, help='CSV file to write')
+    parser.add_argument(
+        '--output', type=Path, default=RESULTS / 'leakage.csv', help='CSV file to write'
+    )
     parser.add_argument('--root', type=Path, required=True, help='of OMBRIA')
     parser.add_argument(
         '--splits', nargs='+', default=['train', 'val', 'test', 'albania', 'timor']
@@ -82,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for first, second in itertools.combinations(args.splits, 2):
         row: dict[str, str | int] = {'split': first, 'other': second}
-        # Flat water looks like flat water: a duplicate is one in both images
+        # All flat water looks alike: a duplicate is alike in both images
         both = torch.stack(
             [
                 correlate(*pair)

@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Throughput of loading and augmenting, beside the model's.
+"""Throughput of loading and augmentation, beside that of the model.
 
-python benchmarks/loader.py docs/user/loader.csv --ombria ../shared/data/ombria
+python -m benchmarks.loader --ombria data/ombria
 
-Pairs of 256 x 256 pixels per second: OMBRIA chips as in training and patches of a
-synthetic scene as in prediction, batch augmentation included, and inference of the model
-on such batches; all in turns. Also what importing the package adds to importing TorchGeo.
+Pairs of 256 x 256 pixels per second, batch augmentation included: OMBRIA chips as in training,
+patches of a synthetic scene as in prediction, and inference of the model on such batches. All take
+turns. Also prints what importing the package adds to importing TorchGeo.
 """
 
 import argparse
@@ -24,14 +24,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
+from benchmarks.tables import RESULTS, write_csv
 from torchgeo_m2cd.datamodules import OMBRIADataModule, SceneDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.models import M2CD
 from torchgeo_m2cd.transforms import Inputs, Standardize
-
-if __package__ is None:  # As a script
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.tables import write_csv
 
 
 def run_through(datamodule: Any, stage: str, batches: int) -> Callable[[], float]:
@@ -43,7 +40,7 @@ def run_through(datamodule: Any, stage: str, batches: int) -> Callable[[], float
         batches: Number of batches.
 
     Returns:
-        Function that returns pairs per second, the start of the workers left out.
+        Function that returns pairs per second, without the start of the workers.
     """
 
     def run() -> float:
@@ -87,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('output', type=Path, help='CSV file to write')
+    parser.add_argument(
+        '--output', type=Path, default=RESULTS / 'loader.csv', help='CSV file to write'
+    )
     parser.add_argument('--ombria', type=Path, help='folder of the dataset')
     parser.add_argument('--encoder', default='mit_b1')
     parser.add_argument('--batch-size', type=int, default=8)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The original's arithmetic: the yardstick of benchmarks/speed.py.
+"""The original's arithmetic: the yardstick of ``benchmarks.speed``.
 
 The same function as :class:`~torchgeo_m2cd.models.M2CD`, as the original computes it:
 

@@ -1,20 +1,20 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the experts of trained models do: two figures and a table.
+"""How trained models route tokens to experts: figures and a table.
 
-Reads what RoutingLogger wrote in training, one file per model:
+Reads the files that RoutingLogger writes in training, one per model:
 
     torchgeo fit --config "$(python -m torchgeo_m2cd.configs ombria)" \
       --data.root data/ombria --model.model_args null \
       --trainer.callbacks.output output/m2cd.csv
-    python benchmarks/routing.py output/routing output/m2cd.csv
+    python -m benchmarks.routing output/m2cd.csv
 
-Writes OUTPUT.csv, OUTPUT.md, OUTPUT-NAME.png for each NAME.csv, and OUTPUT-training.png.
+Writes OUTPUT.csv, OUTPUT.md, OUTPUT-NAME.png for each NAME.csv, and OUTPUT-training.png; OUTPUT is
+docs/results/routing by default.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,13 +23,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.tables import RESULTS, to_markdown, write_csv
 from torchgeo_m2cd.callbacks import plot_routing
 
-if __package__ is None:  # As a script
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.tables import to_markdown, write_csv
-
-#: Colour of Okabe and Ito, and marker, by stage
+#: Colour of Okabe and Ito and marker, by stage.
 STYLES = {
     1: ('#0072B2', 'o'),
     2: ('#E69F00', 's'),
@@ -39,14 +36,14 @@ STYLES = {
 
 
 def final_shares(table: pd.DataFrame) -> dict[int, dict[str, Tensor]]:
-    """Look up the shares of the experts at the end of training.
+    """Look up the share of each expert at the end of training.
 
     Args:
-        table: What RoutingLogger wrote.
+        table: Table of RoutingLogger.
 
     Returns:
-        Shares, shape (E,), by stage and path: those of real images in validation, those
-        of simulated SAR in training.
+        Shares, shape (E,), by stage and path: of real images in validation, of simulated SAR
+        in training.
     """
     last = table[(table.step == table.step.max()) & (table.quantity == 'share')]
     last = last[(last.split == 'val') | (last.path == 'simulated')]
@@ -61,7 +58,7 @@ def information(table: pd.DataFrame) -> pd.DataFrame:
     """Look up the mutual information in validation.
 
     Args:
-        table: What RoutingLogger wrote.
+        table: Table of RoutingLogger.
 
     Returns:
         Bits by step (rows) and stage (columns).
@@ -74,7 +71,7 @@ def tabulate(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
     """Make a table of the shares and the mutual information at the end of training.
 
     Args:
-        tables: What RoutingLogger wrote, by name of the model.
+        tables: Tables of RoutingLogger, by name of the model.
 
     Returns:
         A row per model and stage.
@@ -102,10 +99,10 @@ def plot_information(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the mutual information over training.
 
     Args:
-        tables: What RoutingLogger wrote, by name of the model.
+        tables: Tables of RoutingLogger, by name of the model.
 
     Returns:
-        Figure with a panel per model, and in it a line per stage.
+        Figure with a panel per model and a line per stage.
     """
     figure = Figure(figsize=(1 + 3.5 * len(tables), 3), layout='constrained')
     axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
@@ -128,7 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('output', type=Path, help='files to write, without extension')
+    parser.add_argument(
+        '--output', type=Path, default=RESULTS / 'routing', help='without suffix'
+    )
     parser.add_argument('tables', type=Path, nargs='+', help='CSV files, NAME.csv')
     args = parser.parse_args()
     tables = {path.stem: pd.read_csv(path) for path in args.tables}

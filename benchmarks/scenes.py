@@ -3,13 +3,13 @@
 
 """Whole scenes: throughput, several processes, and memory.
 
-python benchmarks/scenes.py docs/user/scenes.csv
-python benchmarks/scenes.py docs/user/scenes_memory.csv --memory
+python -m benchmarks.scenes --countries
+python -m benchmarks.scenes --memory
 
-Maps synthetic scenes from file to file, each time in a process of its own, and runs
-the model alone on as many patches. Variants take turns. The start of the process, imports
-included, does not count. With --memory: scenes of several sizes. With --countries, a second
-table says what a country costs at the rate that was measured.
+Maps synthetic scenes from file to file, each time in a process of its own, and runs the model
+alone on as many patches. Variants take turns. Times leave out the start of the process. With
+--memory, measures scenes of several sizes. With --countries, writes a second table: the cost of
+mapping a country at the measured rate.
 """
 
 import argparse
@@ -31,30 +31,27 @@ import torch
 from lightning.pytorch import Trainer
 from rasterio.windows import Window
 
+from benchmarks.tables import RESULTS, write_csv
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
-if __package__ is None:  # As a script
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.tables import write_csv
-
 TILE = 1024
 DATA: dict[str, Any] = {'batch_size': 4, 'patch_size': 512}
 
-#: Total areas in km², of The World Factbook.
+#: Total areas in km², from The World Factbook.
 COUNTRIES = {'Albania': 28_748, 'Bangladesh': 148_460, 'Pakistan': 796_095}
 
 
 def write_scene(folder: Path, size: int) -> None:
-    """Write a scene of any size, block by block: a synthetic one, again and again."""
+    """Write a scene of any size, block by block, by repeating a synthetic one."""
     dataset = SyntheticFlood(split='test', length=1)
     tile = dataset.write_scene(folder / 'tile', TILE, sar_resolution=10)
     for name in ('optical', 'sar'):
         with rasterio.open(tile[name]) as src:
             values, profile = src.read(), src.profile
-        # The SAR scene lies further south-east: only its overlap is repeated
+        # The SAR scene lies further south-east and has no data outside of the overlap
         values = np.nan_to_num(values, nan=-12.0)
         profile.update(
             height=size, width=size, tiled=True, blockxsize=512, blockysize=512,
@@ -70,7 +67,7 @@ def write_scene(folder: Path, size: int) -> None:
 
 
 def run_child(job: dict[str, Any]) -> None:
-    """Do one measurement in this process, and print the result."""
+    """Measure a job in this process and print the result as JSON."""
     folder, checkpoint = Path(job['scene']), job['checkpoint']
     paths = folder / 'optical.tif', folder / 'sar.tif'
     output = Path(job['output'])
@@ -112,12 +109,10 @@ def run_model(paths: tuple[Path, Path], checkpoint: str, data: dict[str, Any]) -
 
 
 def measure(job: dict[str, Any], threads: int) -> dict[str, float]:
-    """Do one measurement in a process of its own, or in several."""
+    """Measure a job in one or more processes of its own."""
     launcher = (
         [
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
+            *('-m', 'torch.distributed.run', '--standalone'),
             f'--nproc-per-node={job["processes"]}',
         ]
         if job['processes'] > 1
@@ -125,7 +120,10 @@ def measure(job: dict[str, Any], threads: int) -> dict[str, float]:
     )
     Path(job['output']).unlink(missing_ok=True)
     result = subprocess.run(
-        [sys.executable, *launcher, __file__, '--job', json.dumps(job)],
+        [
+            *(sys.executable, *launcher, '-m', 'benchmarks.scenes'),
+            *('--job', json.dumps(job)),
+        ],
         env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
         check=True,
         stdout=subprocess.PIPE,
@@ -140,24 +138,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('output', type=Path, nargs='?', help='CSV file to write')
+    parser.add_argument('--output', type=Path, help='CSV file to write')
     parser.add_argument('--job', help=argparse.SUPPRESS)
     parser.add_argument('--model', default='m2cd')
     parser.add_argument('--backbone', default='mit_b0')
     parser.add_argument('--size', type=int, default=4096)
     parser.add_argument('--memory', action='store_true')
     parser.add_argument(
-        '--sizes', type=int, nargs='+', default=[4096, 16384], help='for memory'
+        '--sizes', type=int, nargs='+', default=[4096, 16384], help='for --memory'
     )
     parser.add_argument('--stride', type=int, default=256)
     parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--countries', type=Path, help='CSV file to write')
+    parser.add_argument('--countries', action='store_true')
     args = parser.parse_args(argv)
     if args.job:
         run_child(json.loads(args.job))
         return
-    if args.output is None:
-        parser.error('the following arguments are required: output')
 
     cores = len(os.sched_getaffinity(0))
     rows: list[dict[str, Any]] = []
@@ -200,19 +196,20 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.size,
                 args.repeats,
             )
-    write_csv(args.output, rows)
+    name = 'scenes_memory.csv' if args.memory else 'scenes.csv'
+    write_csv(args.output or RESULTS / name, rows)
     for row in rows:
         print(*row.values(), sep='\t')
-    if args.countries is not None:
+    if args.countries:
         fastest = max(float(row['km²/min at 10 m']) for row in rows[1:])
-        write_csv(args.countries, cost(fastest * 60 / cores))
+        write_csv(RESULTS / 'countries.csv', cost(fastest * 60 / cores))
 
 
 def cost(rate: float) -> list[dict[str, Any]]:
-    """Compute what countries cost.
+    """Compute the cost of mapping countries.
 
     Args:
-        rate: km² that a core maps in an hour.
+        rate: Area that a core maps in an hour, in km².
 
     Returns:
         One row per country.
@@ -232,7 +229,7 @@ def cost(rate: float) -> list[dict[str, Any]]:
 def compare(
     variants: dict[str, tuple[dict[str, Any], int]], size: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """Measure variants, each a job and its threads, in turns."""
+    """Measure variants, each a job and its number of threads, in turns."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for _ in range(repeats):
         for variant, (one, threads) in variants.items():
@@ -242,10 +239,10 @@ def compare(
 
 
 def make_checkpoint(folder: Path, model: Any, backbone: str) -> Path:
-    """Save a model of random weights, which take as long as any other."""
+    """Save a model with random weights, which do not change its speed."""
     torch.manual_seed(0)
     task = ChangeDetectionTask(model, backbone, in_channels=[4, 1])
-    # The same for all sizes
+    # Statistics of SyntheticFlood, so that every size has the same inputs
     task.inputs = SyntheticFloodDataModule().default_inputs()
     trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
     trainer.strategy.connect(task)

@@ -1,16 +1,15 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How much a map depends on where its patches are.
+"""How much a map depends on the position of its patches.
 
-python benchmarks/seams.py docs/user/seams.csv best.ckpt [other.ckpt ...]
+python -m benchmarks.seams best.ckpt [other.ckpt ...]
 
-Maps a synthetic scene in overlapping patches, and in one pass over all of it, and compares
-probabilities away from the edge of the scene. The models have to know SyntheticFlood.
+Maps a synthetic scene once in overlapping patches and once as a whole, and compares the
+probabilities, except near the edge of the scene. For models trained on SyntheticFlood.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
+from benchmarks.tables import RESULTS, write_csv
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
-
-if __package__ is None:  # As a script
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.tables import write_csv
 
 
 def predict(
@@ -51,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('output', type=Path, help='CSV file to write')
+    parser.add_argument(
+        '--output', type=Path, default=RESULTS / 'seams.csv', help='CSV file to write'
+    )
     parser.add_argument('checkpoints', type=Path, nargs='+')
     parser.add_argument('--size', type=int, default=1024, help='of the scene')
     parser.add_argument('--patch-sizes', type=int, nargs='+', default=[256, 512])
@@ -70,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             task = ChangeDetectionTask.load_from_checkpoint(
                 checkpoint, map_location='cpu', weights_only=True
             )
-            # The scene is what both images share, and sizes are multiples of 32
+            # One patch: both images overlap in 7/8 of the scene; sizes are multiples of 32
             side = -(-args.size * 7 // 8 // 32) * 32
             whole = predict(checkpoint, scene, folder / 'map.tif', side, side)
             for size in args.patch_sizes:

@@ -3,7 +3,7 @@
 
 """What each step towards speed gives: the model with one of them undone at a time.
 
-python benchmarks/steps.py docs/user/steps.csv
+python -m benchmarks.steps
 
 Inference of a batch of two pairs; all variants take turns, and differ by less than 1e-4.
 """
@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import itertools
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,13 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
 from torch import Tensor
 
+from benchmarks.original import Original
+from benchmarks.tables import RESULTS, write_csv
+from benchmarks.timing import timed
 from torchgeo_m2cd.models import M2CD, MixtureOfExperts, MLPHead, moe
 from torchgeo_m2cd.models.encoder import MoEEncoder
 from torchgeo_m2cd.models.linear import Linear
 from torchgeo_m2cd.models.mix_transformer import ChannelsLastDWConv, FusedAttention
-
-if __package__ is None:  # As a script
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.original import Original
-from benchmarks.speed import timed
-from benchmarks.tables import write_csv
 
 
 def _one_path_at_a_time(encoder: MoEEncoder, *images: Tensor, **_: Any) -> Any:
@@ -77,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('output', type=Path, help='CSV file to write')
+    parser.add_argument(
+        '--output', type=Path, default=RESULTS / 'steps.csv', help='CSV file to write'
+    )
     parser.add_argument('--encoder', default='mit_b1')
     parser.add_argument('--repeats', type=int, default=11)
     args = parser.parse_args(argv)

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+#: Where results go by default, seen from the root of the repository.
+RESULTS = Path('docs/results')
+
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows to a CSV file.
@@ -29,7 +32,7 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         rows: Rows with the same keys.
 
     Returns:
-        The table, which ends with a new line.
+        The table, with a newline at its end.
     """
     lines = [list(rows[0]), ['---'] * len(rows[0]), *(list(r.values()) for r in rows)]
     return ''.join(f'| {" | ".join(map(str, line))} |\n' for line in lines)

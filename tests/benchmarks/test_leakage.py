@@ -24,7 +24,8 @@ def test_same_chip_in_two_splits(tmp_path: Path) -> None:
                 Image.fromarray(values.astype(np.uint8)).save(tmp_path / name)
     output = tmp_path / 'leakage.csv'
     splits = ['train', 'test', 'timor']
-    leakage.main([str(output), '--root', str(tmp_path), '--splits', *splits])
+    arguments = ['--output', str(output), '--root', str(tmp_path)]
+    leakage.main([*arguments, '--splits', *splits])
     table = pd.read_csv(output)
     same = table.iloc[0]
     assert (same['split'], same['other']) == ('train', 'test')

@@ -37,7 +37,7 @@ def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'plain.csv').write_text(''.join(without))
     output = tmp_path / 'new' / 'routing'
     tables = [str(tmp_path / name) for name in ('m2cd.csv', 'plain.csv')]
-    monkeypatch.setattr(sys, 'argv', ['routing', str(output), *tables])
+    monkeypatch.setattr(sys, 'argv', ['routing', *tables, '--output', str(output)])
     main()
     assert output.with_suffix('.md').read_text().splitlines()[2:] == [
         '| m2cd | 3 | 100 / 0 | 25 / 75 | 40 / 60 | 0.549 |',

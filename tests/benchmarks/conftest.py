@@ -1,0 +1,53 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.data.ombria.data import make_ombria
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> dict[str, Any]:
+    make_ombria(tmp_path / 'data')
+    return {
+        'config': 'ombria',
+        'arguments': {
+            'data.root': str(tmp_path / 'data'),
+            'data.batch_size': 2,
+            'data.patch_size': None,
+            'data.augmentation': None,
+            'data.inputs': {
+                'class_path': 'torchgeo_m2cd.transforms.Inputs',
+                'init_args': {
+                    'optical': {
+                        'class_path': 'torchgeo_m2cd.transforms.LeftOut',
+                        'init_args': {'bands': 3},
+                    },
+                    'sar': {
+                        'class_path': 'torchgeo_m2cd.transforms.Standardize',
+                        'init_args': {'mean': [150], 'std': [50]},
+                    },
+                },
+            },
+        },
+        'datasets': {'OMBRIA': {'splits': ['test', 'albania']}},
+        'models': {'Otsu': {'threshold': 'otsu', 'seeds': [1]}},
+        'seeds': [0, 1],
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """Write a matrix to a file."""
+
+    def _write(matrix: dict[str, Any]) -> Path:
+        path = tmp_path / 'matrix.yaml'
+        path.write_text(yaml.safe_dump(matrix, sort_keys=False))
+        return path
+
+    return _write

@@ -1,0 +1,93 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import compare
+from benchmarks.baselines import best_darkness, best_threshold
+from benchmarks.evaluate import COUNTS
+from tests.data.ombria.data import arrays
+
+Write = Callable[[dict[str, Any]], Path]
+
+
+def smooth(image: np.ndarray) -> np.ndarray:
+    """Gaussian filter along the rows, standard deviation 2, 9 pixels."""
+    kernel = np.exp(-(np.arange(-4, 5) ** 2) / 8)
+    padded = np.pad(image, ((0, 0), (4, 4)), mode='reflect')
+    rows = [np.convolve(row, kernel / kernel.sum(), mode='valid') for row in padded]
+    return np.stack(rows)
+
+
+class TestThresholds:
+    def test_otsu(self, matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
+        path, output = write(matrix), tmp_path / 'out'
+        assert compare.main([str(path), str(output)]) == 0
+        counts = pd.read_csv(output / 'counts.csv')
+        assert list(counts['chip']) == [
+            *('S1_mask_0013', 'S1_mask_0770'),
+            *('gt_1', 'gt_2', 'gt_10'),
+        ]
+        # Every value from 0 to 255 is as frequent in a chip: half of it is dark
+        total = counts[list(COUNTS)].sum(axis=1)
+        assert (total == 64).all()
+        assert (counts['tp'] + counts['fp']).between(24, 40).all()
+        assert counts['versions'].str.contains('torchgeo ').all()
+        # Once more: nothing is done, and no commit becomes a number
+        (finished,) = (output / 'ombria').glob('*/1/counts.csv')
+        one = pd.read_csv(finished).assign(commit='7e20829')
+        one.to_csv(finished, index=False)
+        before = finished.stat().st_mtime_ns
+        assert compare.main([str(path), str(output)]) == 0
+        assert finished.stat().st_mtime_ns == before
+        assert set(pd.read_csv(output / 'counts.csv', dtype=str)['commit']) == {
+            '7e20829'
+        }
+        # Of other arguments: refused
+        matrix['arguments']['data.batch_size'] = 1
+        assert compare.main([str(write(matrix)), str(output)]) == 1
+
+    def test_best(self) -> None:
+        sar = torch.tensor([[10.0, 20.0, 30.0, 200.0]]).expand(2, 3, 1, 4)
+        flood, none = torch.tensor([[[1, 1, 0, 255]]]), torch.zeros(1, 1, 4).long()
+        samples = [{'image': sar, 'mask': mask} for mask in (flood, none)]
+        assert best_threshold(samples[:1]) == 20
+        assert best_threshold(samples) == 20
+        assert best_threshold(samples[1:]) == -1
+
+    def test_darkness(self) -> None:
+        # Land, water before, flood, and flood that SAR doesn't show
+        sar = torch.tensor([[200.0, 10, 10, 200]]).expand(3, 1, 4)
+        optical = torch.tensor([[90.0, 7, 80, 80]]).expand(3, 1, 4)
+        sample = {'image': torch.stack([optical, sar])}
+        sample['mask'] = torch.tensor([[[0, 0, 1, 1]]])
+        assert best_darkness([sample]) == 7
+        sample['mask'] = torch.tensor([[[0, 1, 1, 1]]])
+        assert best_darkness([sample]) == 0
+
+    @pytest.mark.parametrize('kind', ['global', 'change', 'oracle', 'smooth-oracle'])
+    def test_kinds(
+        self, matrix: dict[str, Any], write: Write, tmp_path: Path, kind: str
+    ) -> None:
+        matrix['models'] = {kind: {'threshold': kind, 'seeds': [0]}}
+        output = tmp_path / 'out'
+        assert compare.main([str(write(matrix)), str(output)]) == 0
+        counts = pd.read_csv(output / 'counts.csv')
+        for chip in counts.itertuples():
+            number = int(str(chip.chip).split('_')[-1])
+            _, sar, mask = arrays(number)
+            if kind == 'smooth-oracle':
+                sar = smooth(smooth(sar.astype(float)).T).T.round()
+            best = max(
+                (sar <= t)[mask > 0].sum() / ((sar <= t) | (mask > 0)).sum()
+                for t in range(256)
+            )
+            iou = chip.tp / (chip.tp + chip.fp + chip.fn)
+            assert iou == pytest.approx(best) if 'oracle' in kind else iou <= best

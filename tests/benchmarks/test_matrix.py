@@ -1,0 +1,69 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.matrix import fit_arguments, read_matrix
+
+Write = Callable[[dict[str, Any]], Path]
+
+
+class TestReadMatrix:
+    def test_cells(self, matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
+        matrix['models']['M²CD, MoE'] = {'arguments': {'data.batch_size': 4}}
+        cells = read_matrix(write(matrix), tmp_path / 'out')
+        assert [(cell.model, cell.seed) for cell in cells] == [
+            ('M²CD, MoE', 0),
+            ('Otsu', 1),
+            ('M²CD, MoE', 1),
+        ]
+        assert cells[0].path == tmp_path / 'out' / 'ombria' / 'm2cd-moe' / '0'
+        assert cells[0].arguments['data.batch_size'] == 4
+        assert cells[1].arguments['data.batch_size'] == 2
+        assert '--data.batch_size=4' in fit_arguments(cells[0])
+        assert '--seed_everything=0' in fit_arguments(cells[0])
+        # More of them than all others have
+        matrix['models']['Otsu']['seeds'] = [1, 7]
+        cells = read_matrix(write(matrix), tmp_path / 'out')
+        assert [(cell.model, cell.seed) for cell in cells[3:]] == [('Otsu', 7)]
+
+    def test_goes_on(
+        self, matrix: dict[str, Any], write: Write, tmp_path: Path
+    ) -> None:
+        matrix['models'] = {'U-Net': None}
+        cell, _ = read_matrix(write(matrix), tmp_path)
+        last = cell.path / 'fit' / 'checkpoints' / 'last.ckpt'
+        last.parent.mkdir(parents=True)
+        assert not any('ckpt_path' in a for a in fit_arguments(cell))
+        last.touch()
+        assert f'--ckpt_path={last}' in fit_arguments(cell)
+
+    @pytest.mark.parametrize(
+        ('key', 'match'), [('model', 'models'), ('seed', 'seeds'), ('x', 'config')]
+    )
+    def test_unknown_key(
+        self, matrix: dict[str, Any], write: Write, tmp_path: Path, key: str, match: str
+    ) -> None:
+        matrix[key] = {}
+        with pytest.raises(ValueError, match=f"unknown key '{key}'.*{match}"):
+            read_matrix(write(matrix), tmp_path)
+
+    def test_same_name(
+        self, matrix: dict[str, Any], write: Write, tmp_path: Path
+    ) -> None:
+        matrix['models'] = {'U-Net': None, 'u net': None}
+        with pytest.raises(ValueError, match='differ in punctuation only'):
+            read_matrix(write(matrix), tmp_path)
+
+    def test_after_no_model(
+        self, matrix: dict[str, Any], write: Write, tmp_path: Path
+    ) -> None:
+        matrix['models'] = {'a': {'after': 'U-Nt'}, 'U-Net': None}
+        with pytest.raises(
+            ValueError, match="unknown after 'U-Nt', did you mean 'U-Net'"
+        ):
+            read_matrix(write(matrix), tmp_path)
