@@ -8,11 +8,19 @@ from .encoder import MoEEncoder, MoEEncoderOutput
 from .export import export_onnx
 from .m2cd import M2CD, M2CDOutput
 from .moe import CosineGate, MixtureOfExperts, MoEOutput
-from .o2sp import guide_loss, simulate_sar, simulate_speckled_sar
+from .o2sp import (
+    O2SP,
+    OriginalO2SP,
+    PhysicalO2SP,
+    guide_loss,
+    simulate_sar,
+    simulate_speckled_sar,
+)
 from .weights import load_encoder_weights, load_original
 
 __all__ = (
     'M2CD',
+    'O2SP',
     'CosineGate',
     'M2CDOutput',
     'MLPDecoder',
@@ -21,6 +29,8 @@ __all__ = (
     'MoEEncoder',
     'MoEEncoderOutput',
     'MoEOutput',
+    'OriginalO2SP',
+    'PhysicalO2SP',
     'export_onnx',
     'fuse',
     'guide_loss',
