@@ -3,6 +3,7 @@
 
 """Objects that configs and checkpoints describe in plain values."""
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -114,10 +115,13 @@ def plain(value: Any) -> Any:
         value: An argument.
 
     Returns:
-        The same, with objects as their descriptions and tuples as lists.
+        The same, with objects as their descriptions, dataclasses as mappings, and
+        tuples as lists.
     """
     if isinstance(value, Configurable):
         return value.to_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -270,7 +270,8 @@ class Optimization(Configurable):
             What Lightning expects of ``configure_optimizers``.
 
         Raises:
-            ValueError: If the schedule does not fit the length of the training.
+            ValueError: If the schedule does not fit the length of the training, or
+                *head_lr_factor* is set and the model has no encoder.
         """
         optimizer = self.make_optimizer(self._group(task, lr), lr)
         return {
@@ -285,6 +286,11 @@ class Optimization(Configurable):
             groups = param_groups_weight_decay(task, self.weight_decay)
         if self.head_lr_factor == 1:
             return groups
+        if not hasattr(task.model, 'encoder'):
+            raise ValueError(
+                f'head_lr_factor is {self.head_lr_factor}: expected 1, '
+                f'{type(task.model).__name__} has no encoder'
+            )
         encoder = set(task.model.encoder.parameters())
         split = [
             {
@@ -306,5 +312,7 @@ class _Lambda(LambdaLR):
         """Restore the time, and set the learning rates that it now stands for."""
         super().load_state_dict(state_dict)
         # The optimizer was restored with the rates of the old length
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group['lr'] = rate
+        for group, rate, factor in zip(
+            self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True
+        ):
+            group['lr'] = rate * factor(self.last_epoch)
