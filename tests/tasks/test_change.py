@@ -292,7 +292,7 @@ class TestChangeDetectionTask:
         assert asked == ['imagenet', None, True]
 
     def test_ablation(self) -> None:
-        task = make_task(o2sp='none', model_args={'moe_stages': []})
+        task = make_task(o2sp='none', model_args={'experts': None})
         logged = record_log(task)
         task.training_step(make_batch(), 0)
         assert logged['train_guide_loss'] == 0
@@ -301,7 +301,7 @@ class TestChangeDetectionTask:
 
     @pytest.mark.parametrize('loss', ['bce', 'jaccard', 'focal', 'dice'])
     def test_binary_losses(self, loss: Any) -> None:
-        task = make_task(loss=loss, model_args={'moe_stages': []}).eval()
+        task = make_task(loss=loss, model_args={'experts': None}).eval()
         logged = record_log(task)
         batch = make_batch()
         task.validation_step(batch, 0)
@@ -584,7 +584,7 @@ class TestChangeDetectionTask:
         kwargs: dict[str, Any] = {'loss': loss}
         if loss == 'ce':
             kwargs |= {'task': 'multiclass', 'num_classes': 2}
-        kwargs |= {'o2sp': 'none', 'model_args': {'moe_stages': []}}
+        kwargs |= {'o2sp': 'none', 'model_args': {'experts': None}}
         # Logits are about 0 at first: about half of the pixels are below 1/2
         task = make_task(ohem_threshold=0.5, ohem_min_kept=100, **kwargs)
         logged = record_log(task)
@@ -663,7 +663,7 @@ class TestChangeDetectionTask:
     def test_model_args_of_another_model(self) -> None:
         """A baseline is one changed key of a config away."""
         with pytest.warns(UserWarning, match="not used: model is 'unet'"):
-            task = ChangeDetectionTask('unet', 'resnet18', model_args={'top_k': 2})
+            task = ChangeDetectionTask('unet', 'resnet18', model_args={'experts': None})
         plain = ChangeDetectionTask('unet', 'resnet18')
         assert task.state_dict().keys() == plain.state_dict().keys()
 
@@ -675,8 +675,8 @@ class TestChangeDetectionTask:
             ({'loss': 'dise'}, "unknown loss 'dise', did you mean 'dice'?"),
             ({'backbone': 'mit_b9'}, "unknown encoder 'mit_b9', did you mean 'mit_b"),
             (
-                {'model_args': {'num_expert': 2}},
-                "unknown key of model_args 'num_expert', did you mean 'num_experts'?",
+                {'model_args': {'experts': {'num_expert': 2}}},
+                "unknown key of experts 'num_expert', did you mean 'num_experts'?",
             ),
             ({'task': 'multiclass', 'loss': 'ce'}, 'needs num_classes'),
             ({'task': 'multilabel'}, 'needs num_labels'),
@@ -737,17 +737,21 @@ class TestChangeDetectionTask:
     def test_checkpoint_with_other_arguments(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
         trainer.strategy.connect(
-            make_task(in_channels=(4, 1), model_args={'top_k': 1, 'moe_stages': (1,)})
+            make_task(
+                in_channels=(4, 1), model_args={'experts': {'top_k': 1, 'stages': (1,)}}
+            )
         )
         path = tmp_path / 'm2cd.ckpt'
         trainer.save_checkpoint(path)
 
         # The same parameters, but not the same function
-        task = make_task(in_channels=(4, 1), model_args={'moe_stages': (1,)})
+        task = make_task(in_channels=(4, 1), model_args={'experts': {'stages': (1,)}})
         with pytest.warns(UserWarning, match='the checkpoint fits, but model_args is'):
             trainer.test(task, ckpt_path=path, datamodule=make_datamodule())
         # As read from YAML
-        task = make_task(in_channels=[4, 1], model_args={'top_k': 1, 'moe_stages': [1]})
+        task = make_task(
+            in_channels=[4, 1], model_args={'experts': {'top_k': 1, 'stages': [1]}}
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings('error', 'the checkpoint fits')
             trainer.test(task, ckpt_path=path, datamodule=make_datamodule())

@@ -157,7 +157,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
                 the same: they are not part of any pretrained encoder.
             freeze_decoder: Freeze the decoder.
             model_args: Further arguments of :class:`~torchgeo_m2cd.models.M2CD`, for
-                example ``{'moe_stages': []}``, which switches its experts off. Other
+                example ``{'experts': None}``, which switches its experts off. Other
                 models don't use them, and warn.
             o2sp: How to simulate SAR for the optical-to-SAR path of M²CD in training:
                 ``'original'`` (:func:`~torchgeo_m2cd.models.simulate_sar`),
