@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from torchgeo_m2cd.models import M2CD, simulate_sar
+from torchgeo_m2cd.models import M2CD, Experts, simulate_sar
 
 if __package__ is None:  # As a script
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -88,9 +88,11 @@ def make_step(case: Case) -> Callable[[], None]:
     torch.manual_seed(0)
     model = M2CD(
         case.encoder,
-        num_experts=case.experts,
-        top_k=min(2, case.experts),
-        moe_stages=(1, 2, 3, 4) if MODELS[case.model] else (),
+        experts=(
+            Experts(num_experts=case.experts, top_k=min(2, case.experts))
+            if MODELS[case.model]
+            else None
+        ),
     )
     run: nn.Module = (
         Original(model, case.encoder) if case.model == 'original' else model

@@ -204,7 +204,10 @@ class TestEvaluate:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        args: dict[str, Any] = {'in_channels': (4, 1), 'model_args': {'top_k': 1}}
+        args: dict[str, Any] = {
+            'in_channels': (4, 1),
+            'model_args': {'experts': {'top_k': 1}},
+        }
         task = ChangeDetectionTask(backbone='mit_b0', **args)
         datamodule = SyntheticFloodDataModule(
             batch_size=2, length=2, eval_length=2, size=64
@@ -219,9 +222,9 @@ class TestEvaluate:
         assert read_metrics(result.output) == pytest.approx(expected, rel=1e-3)
         init_args = result.config['model']['init_args']
         assert init_args['in_channels'] == [4, 1]
-        assert init_args['model_args'] == {'top_k': 1}
+        assert init_args['model_args'] == {'experts': {'top_k': 1}}
         loaded = ChangeDetectionTask.load_from_checkpoint(path, weights_only=True)
-        assert loaded.hparams['model_args'] == {'top_k': 1}
+        assert loaded.hparams['model_args'] == {'experts': {'top_k': 1}}
 
 
 class TestConfigs:
@@ -316,8 +319,8 @@ class TestErrors:
         ('args', 'message'),
         [
             (
-                ('--model.model_args', '{num_expert: 2}'),
-                "key of model_args 'num_expert', did you mean 'num_experts'?",
+                ('--model.model_args', '{experts: {num_expert: 2}}'),
+                "key of experts 'num_expert', did you mean 'num_experts'?",
             ),
             (
                 ('--model.backbone', 'mit_b9'),

@@ -60,10 +60,10 @@ def test_of() -> None:
     assert Shape.of('box', box) is box
     assert Shape.of('box', box.to_dict()).to_dict() == box.to_dict()
     with pytest.raises(
-        TypeError, match="lid is 'round': expected an object of .*Shape"
+        TypeError, match=r"lid is 'round': expected an object of .*Shape"
     ):
         Box((1, 2), 'round')  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="shape .*Box: .*argument 'side'"):
+    with pytest.raises(ValueError, match=r"shape .*Box: .*argument 'side'"):
         Shape.of('box', {'class_path': f'{__name__}.Box', 'init_args': {'side': 1}})
 
 

@@ -228,7 +228,10 @@ class TestRoutingLogger:
     ) -> None:
         """Nothing is trained: there is no file over training to write."""
         task = self.make_task(
-            model_args={'optical_index': 1, 'moe_stages': [3], 'num_experts': 2}
+            model_args={
+                'optical_index': 1,
+                'experts': {'stages': [3], 'num_experts': 2},
+            }
         )
         recorder, logger = Recorder(task), CSVLogger(tmp_path)
         trainer = self.make_trainer(
@@ -312,7 +315,7 @@ class TestRoutingLogger:
 
     @pytest.mark.parametrize(
         'kwargs',
-        [{'model_args': {'moe_stages': []}}, {'model': 'unet', 'backbone': 'resnet18'}],
+        [{'model_args': {'experts': None}}, {'model': 'unet', 'backbone': 'resnet18'}],
     )
     def test_no_experts(
         self,

@@ -21,6 +21,7 @@ from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.losses import OHEM
 from torchgeo_m2cd.models import (
+    Experts,
     OriginalO2SP,
     PhysicalO2SP,
     guide_loss,
@@ -138,8 +139,12 @@ class TestChangeDetectionTask:
             losses.append(loss.item())
         assert losses[-1] < 0.8 * losses[0]
 
-    def test_sum_of_losses(self) -> None:
-        task = make_task(o2sp=OriginalO2SP(weight=3.0)).eval()
+    @pytest.mark.parametrize(
+        'experts', [{'balance_weight': 2.0}, Experts(balance_weight=2)]
+    )
+    def test_sum_of_losses(self, experts: Any) -> None:
+        o2sp = OriginalO2SP(weight=3.0)
+        task = make_task(o2sp=o2sp, model_args={'experts': experts}).eval()
         batch = make_batch()
         torch.manual_seed(1)
         output = task.model.forward_train(
@@ -149,7 +154,7 @@ class TestChangeDetectionTask:
         torch.manual_seed(1)
         loss = task.training_step(batch, 0)
         assert logged['train_balance_loss'] == pytest.approx(
-            0.01 * output.balance_loss.item()
+            2 * output.balance_loss.item()
         )
         assert logged['train_guide_loss'] == pytest.approx(3 * output.guide_loss.item())
         parts = ['supervised', 'balance', 'guide']
@@ -226,7 +231,7 @@ class TestChangeDetectionTask:
         o2sp = OriginalO2SP(
             weight=3.0, distance='cosine', detach=True, stage_weights=stage_weights
         )
-        task = make_task(o2sp=o2sp, model_args={'moe_stages': []}).eval()
+        task = make_task(o2sp=o2sp, model_args={'experts': None}).eval()
         logged = record_log(task)
         batch = make_batch()
         batch['mask'][:] = 255  # the guide loss alone
@@ -293,7 +298,7 @@ class TestChangeDetectionTask:
         assert asked == ['imagenet', None, True]
 
     def test_ablation(self) -> None:
-        task = make_task(model_args={'moe_stages': []})
+        task = make_task(model_args={'experts': None})
         logged = record_log(task)
         task.training_step(make_batch(), 0)
         assert logged['train_guide_loss'] == 0
@@ -302,7 +307,7 @@ class TestChangeDetectionTask:
 
     @pytest.mark.parametrize('loss', ['bce', 'jaccard', 'focal', 'dice'])
     def test_binary_losses(self, loss: Any) -> None:
-        task = make_task(loss=loss, model_args={'moe_stages': []}).eval()
+        task = make_task(loss=loss, model_args={'experts': None}).eval()
         logged = record_log(task)
         batch = make_batch()
         task.validation_step(batch, 0)
@@ -490,7 +495,7 @@ class TestChangeDetectionTask:
         kwargs: dict[str, Any] = {'loss': loss}
         if loss == 'ce':
             kwargs |= {'task': 'multiclass', 'num_classes': 2}
-        kwargs |= {'model_args': {'moe_stages': []}}
+        kwargs |= {'model_args': {'experts': None}}
         # Logits are about 0 at first: about half of the pixels are below 1/2
         task = make_task(ohem=OHEM(0.5, 100), **kwargs)
         logged = record_log(task)
@@ -572,7 +577,7 @@ class TestChangeDetectionTask:
     def test_model_args_of_another_model(self) -> None:
         """A baseline is one changed key of a config away."""
         with pytest.warns(UserWarning, match="not used: model is 'unet'"):
-            task = ChangeDetectionTask('unet', 'resnet18', model_args={'top_k': 2})
+            task = ChangeDetectionTask('unet', 'resnet18', model_args={'experts': None})
         plain = ChangeDetectionTask('unet', 'resnet18')
         assert task.state_dict().keys() == plain.state_dict().keys()
 
@@ -584,8 +589,8 @@ class TestChangeDetectionTask:
             ({'loss': 'dise'}, "unknown loss 'dise', did you mean 'dice'?"),
             ({'backbone': 'mit_b9'}, "unknown encoder 'mit_b9', did you mean 'mit_b"),
             (
-                {'model_args': {'num_expert': 2}},
-                "unknown key of model_args 'num_expert', did you mean 'num_experts'?",
+                {'model_args': {'experts': {'num_expert': 2}}},
+                "unknown key of experts 'num_expert', did you mean 'num_experts'?",
             ),
             ({'task': 'multiclass', 'loss': 'ce'}, 'needs num_classes'),
             ({'task': 'multilabel'}, 'needs num_labels'),
@@ -642,17 +647,21 @@ class TestChangeDetectionTask:
     def test_checkpoint_with_other_arguments(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
         trainer.strategy.connect(
-            make_task(in_channels=(4, 1), model_args={'top_k': 1, 'moe_stages': (1,)})
+            make_task(
+                in_channels=(4, 1), model_args={'experts': {'top_k': 1, 'stages': (1,)}}
+            )
         )
         path = tmp_path / 'm2cd.ckpt'
         trainer.save_checkpoint(path)
 
         # The same parameters, but not the same function
-        task = make_task(in_channels=(4, 1), model_args={'moe_stages': (1,)})
+        task = make_task(in_channels=(4, 1), model_args={'experts': {'stages': (1,)}})
         with pytest.warns(UserWarning, match='the checkpoint fits, but model_args is'):
             trainer.test(task, ckpt_path=path, datamodule=make_datamodule())
         # As read from YAML
-        task = make_task(in_channels=[4, 1], model_args={'top_k': 1, 'moe_stages': [1]})
+        task = make_task(
+            in_channels=[4, 1], model_args={'experts': {'top_k': 1, 'stages': [1]}}
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings('error', 'the checkpoint fits')
             trainer.test(task, ckpt_path=path, datamodule=make_datamodule())

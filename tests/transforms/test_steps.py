@@ -84,7 +84,7 @@ class TestInputStep:
             step.inverse(pixels[None, ..., None], torch.empty(1, 0, 1, 1))
 
     def test_no_forward(self) -> None:
-        with pytest.raises(TypeError, match="abstract class InputStep.*'forward'"):
+        with pytest.raises(TypeError, match=r"abstract class InputStep.*'forward'"):
             InputStep()  # type: ignore[abstract]
 
     @pytest.mark.parametrize('name', STEPS)

@@ -63,15 +63,16 @@ def train_m2cd(
     Raises:
         ValueError: If *o2sp* takes source units, and *inputs* is None.
     """
+    balance_weight = 0.0 if model.experts is None else model.experts.balance_weight
     if o2sp is None:
-        output, weight = model.forward_train(batch['image']), 0.0
+        output, guide_weight = model.forward_train(batch['image']), 0.0
     else:
         sar = _simulate_sar(model, batch, o2sp, inputs)
         output = model.forward_train(batch['image'], sar, o2sp.guide_loss)
-        weight = o2sp.weight
+        guide_weight = o2sp.weight
     return output.logits, {
-        'balance': 0.01 * output.balance_loss,
-        'guide': weight * output.guide_loss,
+        'balance': balance_weight * output.balance_loss,
+        'guide': guide_weight * output.guide_loss,
     }
 
 
