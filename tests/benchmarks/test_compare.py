@@ -208,11 +208,11 @@ def test_trained_cell(matrix: dict[str, Any], tmp_path: Path) -> None:
     # A score that TorchMetrics did not give is found
     assert report.check(cells) < 1e-3
     scores = json.loads((cells[0].path / 'scores.json').read_text())
-    scores['albania']['test_AverageJaccardIndex'] += 0.1
+    scores['albania']['test_IoU'] += 0.1
     (cells[0].path / 'scores.json').write_text(json.dumps(scores))
     with pytest.raises(ValueError, match=r'IoU differs by 0\.1'):
         report.check(cells)
-    scores['albania']['test_AverageJaccardIndex'] -= 0.1
+    scores['albania']['test_IoU'] -= 0.1
     (cells[0].path / 'scores.json').write_text(json.dumps(scores))
     report.main([str(path), str(output), str(tmp_path / 'o'), '--events', 'albania'])
     names = {file.name for file in tmp_path.glob('o*') if file.is_file()}
