@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tests.models.test_m2cd import untraced
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood, stack_pair
-from torchgeo_m2cd.models import M2CD, export_onnx
+from torchgeo_m2cd.models import M2CD, PhysicalO2SP, export_onnx
 from torchgeo_m2cd.predict import predict_pair, predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.transforms import (
@@ -425,7 +425,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         limit_val_batches=1, default_root_dir=folder,
     )  # fmt: skip
     task = ChangeDetectionTask(
-        'm2cd', 'mit_b0', in_channels=[4, 2], lr=1e-4, o2sp='physical',
+        'm2cd', 'mit_b0', in_channels=[4, 2], lr=1e-4, o2sp=PhysicalO2SP(),
         model_args={'experts': {'stages': [4]}},
     )  # fmt: skip
     datamodule = SyntheticFloodDataModule(

@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import inspect
 import math
 import warnings
 from pathlib import Path
@@ -574,12 +575,32 @@ class TestChangeDetectionTask:
         with pytest.raises(ValueError, match='weights is True, but init_from replaces'):
             make_task(init_from=path, weights=True)
 
-    def test_model_args_of_another_model(self) -> None:
+    def test_arguments_of_another_model(self) -> None:
         """A baseline is one changed key of a config away."""
-        with pytest.warns(UserWarning, match="not used: model is 'unet'"):
-            task = ChangeDetectionTask('unet', 'resnet18', model_args={'experts': None})
+        with pytest.warns(UserWarning, match="experts, o2sp not used: model is 'unet'"):
+            task = ChangeDetectionTask(
+                'unet', 'resnet18', model_args={'experts': None}, o2sp=OriginalO2SP()
+            )
         plain = ChangeDetectionTask('unet', 'resnet18')
         assert task.state_dict().keys() == plain.state_dict().keys()
+        with pytest.warns(UserWarning, match="num_filters not used: model is 'm2cd'"):
+            make_task(model_args={'num_filters': 5})
+
+    def test_number_of_filters(self) -> None:
+        task = make_task(model='fcn', model_args={'num_filters': 5})
+        channels = {parameter.shape[0] for parameter in task.model.parameters()}
+        assert channels == {5, 1}
+
+    @pytest.mark.parametrize('model', ['m2cd', 'fcn'])
+    def test_hyper_parameters(self, model: Any) -> None:
+        """Those of the signature, and no others: a checkpoint is read with them."""
+        task = make_task(model=model)
+        names = inspect.signature(ChangeDetectionTask).parameters.keys()
+        assert len(names) <= 20
+        assert task.hparams.keys() == names - {'weights'}
+        assert task.hparams_initial.keys() == task.hparams.keys()
+        again = ChangeDetectionTask(**task.hparams)
+        assert again.hparams == task.hparams
 
     @pytest.mark.parametrize(
         ('kwargs', 'match'),
