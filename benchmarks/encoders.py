@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.tables import RESULTS, write_csv
-from torchgeo_m2cd.models import M2CD
+from torchgeo_m2cd.models import M2CD, Experts
 
 #: Encoders, and their names in the paper.
 ENCODERS = {
@@ -36,18 +36,18 @@ ENCODERS = {
 
 
 @torch.inference_mode()
-def measure(encoder: str, moe_stages: tuple[int, ...]) -> dict[str, str]:
+def measure(encoder: str, experts: Experts | None) -> dict[str, str]:
     """Count parameters and multiply-accumulates of a model.
 
     Args:
         encoder: Name of the encoder.
-        moe_stages: Stages with experts.
+        experts: Its experts, if any.
 
     Returns:
         Millions of parameters, millions of parameters that one token uses, and GMAC for a
         pair of 256 x 256 pixels in evaluation mode.
     """
-    model = M2CD(encoder, moe_stages=moe_stages).eval()
+    model = M2CD(encoder, experts=experts).eval()
     total = sum(p.numel() for p in model.parameters())
     idle = sum(
         p.numel() * (moe.num_experts - moe.top_k) // moe.num_experts
@@ -80,8 +80,8 @@ def main() -> None:
     rows = []
     for encoder, paper in ENCODERS.items():
         row = {'encoder': encoder, 'paper': paper}
-        for name, stages in {'none': (), 'MoE': (1, 2, 3, 4)}.items():
-            values = measure(encoder, stages)
+        for name, experts in {'none': None, 'MoE': Experts()}.items():
+            values = measure(encoder, experts)
             if name == 'none':
                 del values['active']  # The same as all of them
             row |= {f'{name}: {key}': value for key, value in values.items()}

@@ -172,7 +172,7 @@ def check(cells: Sequence[Cell]) -> float:
                 for pair in zip(written['probability'], written['mask'], strict=True)
             )
             own = float(iou(np.asarray(counts)))
-            largest = max(largest, abs(own - score['test_AverageJaccardIndex']))
+            largest = max(largest, abs(own - score['test_IoU']))
     if largest > 0.005:
         raise ValueError(f'IoU differs by {largest:.4f} from that of TorchMetrics')
     return largest

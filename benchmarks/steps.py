@@ -20,50 +20,51 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.original import Original
 from benchmarks.tables import RESULTS, write_csv
 from benchmarks.timing import timed
-from torchgeo_m2cd.models import M2CD, MixtureOfExperts, MLPHead, moe
-from torchgeo_m2cd.models.encoder import MoEEncoder
-from torchgeo_m2cd.models.linear import Linear
-from torchgeo_m2cd.models.mix_transformer import ChannelsLastDWConv, FusedAttention
+from torchgeo_m2cd.models import M2CD, MixtureOfExperts, MoEEncoder, MoEEncoderOutput
+from torchgeo_m2cd.models.fast import experts
+from torchgeo_m2cd.models.fast.decoder import FastMLPHead
+from torchgeo_m2cd.models.fast.encoder import FastMoEEncoder
+from torchgeo_m2cd.models.fast.experts import FastMixtureOfExperts
+from torchgeo_m2cd.models.fast.linear import FastLinear
+from torchgeo_m2cd.models.fast.mix_transformer import ChannelsLastDWConv, FusedAttention
 
 
-def _one_path_at_a_time(encoder: MoEEncoder, *images: Tensor, **_: Any) -> Any:
-    first, second = (encoder._encode([image], [False]) for image in images)
-    pairs = zip(first.features, second.features, strict=True)
-    return first._replace(features=[torch.cat(pair) for pair in pairs])
-
-
-def _images_as_they_come(encoder: MoEEncoder, images: Any, _: Any) -> Tensor:
-    x = torch.cat([image.contiguous() for image in images])
-    for module in encoder.stages[encoder.first_stage][: encoder.stem_length]:
-        x = module(x)
-    return x
+def _one_path_at_a_time(
+    encoder: FastMoEEncoder, *images: Tensor, second: Sequence[bool] = (False, True)
+) -> MoEEncoderOutput:
+    forward = MoEEncoder.forward
+    paths = [
+        forward(encoder, x, second=[s]) for x, s in zip(images, second, strict=True)
+    ]
+    features = zip(*(path.features for path in paths), strict=True)
+    return paths[0]._replace(features=[torch.cat(f) for f in features])
 
 
 #: Patches that undo a step: object, attribute, value.
 STEPS: dict[str, list[tuple[Any, str, Any]]] = {
     'all steps': [],
     'linear layers as matrix products (MKL)': [
-        (Linear, 'forward', lambda layer, x: F.linear(x, layer.weight, layer.bias)),
-        (moe, 'linear', F.linear),
+        (FastLinear, 'forward', nn.Linear.forward),
+        (experts, 'linear', F.linear),
     ],
-    'head on all channels': [(MLPHead, 'block_size', 2**40)],
-    'encoder on the whole batch': [(MoEEncoder, 'block_size', 2**40)],
-    'one path at a time': [(MoEEncoder, 'forward', _one_path_at_a_time)],
+    'head on all channels': [(FastMLPHead, 'block_size', 2**40)],
+    'encoder on the whole batch': [(FastMoEEncoder, 'block_size', 2**40)],
+    'one path at a time': [(FastMoEEncoder, 'forward', _one_path_at_a_time)],
     'depthwise convolution of segmentation_models_pytorch': [
         (ChannelsLastDWConv, 'forward', DWConv.forward)
     ],
     'attention of segmentation_models_pytorch': [
         (FusedAttention, 'forward', Attention.forward)
     ],
-    'images not channels_last': [(MoEEncoder, '_stem', _images_as_they_come)],
-    'experts dense': [(MixtureOfExperts, '_mix_sparse', MixtureOfExperts._mix_dense)],
+    'images not channels_last': [(FastMoEEncoder, '_encode', MoEEncoder._encode)],
+    'experts dense': [(FastMixtureOfExperts, 'mix', MixtureOfExperts.mix)],
     'experts grouped': [
-        (MixtureOfExperts, '_mix_sparse', MixtureOfExperts._mix_grouped)
+        (FastMixtureOfExperts, '_mix_sparse', FastMixtureOfExperts._mix_grouped)
     ],
 }
 

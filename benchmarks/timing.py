@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.original import Original
-from torchgeo_m2cd.models import M2CD, simulate_sar
+from torchgeo_m2cd.models import M2CD, Experts, simulate_sar
 
 #: Models, and whether they have experts.
 MODELS = {
@@ -72,12 +72,8 @@ def make_step(case: Case) -> Callable[[], None]:
         Function that makes one prediction or one training step.
     """
     torch.manual_seed(0)
-    model = M2CD(
-        case.encoder,
-        num_experts=case.experts,
-        top_k=min(2, case.experts),
-        moe_stages=(1, 2, 3, 4) if MODELS[case.model] else (),
-    )
+    experts = Experts(num_experts=case.experts, top_k=min(2, case.experts))
+    model = M2CD(case.encoder, experts=experts if MODELS[case.model] else None)
     run: nn.Module = (
         Original(model, case.encoder) if case.model == 'original' else model
     )

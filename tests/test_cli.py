@@ -25,11 +25,13 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.bright.data import make_bright
 from tests.data.ombria.data import make_ombria
-from torchgeo_m2cd.configs import config_path, list_configs
+from torchgeo_m2cd.configs import config_path, list_configs, read_configs
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.losses import OHEM
+from torchgeo_m2cd.models import OriginalO2SP, PhysicalO2SP
 from torchgeo_m2cd.predict import predict_scene
-from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.tasks import ChangeDetectionTask, Cosine, Optimization, Polynomial
 
 CONFIG = config_path('synthetic')
 TINY = (
@@ -37,7 +39,15 @@ TINY = (
     *('--data.batch_size', '2', '--data.size', '64'),
     *('--data.length', '2', '--data.eval_length', '2'),
 )
+WARMUP = '--model.optimization.schedule.warmup_steps'
 UNET = ('--model.model', 'unet', '--model.backbone', 'resnet18')
+
+# Configs that are complete, and those that go on top of others
+ON_TOP = [
+    ['original', 'original_ombria'],
+    ['original', 'original_bright', 'original_stage2'],
+]
+COMPLETE = [name for name in list_configs() if not re.match('original_', name)]
 
 pytestmark = pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many')
 
@@ -134,7 +144,7 @@ def fitted_unet(tmp_path_factory: pytest.TempPathFactory) -> Run:
 class TestFit:
     def test_output(self, fitted: Run) -> None:
         line = re.findall(r'Epoch 0: 100%.*', fitted.output)[-1]
-        for name in ('train_loss', 'val_loss', 'val_AverageJaccardIndex'):
+        for name in ('train_loss', 'val_loss', 'val_IoU'):
             assert f'{name}=' in line
         names = {path.name for path in (fitted.folder / 'checkpoints').iterdir()}
         assert names == {'best.ckpt', 'last.ckpt'}
@@ -143,8 +153,8 @@ class TestFit:
         tags = fitted.events.Tags()
         assert tags['images'] == ['val/0', 'val/1']
         expected = {
-            *('val_loss', 'val_AverageJaccardIndex', 'val_AverageF1Score'),
-            *('train_AverageJaccardIndex', 'train_OverallAccuracy'),
+            *('val_loss', 'val_IoU', 'val_F1'),
+            *('train_IoU', 'train_Accuracy'),
         }
         assert expected <= set(tags['scalars'])
 
@@ -154,7 +164,7 @@ class TestFit:
             torch.load(r.last, weights_only=True)['state_dict'] for r in (again, fitted)
         )
         assert all(torch.equal(weights[key], expected[key]) for key in expected)
-        for tag in ('val_loss', 'val_AverageJaccardIndex'):
+        for tag in ('val_loss', 'val_IoU'):
             values, others = (
                 [s.value for s in r.events.Scalars(tag)] for r in (again, fitted)
             )
@@ -168,10 +178,35 @@ class TestFit:
         assert [scalar.step for scalar in scalars] == [1]
         assert torch.load(resumed.last, weights_only=True)['epoch'] == 1
 
+    def test_objects(self, tmp_path: Path) -> None:
+        """By short names; a checkpoint holds them, and tests and predictions take them."""
+        args = (
+            *('--model.o2sp', 'PhysicalO2SP', '--model.o2sp.weight', '0.5'),
+            *('--model.ohem.min_kept', '9', '--model.optimization.head_lr_factor', '2'),
+            *('--model.optimization.schedule', 'Cosine'),
+            *('--model.optimization.schedule.interval', 'step'),
+            *('--model.model_args', '{experts: {balance_weight: 0.5}}'),
+        )
+        fitted = run('fit', tmp_path / 'fit', *args)
+        expected = {
+            'o2sp': PhysicalO2SP(weight=0.5).to_dict(),
+            'ohem': OHEM(min_kept=9).to_dict(),
+            'optimization': Optimization(Cosine('step'), head_lr_factor=2).to_dict(),
+            'model_args': {'experts': {'balance_weight': 0.5}},
+        }
+        saved = torch.load(fitted.last, weights_only=True)['hyper_parameters']
+        assert {name: saved[name] for name in expected} == expected
+        result = run('predict', tmp_path / 'predict', '--ckpt_path', fitted.last)
+        own = result.config['model']['init_args']
+        assert {name: own[name] for name in expected} == expected
+        task = ChangeDetectionTask.load_from_checkpoint(fitted.last, weights_only=True)
+        assert {name: task.hparams[name] for name in expected} == expected
+        assert isinstance(task.o2sp, PhysicalO2SP)
+
     def test_other_model(self, fitted_unet: Run) -> None:
         checkpoint = torch.load(fitted_unet.last, weights_only=True)
         assert checkpoint['hyper_parameters']['model'] == 'unet'
-        assert 'val_AverageJaccardIndex=' in fitted_unet.output
+        assert 'val_IoU=' in fitted_unet.output
 
 
 class TestEvaluate:
@@ -183,7 +218,7 @@ class TestEvaluate:
             last: Any = fitted.events.Scalars('val_loss')[-1]
             assert metrics['val_loss'] == pytest.approx(last.value, rel=1e-3)
         elif subcommand == 'test':
-            assert 0 <= metrics['test_AverageJaccardIndex'] <= 1
+            assert 0 <= metrics['test_IoU'] <= 1
         else:
             assert 'Predicting DataLoader 0: 100%' in output
 
@@ -204,7 +239,10 @@ class TestEvaluate:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        args: dict[str, Any] = {'in_channels': (4, 1), 'model_args': {'top_k': 1}}
+        args: dict[str, Any] = {
+            'in_channels': (4, 1),
+            'model_args': {'experts': {'top_k': 1}},
+        }
         task = ChangeDetectionTask(backbone='mit_b0', **args)
         datamodule = SyntheticFloodDataModule(
             batch_size=2, length=2, eval_length=2, size=64
@@ -219,21 +257,80 @@ class TestEvaluate:
         assert read_metrics(result.output) == pytest.approx(expected, rel=1e-3)
         init_args = result.config['model']['init_args']
         assert init_args['in_channels'] == [4, 1]
-        assert init_args['model_args'] == {'top_k': 1}
+        assert init_args['model_args'] == {'experts': {'top_k': 1}}
         loaded = ChangeDetectionTask.load_from_checkpoint(path, weights_only=True)
-        assert loaded.hparams['model_args'] == {'top_k': 1}
+        assert loaded.hparams['model_args'] == {'experts': {'top_k': 1}}
 
 
 class TestConfigs:
-    @pytest.mark.parametrize('name', list_configs())
-    def test_parse(self, name: str) -> None:
-        subcommand = 'predict' if name == 'scene' else 'fit'
-        output = torchgeo_command(
-            subcommand, '--config', str(config_path(name)), '--print_config'
+    @pytest.mark.parametrize('names', [[name] for name in COMPLETE] + ON_TOP)
+    def test_parse(self, names: list[str]) -> None:
+        """A merged text is the same as one --config after another."""
+        subcommand = 'predict' if names == ['scene'] else 'fit'
+        paths = [('--config', str(config_path(name))) for name in names]
+        output = torchgeo_command(subcommand, *sum(paths, ()), '--print_config')
+        text = read_configs(*names)
+        assert (
+            torchgeo_command(subcommand, '--config', text, '--print_config') == output
         )
         config = yaml.safe_load(output)
         assert config['model']['class_path'].endswith('.ChangeDetectionTask')
         assert config['data']['class_path'].startswith('torchgeo_m2cd.datamodules.')
+        used = {name for row in ON_TOP for name in row} | set(COMPLETE)
+        assert used == set(list_configs())
+
+    @pytest.mark.parametrize('stage', [1, 2])
+    @pytest.mark.parametrize(
+        ('name', 'steps', 'every', 'warmup', 'classes', 'min_kept', 'size', 'data'),
+        [
+            (None, 200000, 1000, 1000, 2, 100000, 256, 'CAUFloodDataModule'),
+            ('ombria', 8000, 200, 400, 2, 100000, 256, 'OMBRIADataModule'),
+            ('bright', 50000, 1000, 1000, 4, 400000, 512, 'BRIGHTDFC2025DataModule'),
+        ],
+    )
+    def test_original(
+        self,
+        name: str | None,
+        steps: int,
+        every: int,
+        warmup: int,
+        classes: int,
+        min_kept: int,
+        size: int,
+        data: str,
+        stage: int,
+    ) -> None:
+        """The values of the published recipe, and what each dataset changes."""
+        names = ['original', *([f'original_{name}'] if name else [])]
+        names += ['original_stage2'] if stage == 2 else []
+        output = torchgeo_command(
+            'fit', '--config', read_configs(*names), '--print_config'
+        )
+        config = yaml.safe_load(output)
+        trainer, task = config['trainer'], config['model']['init_args']
+        assert (trainer['max_steps'], trainer['val_check_interval']) == (steps, every)
+        assert trainer['check_val_every_n_epoch'] is None
+        assert trainer['callbacks'][0]['init_args']['monitor'] == 'val_IoU'
+        expected = {
+            'model': 'm2cd', 'backbone': 'mit_b1', 'in_channels': 3, 'loss': 'ce',
+            'task': 'multiclass', 'num_classes': classes, 'lr': 0.0001,
+            'weights': True if stage == 1 else None,
+            'init_from': None if stage == 1 else 'best.ckpt',
+        }  # fmt: skip
+        assert {key: task[key] for key in expected} == expected
+        assert len(task['labels']) == classes
+        assert task['ohem'] == OHEM(0.7, min_kept).to_dict()
+        optimization = Optimization(Polynomial(warmup), 0.01, 10)
+        assert task['optimization'] == optimization.to_dict()
+        o2sp = None if stage == 1 else OriginalO2SP(weight=0.0001).to_dict()
+        assert task['o2sp'] == o2sp
+        assert config['data']['class_path'].endswith(f'.{data}')
+        module = config['data']['init_args']
+        assert (module['batch_size'], module['patch_size']) == (8, size)
+        augmentation = module['augmentation']['init_args']
+        assert [
+            len(augmentation[k]) for k in ('source_augmentations', 'augmentations')
+        ] == [1, 1]
 
     def test_inputs(self) -> None:
         """Of ombria.yaml, and with one changed key."""
@@ -307,6 +404,24 @@ class TestErrors:
         with pytest.raises((pytest.fail.Exception, ValueError), match=message):
             torchgeo_command('fit', '--config', str(config_path('ombria')), *args)
 
+    @pytest.mark.parametrize(
+        ('args', 'message'),
+        [
+            (('--model.o2sp', 'OriginalO2S'), 'o2sp.*OriginalO2S'),
+            (('--model.o2sp', 'torchgeo_m2cd.models.O2S'), "no attribute 'O2S'"),
+            (
+                ('--model.o2sp', 'OriginalO2SP', '--model.o2sp.wait', '1'),
+                "'wait' is not",
+            ),
+            (('--model.optimization.schedule', 'Cosin'), 'schedule.*Cosin'),
+            (('--model.ohem.treshold', '0.5'), "'treshold' is not accepted"),
+            (('--model.ohem.threshold', 'hard'), "'float'>. Got value: hard"),
+        ],
+    )
+    def test_bad_object(self, args: tuple[str, ...], message: str) -> None:
+        with pytest.raises(pytest.fail.Exception, match=f'(?s){message}'):
+            torchgeo_command('fit', '--config', str(CONFIG), *args)
+
     def test_no_config(self, tmp_path: Path) -> None:
         path = str(tmp_path / 'no.yaml')
         with pytest.raises(pytest.fail.Exception, match=f'not exist: {path!r}'):
@@ -316,8 +431,8 @@ class TestErrors:
         ('args', 'message'),
         [
             (
-                ('--model.model_args', '{num_expert: 2}'),
-                "key of model_args 'num_expert', did you mean 'num_experts'?",
+                ('--model.model_args', '{experts: {num_expert: 2}}'),
+                "key of experts 'num_expert', did you mean 'num_experts'?",
             ),
             (
                 ('--model.backbone', 'mit_b9'),
@@ -336,6 +451,10 @@ class TestErrors:
                 (*UNET, '--model.in_channels', '3'),
                 'but the inputs have 4 optical and 1 SAR channels: expected 4',
             ),
+            (
+                ('--optimizer', 'SGD', '--optimizer.lr', '0.1'),
+                'would replace model.lr and model.optimization: expected only the latter',
+            ),
             (('--data.size', '80'), 'Expected image height and width divisible by 32'),
             (('--data.patch_size', '0'), 'patch_size is 0: expected at least 1'),
             (('--ckpt_path', 'no.ckpt'), 'Checkpoint file not found: '),
@@ -349,12 +468,14 @@ class TestErrors:
             run('fit', tmp_path, *args)
         assert not list(tmp_path.rglob('*.ckpt'))
 
-    @pytest.mark.parametrize('name', ['ombria', 'cau_flood_stage1', 'bright_stage1'])
-    def test_no_data(self, name: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        'names', [['ombria'], ['original'], ['original', 'original_bright']]
+    )
+    def test_no_data(self, names: list[str], tmp_path: Path) -> None:
         root = str(tmp_path / 'no')
         with pytest.raises(DatasetNotFoundError, match=re.escape(root)):
             torchgeo_command(
-                *('fit', '--config', str(config_path(name)), '--data.root', root),
+                *('fit', '--config', read_configs(*names), '--data.root', root),
                 *('--trainer.default_root_dir', str(tmp_path)),
                 *('--model.weights', 'null'),
             )
@@ -374,8 +495,9 @@ class TestStages:
             *('--trainer.accelerator', 'cpu', '--trainer.default_root_dir'),
         ]
         steps = ('--trainer.max_steps', '4', '--trainer.val_check_interval', '2')
-        model = ('--model.backbone', 'mit_b0', '--model.warmup_steps', '1')
-        configs = [str(config_path(f'ombria_stage{stage}')) for stage in (1, 2)]
+        model = ('--model.backbone', 'mit_b0', WARMUP, '1')
+        stages = ['original', 'original_ombria', 'original_stage2']
+        configs = [read_configs(*stages[:2]), read_configs(*stages)]
         first, second = tmp_path / 'first', tmp_path / 'second'
         torchgeo_command(
             *('fit', '--config', configs[0], *tiny, str(first), *steps, *model),
@@ -392,7 +514,8 @@ class TestStages:
             for path in (best, *second.rglob('last.ckpt'))
         ]
         arguments = [checkpoint['hyper_parameters'] for checkpoint in checkpoints]
-        assert [args['o2sp'] for args in arguments] == ['none', 'original']
+        o2sp = [args['o2sp'] for args in arguments]
+        assert o2sp == [None, OriginalO2SP(weight=0.0001).to_dict()]
         assert checkpoints[1]['global_step'] == 4
         assert checkpoints[0]['global_step'] in (2, 4)
         weights = [checkpoint['state_dict'] for checkpoint in checkpoints]
@@ -405,7 +528,7 @@ class TestStages:
             *('test', '--config', configs[1], *tiny, str(second)),
             *('--ckpt_path', str(last)),
         )
-        assert 'test_AverageJaccardIndex' in output
+        assert 'test_IoU' in output
 
     def test_bright(self, tmp_path: Path) -> None:
         """Four classes, from one stage to the next, and predictions."""
@@ -415,11 +538,12 @@ class TestStages:
             *('--data.patch_size', '32', '--data.num_workers', '0'),
             *('--trainer.accelerator', 'cpu', '--trainer.default_root_dir'),
         ]
-        model = ('--model.backbone', 'mit_b0', '--model.warmup_steps', '1')
+        model = ('--model.backbone', 'mit_b0', WARMUP, '1')
         steps = ('--trainer.max_steps', '2', '--trainer.val_check_interval', '2')
         start = ['--model.weights', 'null']
         for stage in (1, 2):
-            config = str(config_path(f'bright_stage{stage}'))
+            stages = ['original', 'original_bright', 'original_stage2']
+            config = read_configs(*stages[: stage + 1])
             folder = tmp_path / str(stage)
             torchgeo_command(
                 *('fit', '--config', config, *tiny, str(folder), *steps, *model), *start
@@ -430,7 +554,7 @@ class TestStages:
             *('test', '--config', config, *tiny, str(folder)),
             *('--ckpt_path', str(best)),
         )
-        assert 'test_AverageJaccardIndex' in output
+        assert 'test_IoU' in output
         torchgeo_command(
             *('predict', '--config', config, *tiny, str(folder)),
             *('--ckpt_path', str(best), '--return_predictions', 'false'),
@@ -455,7 +579,7 @@ class TestStages:
             *('--data.root', str(tmp_path), '--data.batch_size', '2'),
             *('--data.augmentation', 'null', '--data.patch_size', '32'),
             *('--trainer.accelerator', 'cpu'),
-            *('--lr_scheduler.T_max', '2', '--trainer.default_root_dir'),
+            '--trainer.default_root_dir',
         ]
 
         def fit(name: str, epochs: str, *args: str) -> Path:
@@ -491,7 +615,7 @@ class TestStages:
                 str(last),
             )
         )
-        assert 'test_AverageJaccardIndex' in output
+        assert 'test_IoU' in output
 
 
 class TestScene:
@@ -503,12 +627,12 @@ class TestScene:
             *('--data.mask', str(tmp_path / 'flood.geojson'), '--data.length', '4'),
             *('--data.patch_size', '32', '--data.grid_size', '3'),
             *('--data.batch_size', '2', '--trainer.default_root_dir', str(tmp_path)),
-            *('--trainer.max_epochs', '1', '--lr_scheduler.T_max', '1'),
+            *('--trainer.max_epochs', '1'),
         ]
         torchgeo_command('fit', *train)
         (best,) = tmp_path.rglob('best.ckpt')
         output = torchgeo_command('test', *train, '--ckpt_path', str(best))
-        assert 'test_AverageJaccardIndex' in output
+        assert 'test_IoU' in output
         change, polygons = tmp_path / 'change.tif', tmp_path / 'change.gpkg'
         torchgeo_command(
             *('predict', '--config', str(config_path('scene')), *files),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tests.models.test_m2cd import untraced
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood, stack_pair
-from torchgeo_m2cd.models import M2CD, export_onnx
+from torchgeo_m2cd.models import M2CD, PhysicalO2SP, export_onnx
 from torchgeo_m2cd.predict import predict_pair, predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.transforms import (
@@ -312,7 +312,7 @@ class TestPredictPair:
     @pytest.mark.parametrize('size', [(64, 96), (33, 64), (70, 45), (1, 2)])
     def test_sizes(self, size: tuple[int, int]) -> None:
         """The result is that of the image, padded with what models see as no data."""
-        model = M2CD('mit_b0', in_channels=(4, 1), moe_stages=[], classes=3)
+        model = M2CD('mit_b0', in_channels=(4, 1), experts=None, classes=3)
         model.inputs = Inputs(Standardize([0] * 4, [1] * 4), Standardize([0], [1]))
         height, width = size
         optical = torch.randn(4, height, width)
@@ -332,7 +332,7 @@ class TestPredictPair:
     @pytest.mark.parametrize('activation', ['sigmoid', nn.Sigmoid, 'identity', None])
     def test_activation(self, activation: Any) -> None:
         model = M2CD(
-            'mit_b0', in_channels=(4, 1), moe_stages=[], activation=activation,
+            'mit_b0', in_channels=(4, 1), experts=None, activation=activation,
             decoder='fpn',
         )  # fmt: skip
         model.inputs = Inputs(Standardize([0] * 4, [1] * 4), Standardize([0], [1]))
@@ -409,7 +409,7 @@ INPUTS = Inputs(
 
 def make_m2cd() -> ChangeDetectionTask:
     return ChangeDetectionTask(
-        'm2cd', 'mit_b0', in_channels=[4, 2], model_args={'moe_stages': [4]}
+        'm2cd', 'mit_b0', in_channels=[4, 2], model_args={'experts': {'stages': [4]}}
     )
 
 
@@ -425,8 +425,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         limit_val_batches=1, default_root_dir=folder,
     )  # fmt: skip
     task = ChangeDetectionTask(
-        'm2cd', 'mit_b0', in_channels=[4, 2], lr=1e-4, o2sp='physical',
-        model_args={'moe_stages': [4]},
+        'm2cd', 'mit_b0', in_channels=[4, 2], lr=1e-4, o2sp=PhysicalO2SP(),
+        model_args={'experts': {'stages': [4]}},
     )  # fmt: skip
     datamodule = SyntheticFloodDataModule(
         size=64, length=16, eval_length=2, batch_size=2, inputs=INPUTS

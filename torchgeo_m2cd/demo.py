@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *('--trainer.default_root_dir', str(output)),
         *overrides,
     )
-    iou = float(test.trainer.callback_metrics['test_AverageJaccardIndex'])
+    iou = float(test.trainer.callback_metrics['test_IoU'])
 
     dataset = SyntheticFlood(split='test', length=1)
     # SAR as fine as in training: resampling would take away some of its speckle

@@ -49,11 +49,11 @@ def test_trained_cell(matrix: dict[str, Any], write: Write, tmp_path: Path) -> N
     # A score that TorchMetrics did not give is found
     assert check(cells) < 1e-3
     scores = json.loads((cells[0].path / 'scores.json').read_text())
-    scores['albania']['test_AverageJaccardIndex'] += 0.1
+    scores['albania']['test_IoU'] += 0.1
     (cells[0].path / 'scores.json').write_text(json.dumps(scores))
     with pytest.raises(ValueError, match=r'IoU differs by 0\.1'):
         check(cells)
-    scores['albania']['test_AverageJaccardIndex'] -= 0.1
+    scores['albania']['test_IoU'] -= 0.1
     (cells[0].path / 'scores.json').write_text(json.dumps(scores))
     report.main(
         [str(path), str(output), '--output', str(tmp_path / 'o'), '--events', 'albania']

@@ -35,7 +35,7 @@ def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imagenet.main([str(path)])
 
     task = ChangeDetectionTask(
-        backbone=f'tu-{imagenet.NAME}', weights=str(path), model_args={'moe_stages': []}
+        backbone=f'tu-{imagenet.NAME}', weights=str(path), model_args={'experts': None}
     )
     image = torch.randn(1, 3, 64, 64)
     features = task.model.encoder.backbone.eval()(image)

@@ -23,7 +23,7 @@ from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 
 def make(variant: Any) -> VariantTask:
-    return VariantTask(variant, backbone='mit_b0', o2sp='none')
+    return VariantTask(variant, backbone='mit_b0')
 
 
 class TestVariantTask:

@@ -20,6 +20,7 @@ from torchgeo.datasets.utils import Sample
 
 from torchgeo_m2cd.callbacks import RoutingLogger, mutual_information, plot_routing
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.models import OriginalO2SP
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 STAGES = (1, 2, 3, 4)
@@ -178,7 +179,10 @@ class TestRoutingLogger:
             'add_figure',
             lambda _, tag, f, step: figures.update({tag: f}),
         )
-        task, path = self.make_task(), tmp_path / 'new' / 'routing.csv'
+        task, path = (
+            self.make_task(o2sp=OriginalO2SP()),
+            tmp_path / 'new' / 'routing.csv',
+        )
         recorder = Recorder(task)
         logger = TensorBoardLogger(tmp_path)
         trainer = self.make_trainer([recorder, RoutingLogger(path)], logger=logger)
@@ -228,7 +232,11 @@ class TestRoutingLogger:
     ) -> None:
         """Nothing is trained: there is no file over training to write."""
         task = self.make_task(
-            model_args={'optical_index': 1, 'moe_stages': [3], 'num_experts': 2}
+            o2sp=OriginalO2SP(),
+            model_args={
+                'optical_index': 1,
+                'experts': {'stages': [3], 'num_experts': 2},
+            },
         )
         recorder, logger = Recorder(task), CSVLogger(tmp_path)
         trainer = self.make_trainer(
@@ -251,7 +259,7 @@ class TestRoutingLogger:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Another process, which has seen only the first expert, counts too."""
-        task, path = self.make_task(o2sp='none'), tmp_path / 'routing.csv'
+        task, path = self.make_task(), tmp_path / 'routing.csv'
         recorder = Recorder(task)
         trainer = self.make_trainer([recorder, RoutingLogger(path)])
 
@@ -289,7 +297,7 @@ class TestRoutingLogger:
         def fit(epochs: int, checkpoint: Path | None = None) -> Trainer:
             trainer = self.make_trainer([RoutingLogger(path)], max_epochs=epochs)
             trainer.fit(
-                self.make_task(),
+                self.make_task(o2sp=OriginalO2SP()),
                 datamodule=datamodule,
                 ckpt_path=checkpoint,
                 weights_only=False,
@@ -312,7 +320,7 @@ class TestRoutingLogger:
 
     @pytest.mark.parametrize(
         'kwargs',
-        [{'model_args': {'moe_stages': []}}, {'model': 'unet', 'backbone': 'resnet18'}],
+        [{'model_args': {'experts': None}}, {'model': 'unet', 'backbone': 'resnet18'}],
     )
     def test_no_experts(
         self,

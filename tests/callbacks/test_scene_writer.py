@@ -586,7 +586,10 @@ class TestSeveralScenes:
         checkpoint = tmp_path / 'model.ckpt'
         trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
         task = ChangeDetectionTask(
-            'm2cd', 'mit_b0', in_channels=[4, 1], model_args={'moe_stages': [4]}
+            'm2cd',
+            'mit_b0',
+            in_channels=[4, 1],
+            model_args={'experts': {'stages': [4]}},
         )
         trainer.strategy.connect(task)
         trainer.save_checkpoint(checkpoint)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchgeo_m2cd.losses import OHEMLoss
+from torchgeo_m2cd.losses import OHEM, OHEMLoss
 
 # Probabilities of the true class of four pixels, shape (2, 2)
 PROBABILITIES = torch.tensor([[0.9, 0.6], [0.2, 0.8]])
@@ -37,10 +37,10 @@ class TestOHEMLoss:
     def test_pixels(self, threshold: float, min_kept: int, kept: list[float]) -> None:
         expected = -torch.tensor(kept).log().mean()
         logits, target = two_classes()
-        loss = OHEMLoss(nn.CrossEntropyLoss(), threshold, min_kept)
+        loss = OHEMLoss(nn.CrossEntropyLoss(), OHEM(threshold, min_kept))
         torch.testing.assert_close(loss(logits, target), expected)
         # The same pixels with one logit
-        loss = OHEMLoss(nn.BCEWithLogitsLoss(), threshold, min_kept)
+        loss = OHEMLoss(nn.BCEWithLogitsLoss(), OHEM(threshold, min_kept))
         odds, labels = logits[:, 1:], target[:, None].float()
         torch.testing.assert_close(loss(odds, labels), expected)
 
@@ -48,11 +48,13 @@ class TestOHEMLoss:
         logits, target = two_classes()
         # The weight makes 0.9 the largest loss, but not the hardest pixel
         weight = torch.tensor([100.0, 1.0])
-        loss = OHEMLoss(nn.CrossEntropyLoss(weight), 0.85, 1)(logits, target)
+        loss = OHEMLoss(nn.CrossEntropyLoss(weight), OHEM(0.85, 1))(logits, target)
         expected = (100 * NLL[1, 1] + NLL[0, 1] + NLL[1, 0]) / 102
         torch.testing.assert_close(loss, expected)
         criterion = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))
-        loss = OHEMLoss(criterion, 0.85, 1)(logits[:, 1:], target[:, None].float())
+        loss = OHEMLoss(criterion, OHEM(0.85, 1))(
+            logits[:, 1:], target[:, None].float()
+        )
         torch.testing.assert_close(
             loss, (NLL[1, 1] + 3 * NLL[0, 1] + 3 * NLL[1, 0]) / 3
         )
@@ -60,20 +62,20 @@ class TestOHEMLoss:
     def test_labels(self) -> None:
         # One pixel is hard in its second label, the other one in none
         probabilities = torch.tensor([[[0.9, 0.9], [0.5, 0.8]]])
-        loss = OHEMLoss(nn.BCEWithLogitsLoss(), 0.7, 1)
+        loss = OHEMLoss(nn.BCEWithLogitsLoss(), OHEM(0.7, 1))
         value = loss(torch.logit(probabilities), torch.ones(1, 2, 2))
         torch.testing.assert_close(value, -probabilities[0, :, 0].log().mean())
 
     def test_ignored(self) -> None:
         logits, target = two_classes()
         target[1, 0] = 255
-        loss = OHEMLoss(nn.CrossEntropyLoss(ignore_index=255), 0.7, 2)
+        loss = OHEMLoss(nn.CrossEntropyLoss(ignore_index=255), OHEM(0.7, 2))
         expected = (NLL[0, 1] + NLL[1, 1]) / 2
         torch.testing.assert_close(loss(logits, target), expected)
 
     def test_gradient(self) -> None:
         logits, target = two_classes()
-        OHEMLoss(nn.CrossEntropyLoss(), 0.7, 1)(
+        OHEMLoss(nn.CrossEntropyLoss(), OHEM(0.7, 1))(
             logits.requires_grad_(), target
         ).backward()
         assert logits.grad is not None
@@ -81,7 +83,7 @@ class TestOHEMLoss:
         assert moved.tolist() == [[False, True], [True, False]]
 
     def test_evaluation(self) -> None:
-        loss = OHEMLoss(nn.CrossEntropyLoss(), 0.7, 1).eval()
+        loss = OHEMLoss(nn.CrossEntropyLoss(), OHEM(0.7, 1)).eval()
         torch.testing.assert_close(loss(*two_classes()), NLL.mean())
 
     @pytest.mark.parametrize(
@@ -93,8 +95,8 @@ class TestOHEMLoss:
     )
     def test_bad_arguments(self, kwargs: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
-            OHEMLoss(nn.CrossEntropyLoss(), **kwargs)
+            OHEM(**kwargs)
 
     def test_other_criterion(self) -> None:
         with pytest.raises(TypeError, match='is MSELoss: expected CrossEntropyLoss or'):
-            OHEMLoss(nn.MSELoss())
+            OHEMLoss(nn.MSELoss(), OHEM())

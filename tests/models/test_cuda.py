@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 
-from torchgeo_m2cd.models import M2CD, MixtureOfExperts
+from torchgeo_m2cd.models import M2CD, MixtureOfExperts, accelerate
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a CUDA device'
@@ -27,7 +27,7 @@ def test_forward(encoder: str) -> None:
 
 @pytest.mark.parametrize('compiled', [False, True])
 def test_grouped(compiled: bool) -> None:
-    moe = MixtureOfExperts(64).eval()
+    moe = accelerate(MixtureOfExperts(64).eval())
     x = torch.randn(2, 300, 64)
     expected = moe(x)
     on_gpu = copy.deepcopy(moe).cuda()

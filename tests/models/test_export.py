@@ -30,7 +30,7 @@ def fast_export(*args: Any, **kwargs: Any) -> Any:
 def model() -> M2CD:
     torch.manual_seed(0)
     model: M2CD = M2CD(
-        'mit_b0', in_channels=(3, 2), classes=2, moe_stages=[4], inputs=INPUTS
+        'mit_b0', in_channels=(3, 2), classes=2, experts={'stages': [4]}, inputs=INPUTS
     )
     model.train()
     return model
@@ -86,7 +86,7 @@ class TestExportONNX:
 
     @pytest.mark.parametrize('training', [True, False])
     def test_bad_arguments(self, training: bool, tmp_path: Path) -> None:
-        model = M2CD('mit_b0', moe_stages=[]).train(training)
+        model = M2CD('mit_b0', experts=None).train(training)
         with pytest.raises(ValueError, match='has no inputs, so that nobody could use'):
             export_onnx(model, tmp_path / 'model.onnx')
         model.inputs = INPUTS

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
 from tests.models.test_encoder import ENCODERS, size_of
-from torchgeo_m2cd.models import M2CD, simulate_sar
+from torchgeo_m2cd.models import M2CD, Experts, simulate_sar
 from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
 
 INPUTS = Inputs(Standardize([1000.0] * 4, [500.0] * 4), Standardize([-12.0], [5.0]))
@@ -84,7 +84,9 @@ class TestM2CD:
         output = model.forward_train(image, image[:, 0])
         assert output.guide_loss.item() == pytest.approx(0, abs=1e-5)
 
-    @pytest.mark.parametrize('kwargs', [{}, {'moe_stages': []}, {'num_experts': 7}])
+    @pytest.mark.parametrize(
+        'kwargs', [{}, {'experts': None}, {'experts': {'num_experts': 7}}]
+    )
     def test_every_parameter_has_a_gradient(self, kwargs: dict[str, Any]) -> None:
         model = M2CD('mit_b0', **kwargs)
         image = torch.randn(2, 2, 3, 32, 32)
@@ -95,7 +97,7 @@ class TestM2CD:
 
     @pytest.mark.parametrize('encoder', ENCODERS)
     def test_training_step_of_every_family(self, encoder: str) -> None:
-        model = M2CD(encoder, num_experts=2)
+        model = M2CD(encoder, experts={'num_experts': 2})
         size = size_of(encoder)
         image = torch.randn(2, 2, 3, size, size)
         output = model.forward_train(image, simulate_sar(image[:, 0]))
@@ -106,15 +108,14 @@ class TestM2CD:
         loss.backward()
         # Some encoders have modules after the last feature, which they don't use
         missing = [n for n, p in model.named_parameters() if p.grad is None]
-        used = {
-            p for stage in model.encoder.stages for m in stage for p in m.parameters()
-        }
+        stages = [model.encoder.stem, *model.encoder.stages]
+        used = {p for stage in stages for m in stage for p in m.parameters()}
         parameters = dict(model.named_parameters())
         assert not any(parameters[n] in used for n in missing)
         assert all('backbone' in n for n in missing)
 
     def test_without_moe(self) -> None:
-        model = M2CD('mit_b0', moe_stages=[])
+        model = M2CD('mit_b0', experts=None)
         assert not any('moe' in name for name in model.state_dict())
         assert model.forward_train(torch.randn(2, 2, 3, 32, 32)).balance_loss == 0
 
@@ -187,8 +188,7 @@ class TestM2CD:
             'mit_b0',
             in_channels=(4, 1),
             classes=2,
-            moe_stages=[2, 3],
-            num_experts=3,
+            experts=Experts(stages=(2, 3), num_experts=3),
             decoder='fpn',
             decoder_args={'segmentation_channels': 64},
         ).eval()
@@ -196,6 +196,9 @@ class TestM2CD:
         loaded = M2CD.from_pretrained(tmp_path).eval()
         image = torch.randn(1, 2, 4, 64, 64)
         assert torch.equal(model(image), loaded(image))
+        assert loaded.experts == model.experts
+        config = json.loads((tmp_path / 'config.json').read_text())
+        assert config['experts'] == model.experts.to_dict()
         expected = model.state_dict()
         assert expected.keys() == loaded.state_dict().keys()
         for name, value in loaded.state_dict().items():
@@ -366,11 +369,11 @@ class TestM2CD:
             torch.testing.assert_close(compiled(image), model(image), rtol=0, atol=1e-4)
 
     @pytest.mark.parametrize(
-        ('encoder', 'moe_stages'), [('mit_b0', [2]), ('resnet18', [4])]
+        ('encoder', 'stages'), [('mit_b0', [2]), ('resnet18', [4])]
     )
-    def test_export(self, encoder: str, moe_stages: list[int], tmp_path: Path) -> None:
+    def test_export(self, encoder: str, stages: list[int], tmp_path: Path) -> None:
         # One MoE layer is enough, each takes long to export
-        model = M2CD(encoder, moe_stages=moe_stages).eval()
+        model = M2CD(encoder, experts={'stages': stages}).eval()
         batch = torch.export.Dim('batch', min=1, max=64)
         height = 32 * torch.export.Dim('height', min=2, max=32)
         width = 32 * torch.export.Dim('width', min=2, max=32)

@@ -1,20 +1,21 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import inspect
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from tests.data.reference import tensors
-from torchgeo_m2cd.models import CosineGate, MixtureOfExperts
-from torchgeo_m2cd.models.moe import _sparse_experts
+from torchgeo_m2cd.models import CosineGate, Experts, MixtureOfExperts
+from torchgeo_m2cd.models.fast import accelerate
 
 REFERENCE = Path(__file__).parents[1] / 'data' / 'reference'
 
@@ -89,8 +90,13 @@ def reference_layer() -> MixtureOfExperts:
 
 
 class TestMixtureOfExperts:
+    @pytest.mark.parametrize('fast', [False, True])
     @pytest.mark.parametrize('mode', ['train', 'eval'])
-    def test_original(self, reference_layer: MixtureOfExperts, mode: str) -> None:
+    def test_original(
+        self, reference_layer: MixtureOfExperts, mode: str, fast: bool
+    ) -> None:
+        if fast:
+            reference_layer = accelerate(reference_layer)
         expected = load_file(REFERENCE / 'moe_layer.safetensors')
         image = tensors.image('tokens', (1, 1, 96, 32), 'm2cd-layer')
         reference_layer.train(mode == 'train')
@@ -101,16 +107,25 @@ class TestMixtureOfExperts:
         loss = 0.01 * output.balance_loss
         close(loss.reshape(1), expected[f'{mode}.loss'], rtol=1e-5, atol=0)
 
+    @pytest.mark.parametrize('fast', [True, False])
     @pytest.mark.parametrize('training', [True, False])
     @pytest.mark.parametrize('noisy', [True, False])
     @pytest.mark.parametrize('gate', ['cosine', 'linear'])
     @pytest.mark.parametrize(('num_experts', 'top_k'), [(4, 2), (3, 1), (2, 2), (5, 4)])
     def test_formulas(
-        self, num_experts: int, top_k: int, gate: str, noisy: bool, training: bool
+        self,
+        num_experts: int,
+        top_k: int,
+        gate: str,
+        noisy: bool,
+        training: bool,
+        fast: bool,
     ) -> None:
         torch.manual_seed(0)
         moe = MixtureOfExperts(6, num_experts, top_k, 2, gate, noisy)  # type: ignore[arg-type]
         moe = moe.double().train(training)
+        if fast:
+            moe = accelerate(moe)
         if moe.noise is not None:
             torch.nn.init.normal_(moe.noise.weight)
         x = torch.randn(20, 6, dtype=torch.float64)
@@ -155,8 +170,10 @@ class TestMixtureOfExperts:
             share = moe(x).gates.sum(0) / 4000
         torch.testing.assert_close(share, expected, rtol=0, atol=0.05)
 
-    def test_every_parameter_has_a_gradient(self) -> None:
+    @pytest.mark.parametrize('fast', [False, True])
+    def test_every_parameter_has_a_gradient(self, fast: bool) -> None:
         moe = MixtureOfExperts(8, num_experts=4, top_k=1, noisy=False)
+        moe = accelerate(moe) if fast else moe
         output = moe(torch.ones(5, 8))  # one expert takes all
         (output.tokens.sum() + output.balance_loss).backward()
         assert all(p.grad is not None for p in moe.parameters())
@@ -164,8 +181,10 @@ class TestMixtureOfExperts:
         assert len(unused) == 3
         assert (moe.fc1.weight.grad[unused] == 0).all()  # type: ignore[index]
 
-    def test_autocast_keeps_routing(self) -> None:
+    @pytest.mark.parametrize('fast', [False, True])
+    def test_autocast_keeps_routing(self, fast: bool) -> None:
         moe = MixtureOfExperts(16).eval()
+        moe = accelerate(moe) if fast else moe
         x = torch.randn(500, 16)
         expected = moe(x)
         with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -176,97 +195,6 @@ class TestMixtureOfExperts:
         torch.testing.assert_close(
             output.tokens.float(), expected.tokens, rtol=0.05, atol=0.02
         )
-
-    @pytest.mark.parametrize('top_k', [1, 2, 4])
-    @pytest.mark.parametrize('form', ['_mix_grouped', '_mix_dense'])
-    def test_forms_are_the_same(self, form: str, top_k: int) -> None:
-        moe = MixtureOfExperts(8, top_k=top_k)
-        x = torch.randn(60, 8, requires_grad=True)
-        gates, _ = moe.route(x)
-        # As if the first expert were never chosen, for k = 1
-        gates = gates.detach()
-        if top_k == 1:
-            gates = torch.eye(4)[torch.randint(1, 4, (60,))]
-        parameters = [x, *moe.fc1.parameters(), *moe.fc2.parameters()]
-        results = []
-        for mix in (getattr(moe, form), moe._mix_sparse):
-            tokens = mix(x, gates)
-            gradients = torch.autograd.grad(tokens.square().sum(), parameters)
-            results.append((tokens, *gradients))
-        torch.testing.assert_close(*results)
-
-    # Blocks of 1 token, of 32 (and some that only fill up the last), and all
-    @pytest.mark.parametrize('block_size', [1, 32 * 6, 64 * 6, 2**20])
-    def test_gradients(self, block_size: int) -> None:
-        moe = MixtureOfExperts(3, num_experts=3, expansion=2).double()
-        moe.block_size = block_size
-        x = torch.randn(70, 3, dtype=torch.float64, requires_grad=True)
-        share = torch.rand(70, 3, dtype=torch.float64, requires_grad=True)
-        chosen = torch.rand(70, 3) < torch.tensor([0.9, 0.3, 0.0])
-
-        def mix(x: Tensor, share: Tensor, *_: Tensor) -> Tensor:
-            return moe._mix_sparse(x, torch.where(chosen, share + 0.1, 0.0))
-
-        experts = [*moe.fc1.parameters(), *moe.fc2.parameters()]
-        assert torch.autograd.gradcheck(mix, (x, share, *experts), fast_mode=True)
-
-    def test_grouped_in_bfloat16(self) -> None:
-        moe = MixtureOfExperts(16).eval()
-        x = torch.randn(500, 16)
-        gates, _ = moe.route(x)
-        expected = moe._mix_dense(x, gates)
-        tokens = moe._mix_grouped(x.bfloat16(), gates)
-        assert tokens.dtype == torch.bfloat16
-        torch.testing.assert_close(tokens.float(), expected, rtol=0.05, atol=0.02)
-
-    def test_exported_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        moe = MixtureOfExperts(8).eval()
-        x = torch.randn(2, 30, 8)
-        expected = moe(x).tokens
-        monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
-        torch.testing.assert_close(moe(x).tokens, expected)
-
-    # As torch.compile sees it; 'aot_eager' also traces the backward pass
-    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-    def test_compiled_is_the_same(self, dtype: torch.dtype) -> None:
-        moe = MixtureOfExperts(8, noisy=False)
-        x = torch.randn(2, 30, 8, requires_grad=True)
-        results = []
-        for form in (torch.compile(moe, fullgraph=True, backend='aot_eager'), moe):
-            with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
-                tokens = form(x).tokens
-            gradients = torch.autograd.grad(
-                tokens.float().square().sum(), [x, *moe.parameters()], allow_unused=True
-            )
-            assert tokens.dtype == dtype
-            results.append([tokens, *(g for g in gradients if g is not None)])
-        # Those of the gate, too
-        assert len(results[0]) == 1 + 1 + len(list(moe.parameters()))
-        atol = 1e-6 if dtype == torch.float32 else 1e-2
-        torch.testing.assert_close(*results, rtol=1e-2, atol=atol)
-
-    def test_flops(self) -> None:
-        moe = MixtureOfExperts(8, expansion=3)
-        x = torch.randn(30, 8, requires_grad=True)
-        gates = moe.route(x)[0].detach()
-        counts = []
-        for form in (moe._mix_dense, moe._mix_sparse):
-            with FlopCounterMode(display=False) as forward:
-                tokens = form(x, gates)
-            with FlopCounterMode(display=False) as backward:
-                tokens.sum().backward()
-            counts.append((forward.get_total_flops(), backward.get_total_flops()))
-        dense, sparse = counts
-        assert dense[0] == 2 * 30 * 4 * 2 * 8 * 24  # All four experts, two products
-        assert sparse[0] == dense[0] / 2  # The two of each token
-        assert sparse[1] == (dense[1] + dense[0] / 2) / 2  # Hidden values anew
-
-    def test_operator(self) -> None:
-        moe = MixtureOfExperts(8)
-        x = torch.randn(30, 8, requires_grad=True)
-        gates = moe.route(x)[0].detach().requires_grad_()
-        experts = [*moe.fc1.parameters(), *moe.fc2.parameters()]
-        torch.library.opcheck(_sparse_experts, (x, gates, *experts, 7))
 
     @pytest.mark.parametrize(
         ('kwargs', 'match'),
@@ -281,3 +209,38 @@ class TestMixtureOfExperts:
     def test_bad_arguments(self, kwargs: dict[str, object], match: str) -> None:
         with pytest.raises(ValueError, match=match.replace('?', r'\?')):
             MixtureOfExperts(8, **kwargs)  # type: ignore[arg-type]
+
+
+class TestExperts:
+    def test_plain_values(self) -> None:
+        """What to_dict gives is what JSON gives back, and makes the same object."""
+        experts = Experts(stages=[4, 2, 2], top_k=1, gate='linear', balance_weight=0.1)
+        assert experts.stages == (2, 4)
+        values = experts.to_dict()
+        assert values == json.loads(json.dumps(values))
+        assert Experts.from_dict(values) == experts
+        assert Experts.from_dict({}) == Experts()
+        assert hash(experts) != hash(Experts())
+
+    def test_defaults_are_those_of_the_layer(self) -> None:
+        values = Experts().to_dict()
+        layer = inspect.signature(MixtureOfExperts).parameters
+        for name in ('num_experts', 'top_k', 'expansion', 'gate', 'noisy'):
+            assert values[name] == layer[name].default
+
+    @pytest.mark.parametrize(
+        ('values', 'match'),
+        [
+            ({'stages': [0, 1, 5]}, r'some of \[1, 2, 3, 4\], got \[0, 1, 5\]'),
+            ({'stages': []}, r'got \[\] \(experts=None is a model without experts\)'),
+            ({'num_experts': 0}, 'num_experts must be at least 1, got 0'),
+            ({'top_k': 5}, 'top_k must be from 1 to num_experts=4, got 5'),
+            ({'expansion': 0.0}, 'expansion must be positive, got 0.0'),
+            ({'gate': 'cosin'}, r"unknown gate 'cosin', did you mean 'cosine'\?"),
+            ({'balance_weight': -1}, 'balance_weight must be at least 0, got -1'),
+            ({'num_expert': 3}, r"unknown key of experts 'num_expert', did you mean"),
+        ],
+    )
+    def test_bad_values(self, values: dict[str, Any], match: str) -> None:
+        with pytest.raises(ValueError, match=match):
+            Experts.from_dict(values)

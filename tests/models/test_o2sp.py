@@ -8,7 +8,14 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from torchgeo_m2cd.models import guide_loss, simulate_sar, simulate_speckled_sar
+from torchgeo_m2cd.models import (
+    O2SP,
+    OriginalO2SP,
+    PhysicalO2SP,
+    guide_loss,
+    simulate_sar,
+    simulate_speckled_sar,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -152,3 +159,44 @@ def test_guide_loss_bad_arguments() -> None:
         guide_loss(features, 'l3')  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r'expected 1 stage_weights.*got \[1, 2\]'):
         guide_loss(features, stage_weights=[1, 2])
+
+
+class TestO2SP:
+    @pytest.mark.parametrize(
+        ('o2sp', 'function', 'argument'),
+        [
+            (OriginalO2SP(3), simulate_sar, 'max_variance'),
+            (PhysicalO2SP(3), simulate_speckled_sar, 'max_looks'),
+        ],
+    )
+    def test_simulate(self, o2sp: O2SP, function: Any, argument: str) -> None:
+        optical = torch.rand(2, 4, 16, 16)
+        torch.manual_seed(1)
+        simulated = o2sp.simulate(optical, 2)
+        torch.manual_seed(1)
+        torch.testing.assert_close(simulated, function(optical, 2, **{argument: 3}))
+        assert o2sp.source_units == (argument == 'max_looks')
+        described = o2sp.to_dict()
+        assert described['init_args'].pop(argument) == 3
+        assert described['init_args'] == {
+            'weight': 1e-4,
+            'distance': 'l1',
+            'detach': False,
+            'stage_weights': None,
+        }
+
+    def test_guide_loss(self) -> None:
+        features = [torch.randn(3, 2, 4, 5, 5) for _ in range(2)]
+        o2sp = OriginalO2SP(distance='l2', stage_weights=[0.5, 3])
+        expected = guide_loss(features, 'l2', stage_weights=[0.5, 3])
+        torch.testing.assert_close(o2sp.guide_loss(features), expected)
+
+    def test_bad_arguments(self) -> None:
+        with pytest.raises(ValueError, match="unknown distance 'l3'"):
+            OriginalO2SP(distance='l3')  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match='weight is -1: expected at least 0'):
+            PhysicalO2SP(weight=-1)
+        with pytest.raises(ValueError, match='max_variance is 0: expected at least 1'):
+            OriginalO2SP(0)
+        with pytest.raises(ValueError, match='max_looks is 0: expected at least 1'):
+            PhysicalO2SP(0)

@@ -1,8 +1,8 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import inspect
 import math
-import operator
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,22 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from segmentation_models_pytorch.encoders import get_encoder
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo.models import ResNet18_Weights
-from torchgeo.tasks import ChangeDetection
 
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
-from torchgeo_m2cd.models import guide_loss, simulate_sar, simulate_speckled_sar
-from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.losses import OHEM
+from torchgeo_m2cd.models import (
+    Experts,
+    OriginalO2SP,
+    PhysicalO2SP,
+    guide_loss,
+    simulate_sar,
+    simulate_speckled_sar,
+)
+from torchgeo_m2cd.tasks import ChangeDetectionTask, Plateau
 from torchgeo_m2cd.transforms import (
     Inputs,
     Relative,
@@ -96,11 +102,11 @@ class TestChangeDetectionTask:
     def test_trainer(self, tmp_path: Path, kwargs: dict[str, Any]) -> None:
         task = make_task(in_channels=4, **kwargs)
         datamodule = make_datamodule()
-        checkpoint = ModelCheckpoint(tmp_path, monitor='val_AverageJaccardIndex')
+        checkpoint = ModelCheckpoint(tmp_path, monitor='val_IoU')
         trainer = make_trainer(tmp_path, callbacks=[checkpoint], logger=False)
         trainer.fit(task, datamodule=datamodule)
         logged = set(trainer.callback_metrics)
-        assert {'train_loss', 'val_loss', 'val_AverageJaccardIndex'} <= logged
+        assert {'train_loss', 'val_loss', 'val_IoU'} <= logged
         names = {'train_supervised_loss', 'train_balance_loss', 'train_guide_loss'}
         assert names & logged == (names if kwargs['model'] == 'm2cd' else set())
 
@@ -134,8 +140,12 @@ class TestChangeDetectionTask:
             losses.append(loss.item())
         assert losses[-1] < 0.8 * losses[0]
 
-    def test_sum_of_losses(self) -> None:
-        task = make_task(balance_weight=2.0, guide_weight=3.0).eval()
+    @pytest.mark.parametrize(
+        'experts', [{'balance_weight': 2.0}, Experts(balance_weight=2)]
+    )
+    def test_sum_of_losses(self, experts: Any) -> None:
+        o2sp = OriginalO2SP(weight=3.0)
+        task = make_task(o2sp=o2sp, model_args={'experts': experts}).eval()
         batch = make_batch()
         torch.manual_seed(1)
         output = task.model.forward_train(
@@ -168,20 +178,20 @@ class TestChangeDetectionTask:
         sources: list[Tensor] = []
         simulated: list[Tensor] = []
 
-        def spy(source: Tensor, channels: int) -> Tensor:
+        def spy(source: Tensor, channels: int, max_looks: int) -> Tensor:
             sources.append(source)
-            simulated.append(simulate_speckled_sar(source, channels))
+            simulated.append(simulate_speckled_sar(source, channels, max_looks))
             return simulated[-1]
 
         class Record(Callback):
             def on_train_batch_start(self, *args: Any) -> None:
                 batches.append(args[2])
 
-        name = 'torchgeo_m2cd.tasks.change.simulate_speckled_sar'
+        name = 'torchgeo_m2cd.models.o2sp.simulate_speckled_sar'
         monkeypatch.setattr(name, spy)
         task = make_task(
             in_channels=in_channels,
-            o2sp='physical',
+            o2sp=PhysicalO2SP(),
             model_args={'optical_index': index},
         )
         trainer = make_trainer(
@@ -218,12 +228,11 @@ class TestChangeDetectionTask:
         assert not all(any(torch.equal(s, chip) for chip in chips) for s in found)
 
     def test_guide_loss(self) -> None:
-        args: dict[str, Any] = {
-            'guide_distance': 'cosine',
-            'guide_detach': True,
-            'guide_stage_weights': [4.0, 0.0, 0.5, 1.0],
-        }
-        task = make_task(guide_weight=3.0, balance_weight=0.0, **args).eval()
+        stage_weights = [4.0, 0.0, 0.5, 1.0]
+        o2sp = OriginalO2SP(
+            weight=3.0, distance='cosine', detach=True, stage_weights=stage_weights
+        )
+        task = make_task(o2sp=o2sp, model_args={'experts': None}).eval()
         logged = record_log(task)
         batch = make_batch()
         batch['mask'][:] = 255  # the guide loss alone
@@ -235,9 +244,7 @@ class TestChangeDetectionTask:
         output = task.model.forward_train(
             batch['image'],
             simulate_sar(batch['image'][:, 0]),
-            lambda features: guide_loss(
-                features, 'cosine', True, args['guide_stage_weights']
-            ),
+            lambda features: guide_loss(features, 'cosine', True, stage_weights),
         )
         expected = 3 * output.guide_loss
         assert expected > 0
@@ -264,7 +271,7 @@ class TestChangeDetectionTask:
     def test_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[tuple[Any, ...]] = []
         monkeypatch.setattr(
-            'torchgeo_m2cd.tasks.change.load_encoder_weights',
+            'torchgeo_m2cd.tasks.m2cd.load_encoder_weights',
             lambda encoder, *weights: calls.append(weights),
         )
         enum, name = (
@@ -292,7 +299,7 @@ class TestChangeDetectionTask:
         assert asked == ['imagenet', None, True]
 
     def test_ablation(self) -> None:
-        task = make_task(o2sp='none', model_args={'moe_stages': []})
+        task = make_task(model_args={'experts': None})
         logged = record_log(task)
         task.training_step(make_batch(), 0)
         assert logged['train_guide_loss'] == 0
@@ -301,7 +308,7 @@ class TestChangeDetectionTask:
 
     @pytest.mark.parametrize('loss', ['bce', 'jaccard', 'focal', 'dice'])
     def test_binary_losses(self, loss: Any) -> None:
-        task = make_task(loss=loss, model_args={'moe_stages': []}).eval()
+        task = make_task(loss=loss, model_args={'experts': None}).eval()
         logged = record_log(task)
         batch = make_batch()
         task.validation_step(batch, 0)
@@ -398,7 +405,7 @@ class TestChangeDetectionTask:
         prediction = (task.model(batch['image']) > 0)[:, :, 8:]
         target = batch['mask'][:, :, 8:] == 1
         iou = (prediction & target).sum() / (prediction | target).sum()
-        assert logged['val_AverageJaccardIndex'] == pytest.approx(iou.item())
+        assert logged['val_IoU'] == pytest.approx(iou.item())
 
     @pytest.mark.parametrize(
         ('kwargs', 'label', 'message'),
@@ -484,109 +491,14 @@ class TestChangeDetectionTask:
         trainer.fit(make_task(in_channels=4), datamodule=make_datamodule())
         assert trainer.callback_metrics['train_loss'].isfinite()
 
-    @pytest.mark.parametrize('warmup', [0, 2])
-    def test_poly(self, tmp_path: Path, warmup: int) -> None:
-        task = make_task(
-            in_channels=4, schedule='poly', warmup_steps=warmup, lr=0.1, o2sp='none'
-        )
-        rates: list[float] = []
-
-        class Record(Callback):
-            def on_train_batch_start(self, *args: Any) -> None:
-                rates.append(task.trainer.optimizers[0].param_groups[0]['lr'])
-
-        trainer = make_trainer(
-            tmp_path, max_epochs=3, logger=False, callbacks=[Record()]
-        )
-        trainer.fit(task, datamodule=make_datamodule())
-        # 2 steps per epoch
-        expected = [
-            0.1 * (1e-6 + (1 - 1e-6) * step / 2)
-            if step < warmup
-            else 0.1 * (6 - step) / (6 - warmup)
-            for step in range(6)
-        ]
-        assert rates == pytest.approx(expected)
-        assert trainer.optimizers[0].param_groups[0]['lr'] == pytest.approx(0)
-
-    @pytest.mark.parametrize(
-        ('steps', 'warmup', 'match'),
-        [
-            (-1, 0, "schedule='poly' needs the end of the training: expected max"),
-            (10, 10, 'warmup_steps is 10: expected from 0 to less than the 10 steps'),
-            (10, -1, 'warmup_steps is -1: expected from 0'),
-        ],
-    )
-    def test_poly_does_not_fit(
-        self, tmp_path: Path, steps: int, warmup: int, match: str
-    ) -> None:
-        task = make_task(model='fcn', schedule='poly', warmup_steps=warmup)
-        task.trainer = make_trainer(
-            tmp_path, max_epochs=-1, max_steps=steps, logger=False
-        )
-        with pytest.raises(ValueError, match=match):
-            task.configure_optimizers()
-
-    def test_default_optimizer(self) -> None:
-        # That of TorchGeo
-        task = make_task()
-        expected: Any = ChangeDetection.configure_optimizers(task)
-        actual: Any = task.configure_optimizers()
-        (group,) = actual['optimizer'].param_groups
-        (expected_group,) = expected['optimizer'].param_groups
-        parameters = [g.pop('params') for g in (group, expected_group)]
-        assert all(map(operator.is_, *parameters))
-        assert group == expected_group
-        scheduler = actual['lr_scheduler']['scheduler']
-        assert isinstance(scheduler, ReduceLROnPlateau)
-        assert scheduler.patience == 10
-        assert actual['lr_scheduler']['monitor'] == 'val_loss'
-
-    @pytest.mark.parametrize('model', ['m2cd', 'unet'])
-    def test_parameter_groups(self, model: Any) -> None:
-        backbone = {'m2cd': 'mit_b0', 'unet': 'resnet18'}[model]
-        task = make_task(
-            model=model, backbone=backbone, lr=0.5, weight_decay=0.1, head_lr_factor=10
-        )
-        optimizer: Any = task.configure_optimizers()
-        settings = {
-            parameter: (group['lr'], group['weight_decay'])
-            for group in optimizer['optimizer'].param_groups
-            for parameter in group['params']
-        }
-        modules = dict(task.model.named_modules())
-        norms = (nn.LayerNorm, nn.BatchNorm2d)
-        for name, parameter in task.model.named_parameters():
-            module, _, last = name.rpartition('.')
-            # The temperature of a gate is a number, and no weight
-            decays = not (
-                isinstance(modules[module], norms) or last in ('bias', 'temperature')
-            )
-            lr = 0.5 if name.startswith('encoder.') else 5.0
-            assert settings.pop(parameter) == (lr, 0.1 if decays else 0), name
-        assert not settings
-
-    def test_parameter_groups_of_a_frozen_encoder(self) -> None:
-        task = make_task(
-            model='unet',
-            backbone='resnet18',
-            weight_decay=0.0,
-            head_lr_factor=10,
-            freeze_backbone=True,
-        )
-        optimizer: Any = task.configure_optimizers()
-        (group,) = optimizer['optimizer'].param_groups
-        assert group['lr'] == pytest.approx(1e-2)
-        assert group['weight_decay'] == 0
-
     @pytest.mark.parametrize('loss', ['bce', 'ce'])
     def test_ohem(self, loss: Any) -> None:
         kwargs: dict[str, Any] = {'loss': loss}
         if loss == 'ce':
             kwargs |= {'task': 'multiclass', 'num_classes': 2}
-        kwargs |= {'o2sp': 'none', 'model_args': {'moe_stages': []}}
+        kwargs |= {'model_args': {'experts': None}}
         # Logits are about 0 at first: about half of the pixels are below 1/2
-        task = make_task(ohem_threshold=0.5, ohem_min_kept=100, **kwargs)
+        task = make_task(ohem=OHEM(0.5, 100), **kwargs)
         logged = record_log(task)
         batch = make_batch()
         task.training_step(batch, 0)
@@ -620,12 +532,14 @@ class TestChangeDetectionTask:
             'num_classes': 2,
             'loss': 'ce',
         }
-        first = make_task(o2sp='none', class_weights=[1.0, 2.0], **kwargs)
+        first = make_task(class_weights=[1.0, 2.0], **kwargs)
         trainer.strategy.connect(first)
         trainer.save_checkpoint(path)
 
         # The loss is another one
-        second = make_task(init_from=path, ohem_threshold=0.7, **kwargs)
+        second = make_task(
+            init_from=path, ohem=OHEM(), o2sp=OriginalO2SP(weight=0.5), **kwargs
+        )
         weights = second.model.state_dict()
         for name, value in first.model.state_dict().items():
             torch.testing.assert_close(weights[name], value)
@@ -638,7 +552,8 @@ class TestChangeDetectionTask:
         (tmp_path / 'first.ckpt').unlink()
         loaded = ChangeDetectionTask.load_from_checkpoint(other, weights_only=True)
         assert loaded.hparams['init_from'] is None
-        assert loaded.hparams['o2sp'] == 'original'
+        assert isinstance(loaded.o2sp, OriginalO2SP)
+        assert loaded.o2sp.weight == 0.5
 
     def test_init_from_does_not_fit(self, tmp_path: Path) -> None:
         path = str(tmp_path / 'no.ckpt')
@@ -660,12 +575,32 @@ class TestChangeDetectionTask:
         with pytest.raises(ValueError, match='weights is True, but init_from replaces'):
             make_task(init_from=path, weights=True)
 
-    def test_model_args_of_another_model(self) -> None:
+    def test_arguments_of_another_model(self) -> None:
         """A baseline is one changed key of a config away."""
-        with pytest.warns(UserWarning, match="not used: model is 'unet'"):
-            task = ChangeDetectionTask('unet', 'resnet18', model_args={'top_k': 2})
+        with pytest.warns(UserWarning, match="experts, o2sp not used: model is 'unet'"):
+            task = ChangeDetectionTask(
+                'unet', 'resnet18', model_args={'experts': None}, o2sp=OriginalO2SP()
+            )
         plain = ChangeDetectionTask('unet', 'resnet18')
         assert task.state_dict().keys() == plain.state_dict().keys()
+        with pytest.warns(UserWarning, match="num_filters not used: model is 'm2cd'"):
+            make_task(model_args={'num_filters': 5})
+
+    def test_number_of_filters(self) -> None:
+        task = make_task(model='fcn', model_args={'num_filters': 5})
+        channels = {parameter.shape[0] for parameter in task.model.parameters()}
+        assert channels == {5, 1}
+
+    @pytest.mark.parametrize('model', ['m2cd', 'fcn'])
+    def test_hyper_parameters(self, model: Any) -> None:
+        """Those of the signature, and no others: a checkpoint is read with them."""
+        task = make_task(model=model)
+        names = inspect.signature(ChangeDetectionTask).parameters.keys()
+        assert len(names) <= 20
+        assert task.hparams.keys() == names - {'weights'}
+        assert task.hparams_initial.keys() == task.hparams.keys()
+        again = ChangeDetectionTask(**task.hparams)
+        assert again.hparams == task.hparams
 
     @pytest.mark.parametrize(
         ('kwargs', 'match'),
@@ -675,8 +610,8 @@ class TestChangeDetectionTask:
             ({'loss': 'dise'}, "unknown loss 'dise', did you mean 'dice'?"),
             ({'backbone': 'mit_b9'}, "unknown encoder 'mit_b9', did you mean 'mit_b"),
             (
-                {'model_args': {'num_expert': 2}},
-                "unknown key of model_args 'num_expert', did you mean 'num_experts'?",
+                {'model_args': {'experts': {'num_expert': 2}}},
+                "unknown key of experts 'num_expert', did you mean 'num_experts'?",
             ),
             ({'task': 'multiclass', 'loss': 'ce'}, 'needs num_classes'),
             ({'task': 'multilabel'}, 'needs num_labels'),
@@ -685,21 +620,17 @@ class TestChangeDetectionTask:
                 "loss='bce' does not fit task='multiclass'",
             ),
             ({'loss': 'ce'}, "loss='ce' does not fit task='binary'"),
-            ({'o2sp': 'physic'}, "unknown o2sp 'physic', did you mean 'physical'?"),
-            ({'schedule': 'polly'}, "unknown schedule 'polly', did you mean 'poly'?"),
-            ({'warmup_steps': 5}, "warmup_steps needs schedule='poly', got 'plateau'"),
             (
-                {'model': 'fcn', 'head_lr_factor': 2.0},
-                "head_lr_factor needs an encoder, but model 'fcn' has none",
+                {'o2sp': {'class_path': 'os.system'}},
+                "unknown O2SP 'os.system': expected one of torchgeo_m2cd.models.Original",
             ),
             (
-                {'loss': 'dice', 'ohem_threshold': 0.7},
-                "ohem_threshold needs loss 'bce' or 'ce', got 'dice'",
+                {'loss': 'dice', 'ohem': OHEM()},
+                "ohem needs loss 'bce' or 'ce', got 'dice'",
             ),
-            ({'ohem_threshold': 7.0}, 'threshold is 7.0: expected from 0 to 1'),
-            ({'guide_distance': 'l3'}, "unknown guide_distance 'l3'"),
             # M2CD has it, but the task does, too
             ({'model_args': {'classes': 2}}, "unknown key of model_args 'classes'"),
+            ({'optimization': Plateau()}, 'expected an object of'),
             (
                 {'model': 'unet', 'backbone': 'resnet19'},
                 "unknown encoder 'resnet19', did you mean 'resnet1",
@@ -720,7 +651,7 @@ class TestChangeDetectionTask:
         ],
     )
     def test_bad_arguments(self, kwargs: dict[str, Any], match: str) -> None:
-        with pytest.raises(ValueError, match=match.replace('?', r'\?')):
+        with pytest.raises((TypeError, ValueError), match=match.replace('?', r'\?')):
             make_task(**kwargs)
 
     def test_checkpoint_of_another_architecture(self, tmp_path: Path) -> None:
@@ -737,17 +668,21 @@ class TestChangeDetectionTask:
     def test_checkpoint_with_other_arguments(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
         trainer.strategy.connect(
-            make_task(in_channels=(4, 1), model_args={'top_k': 1, 'moe_stages': (1,)})
+            make_task(
+                in_channels=(4, 1), model_args={'experts': {'top_k': 1, 'stages': (1,)}}
+            )
         )
         path = tmp_path / 'm2cd.ckpt'
         trainer.save_checkpoint(path)
 
         # The same parameters, but not the same function
-        task = make_task(in_channels=(4, 1), model_args={'moe_stages': (1,)})
+        task = make_task(in_channels=(4, 1), model_args={'experts': {'stages': (1,)}})
         with pytest.warns(UserWarning, match='the checkpoint fits, but model_args is'):
             trainer.test(task, ckpt_path=path, datamodule=make_datamodule())
         # As read from YAML
-        task = make_task(in_channels=[4, 1], model_args={'top_k': 1, 'moe_stages': [1]})
+        task = make_task(
+            in_channels=[4, 1], model_args={'experts': {'top_k': 1, 'stages': [1]}}
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings('error', 'the checkpoint fits')
             trainer.test(task, ckpt_path=path, datamodule=make_datamodule())
@@ -802,7 +737,7 @@ class TestChangeDetectionTask:
         trainer = make_trainer(tmp_path, logger=False)
         loader = DataLoader(SyntheticFlood(length=2, size=64), batch_size=2)
         with pytest.raises(ValueError, match='needs images in source units: expected'):
-            trainer.fit(make_task(in_channels=4, o2sp='physical'), loader)
+            trainer.fit(make_task(in_channels=4, o2sp=PhysicalO2SP()), loader)
 
 
 class TestInputs:

@@ -84,8 +84,8 @@ class TestInputStep:
             step.inverse(pixels[None, ..., None], torch.empty(1, 0, 1, 1))
 
     def test_no_forward(self) -> None:
-        with pytest.raises(TypeError, match='InputStep has no forward'):
-            InputStep()(torch.zeros(1, 1, 2, 2), torch.zeros(1, 0, 1, 1))
+        with pytest.raises(TypeError, match=r"abstract class InputStep.*'forward'"):
+            InputStep()  # type: ignore[abstract]
 
     @pytest.mark.parametrize('name', STEPS)
     def test_dict(self, name: str) -> None:

@@ -4,6 +4,9 @@
 """Ready-made configurations for the ``torchgeo`` command."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ..utils import check_choice
 
@@ -31,3 +34,35 @@ def config_path(name: str) -> Path:
     """
     check_choice('configuration', name, list_configs())
     return Path(__file__).parent / f'{name}.yaml'
+
+
+def read_configs(*names: str) -> str:
+    """Read a configuration, or merge several.
+
+    Args:
+        names: Names of configurations. Values of a later one replace those of an earlier
+            one, as with several ``--config`` arguments of ``torchgeo``.
+
+    Returns:
+        YAML text, which ``torchgeo --config`` takes in place of a path. That of a single
+        configuration keeps its comments.
+
+    Raises:
+        ValueError: If there is none of a name.
+    """
+    texts = [config_path(name).read_text() for name in names]
+    if len(texts) == 1:
+        return texts[0]
+    merged: dict[str, Any] = {}
+    for text in texts:
+        merged = _merge(merged, yaml.safe_load(text))
+    text: str = yaml.safe_dump(merged, sort_keys=False)
+    return f'# {" + ".join(names)}\n{text}'
+
+
+def _merge(base: Any, top: Any) -> Any:
+    """Put one mapping on top of another one; all other values replace each other."""
+    if not isinstance(base, dict) or not isinstance(top, dict):
+        return top
+    both = {key: _merge(base[key], top[key]) for key in base.keys() & top.keys()}
+    return {**base, **top, **both}

@@ -1,28 +1,30 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Print the path of a ready-made configuration, or the names of all of them."""
+"""Print ready-made configurations, or their names."""
 
 import argparse
 
-from . import config_path, list_configs
+from . import list_configs, read_configs
 
 
 def main() -> None:
     """Command-line interface."""
     parser = argparse.ArgumentParser(
         prog='python -m torchgeo_m2cd.configs',
-        description='Print the path of a ready-made configuration for torchgeo.',
+        description='Print a ready-made configuration for torchgeo, or merge several.',
         epilog='Example: torchgeo fit --config "$(python -m torchgeo_m2cd.configs '
         'ombria)"',
     )
-    parser.add_argument('name', nargs='?', help='name of it; lists all if left out')
-    name = parser.parse_args().name
-    if name is None:
+    parser.add_argument(
+        'names', nargs='*', help='later ones replace values; lists all if left out'
+    )
+    names = parser.parse_args().names
+    if not names:
         print('\n'.join(list_configs()))
         return
     try:
-        print(config_path(name))
+        print(read_configs(*names), end='')
     except ValueError as error:
         parser.error(str(error))
 

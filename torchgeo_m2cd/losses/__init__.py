@@ -3,6 +3,7 @@
 
 """Losses for change detection."""
 
-from .ohem import OHEMLoss
+from .ohem import OHEM, OHEMLoss
+from .pixels import select_pixels
 
-__all__ = ('OHEMLoss',)
+__all__ = ('OHEM', 'OHEMLoss', 'select_pixels')

@@ -4,43 +4,66 @@
 """Online hard example mining."""
 
 import math
+from typing import ClassVar
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..configurable import Configurable
 
-class OHEMLoss(nn.Module):
-    """Online hard example mining: a loss of the hard pixels alone.
 
-    A pixel is hard if the predicted probability of its true class is below a threshold.
-    If fewer than *min_kept* pixels of the batch are, the hardest *min_kept* count. Of
-    several labels, a pixel's hardest one decides. Which pixels are hard depends neither
-    on the weights of the criterion nor on the smoothing of its labels.
+class OHEM(Configurable):
+    """Which pixels online hard example mining trains on.
 
-    In evaluation mode all pixels count, as in the criterion itself.
+    A pixel is hard if the predicted probability of its true class is below *threshold*.
+    If fewer than *min_kept* pixels of the batch are hard, the hardest *min_kept* count.
+    With several labels, the hardest label of a pixel decides.
 
-    If you use this loss in your research, please cite the following paper:
+    If you use this in your research, please cite the following paper:
 
     * https://arxiv.org/abs/1604.03540
     """
 
-    def __init__(
-        self, criterion: nn.Module, threshold: float = 0.7, min_kept: int = 100_000
-    ) -> None:
+    kind: ClassVar[str] = 'OHEM'
+
+    def __init__(self, threshold: float = 0.7, min_kept: int = 100_000) -> None:
+        """Initialize a new OHEM instance.
+
+        Args:
+            threshold: Probability of the true class below which a pixel is hard, from 0
+                (only the *min_kept* hardest) to 1 (all pixels).
+            min_kept: Smallest number of pixels to keep of a batch, at least 1.
+
+        Raises:
+            ValueError: If *threshold* or *min_kept* is out of range.
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f'threshold is {threshold}: expected from 0 to 1')
+        if min_kept < 1:
+            raise ValueError(f'min_kept is {min_kept}: expected at least 1')
+        self.threshold = threshold
+        self.min_kept = min_kept
+
+
+class OHEMLoss(nn.Module):
+    """A loss of the hard pixels only, see :class:`OHEM`.
+
+    Neither the weights of the criterion nor its label smoothing change which pixels are
+    hard. In evaluation mode all pixels count.
+    """
+
+    def __init__(self, criterion: nn.Module, ohem: OHEM) -> None:
         """Initialize a new OHEMLoss.
 
         Args:
             criterion: Loss of the pixels that are kept:
                 :class:`~torch.nn.CrossEntropyLoss` or
                 :class:`~torch.nn.BCEWithLogitsLoss`.
-            threshold: Probability of the true class, below which a pixel is hard, from
-                0 (the *min_kept* hardest alone) to 1 (all pixels).
-            min_kept: Pixels of a batch that are kept at least, if it has as many.
+            ohem: Which pixels to keep.
 
         Raises:
             TypeError: If *criterion* is another loss.
-            ValueError: If *threshold* or *min_kept* is out of range.
         """
         super().__init__()
         if not isinstance(criterion, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss):
@@ -48,24 +71,19 @@ class OHEMLoss(nn.Module):
                 f'criterion is {type(criterion).__name__}: expected CrossEntropyLoss or '
                 'BCEWithLogitsLoss'
             )
-        if not 0 <= threshold <= 1:
-            raise ValueError(f'threshold is {threshold}: expected from 0 to 1')
-        if min_kept < 1:
-            raise ValueError(f'min_kept is {min_kept}: expected at least 1')
         self.criterion = criterion
-        self.threshold = threshold
-        self.min_kept = min_kept
+        self.ohem = ohem
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of the hard pixels.
 
         Args:
             logits: Logits, shape ``(B, C, ...)``.
-            target: As the criterion takes it: classes, shape ``(B, ...)``, for
+            target: What the criterion expects: classes, shape ``(B, ...)``, for
                 cross-entropy, or labels, shape ``(B, C, ...)``.
 
         Returns:
-            The loss, as the criterion reduces it.
+            The loss, reduced by the criterion.
         """
         if self.training:
             is_label = target.ndim == logits.ndim
@@ -79,7 +97,7 @@ class OHEMLoss(nn.Module):
 
     def _is_hard(self, logits: Tensor, target: Tensor) -> Tensor:
         """Find the pixels to keep: a boolean tensor of shape (N,)."""
-        # The plain loss is the negative logarithm of the true class's probability
+        # The unweighted loss is -log(probability of the true class)
         if isinstance(self.criterion, nn.CrossEntropyLoss):
             ignored = self.criterion.ignore_index
             loss = F.cross_entropy(
@@ -89,6 +107,7 @@ class OHEMLoss(nn.Module):
             loss = F.binary_cross_entropy_with_logits(
                 logits, target, reduction='none'
             ).amax(dim=1)[0]
-        hardest = loss.topk(min(self.min_kept, len(loss))).values
-        bound = -math.log(self.threshold) if self.threshold else math.inf
+        threshold, min_kept = self.ohem.threshold, self.ohem.min_kept
+        hardest = loss.topk(min(min_kept, len(loss))).values
+        bound = -math.log(threshold) if threshold else math.inf
         return (loss > bound) | (loss >= hardest[-1])

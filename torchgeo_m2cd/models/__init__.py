@@ -3,17 +3,27 @@
 
 """Models and their parts."""
 
-from .decoder import MLPDecoder, MLPHead, fuse, make_decoder
+from .decoder import MLPDecoder, MLPHead
 from .encoder import MoEEncoder, MoEEncoderOutput
 from .export import export_onnx
+from .fast import accelerate, set_fast, use_fast
 from .m2cd import M2CD, M2CDOutput
-from .moe import CosineGate, MixtureOfExperts, MoEOutput
-from .o2sp import guide_loss, simulate_sar, simulate_speckled_sar
+from .moe import CosineGate, Experts, MixtureOfExperts, MoEOutput
+from .o2sp import (
+    O2SP,
+    OriginalO2SP,
+    PhysicalO2SP,
+    guide_loss,
+    simulate_sar,
+    simulate_speckled_sar,
+)
 from .weights import load_encoder_weights, load_original
 
 __all__ = (
     'M2CD',
+    'O2SP',
     'CosineGate',
+    'Experts',
     'M2CDOutput',
     'MLPDecoder',
     'MLPHead',
@@ -21,12 +31,15 @@ __all__ = (
     'MoEEncoder',
     'MoEEncoderOutput',
     'MoEOutput',
+    'OriginalO2SP',
+    'PhysicalO2SP',
+    'accelerate',
     'export_onnx',
-    'fuse',
     'guide_loss',
     'load_encoder_weights',
     'load_original',
-    'make_decoder',
+    'set_fast',
     'simulate_sar',
     'simulate_speckled_sar',
+    'use_fast',
 )

@@ -3,7 +3,6 @@
 
 """Decoders and fusion of the features of two images."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -57,13 +56,9 @@ def fuse(f1: Tensor, f2: Tensor, how: Fusion) -> Tensor:
 class MLPDecoder(nn.Module):
     """All-MLP decoder, to go with :class:`MLPHead`.
 
-    Each feature is projected (1x1 convolution, batch norm, ReLU) to the same number
-    of channels, and fused with the others: a 1x1 convolution over the concatenation of
-    all of them, resized.
-
-    A 1x1 convolution and a bilinear resize commute. Therefore each feature's share of
-    the fusing weights is applied at its own resolution here, and the head sums what it
-    resizes: the same for about a twelfth of the arithmetic.
+    Each feature is projected to the same number of channels (1x1 convolution, batch norm,
+    ReLU) and resized to half the size of the image. A 1x1 convolution fuses all of them,
+    the finest first.
 
     If you use this decoder in your research, please cite the following papers:
 
@@ -75,8 +70,8 @@ class MLPDecoder(nn.Module):
         """Initialize a new MLPDecoder.
 
         Args:
-            encoder_channels: Channels of the features of stride 1, 2, 4, 8, 16, 32;
-                those from stride 4 on are used.
+            encoder_channels: Channels of the features of stride 1, 2, 4, 8, 16, 32. The
+                decoder uses those from stride 4 on.
             channels: Channels of the projected features and of the output.
         """
         super().__init__()
@@ -88,7 +83,7 @@ class MLPDecoder(nn.Module):
             channels * len(encoder_channels), channels, kernel_size=1, bias=False
         )
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Decode the features of an encoder.
 
         Args:
@@ -96,34 +91,25 @@ class MLPDecoder(nn.Module):
                 8, 16, 32.
 
         Returns:
-            What each feature from stride 4 on adds to the fused one, of shape
-            ``(B, channels, H / stride, W / stride)``.
+            The fused feature, shape ``(B, channels, H / 2, W / 2)``.
         """
-        return [
-            F.conv2d(project(feature), weight)
-            for feature, project, weight in zip(
-                features[2:],
-                self.project,
-                self.fuse.weight.chunk(len(self.project), dim=1),
-                strict=True,
-            )
+        projected = [
+            project(feature)
+            for project, feature in zip(self.project, features[2:], strict=True)
         ]
+        size = [2 * n for n in projected[0].shape[-2:]]
+        fused: Tensor = self.fuse(
+            torch.cat([resize(x, size) for x in projected], dim=1)
+        )
+        return fused
 
 
 class MLPHead(nn.Module):
     """Segmentation head of :class:`MLPDecoder`.
 
-    The maps are resized to twice the size of the first, half that of the image, and
-    added up. Batch norm, ReLU and a 1x1 convolution turn the sum into logits, which
-    are resized to the size of the image.
-
-    The sum is by far the largest tensor of the model. Up to the convolution, channels
-    are apart from each other: a CPU, where memory that the system hands out anew costs
-    more than the arithmetic, computes a few of them at a time, and sums up logits.
+    Batch norm and ReLU, which belong to the convolution that fuses, then a 1x1
+    convolution to logits, which are resized to the size of the image.
     """
-
-    #: Elements of the sum that a CPU computes at once.
-    block_size = 2**19
 
     def __init__(
         self,
@@ -134,7 +120,7 @@ class MLPHead(nn.Module):
         """Initialize a new MLPHead.
 
         Args:
-            channels: Channels of the maps.
+            channels: Channels of the fused feature.
             classes: Number of classes.
             activation: Activation of the output, as in segmentation_models_pytorch.
         """
@@ -146,73 +132,30 @@ class MLPHead(nn.Module):
         )
         self.activation = Activation(activation)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Compute the logits.
 
         Args:
-            maps: Output of the decoder, of shape ``(B, channels, H / stride,
-                W / stride)`` per stride, the first 4.
+            x: Output of the decoder, shape ``(B, channels, H / 2, W / 2)``.
 
         Returns:
             Logits, shape ``(B, classes, H, W)``.
         """
-        # Another norm, put here by the user, or one without running statistics
-        own_norm = type(self.norm) is nn.BatchNorm2d and self.norm.track_running_stats
-        if (
-            maps[0].device.type != 'cpu'
-            or torch.compiler.is_compiling()
-            or not own_norm
-        ):
-            logits = self.conv(F.relu_(self.norm(_resize_sum(maps))))
-        else:
-            logits = self._classify_blocks(maps)
+        logits = self.conv(F.relu(self.norm(x), inplace=True))
         return cast(Tensor, self.activation(self.upsample(logits)))
 
-    def _classify_blocks(self, maps: Sequence[Tensor]) -> Tensor:
-        """Resize, add and classify the maps a few channels at a time."""
-        norm, conv = self.norm, self.conv
-        pixels = 4 * maps[0][:, 0].numel()
-        size = max(self.block_size // pixels, 16)  # As many as are fast to resize
-        split = functools.partial(torch.chunk, chunks=-(-norm.num_features // size))
-        # Of what torch.chunk returns, the gradient is not as large as all channels
-        blocks = zip(
-            zip(*(split(x, dim=1) for x in maps), strict=True),
-            split(norm.get_buffer('running_mean')),
-            split(norm.get_buffer('running_var')),
-            split(norm.weight),
-            split(norm.bias),
-            split(conv.weight, dim=1),
-            strict=True,
-        )
-        momentum = cast(float, norm.momentum)
-        parts: list[Tensor] = []
-        for block, mean, var, scale, shift, weight in blocks:
-            x = _resize_sum(block)
-            x = F.batch_norm(
-                x, mean, var, scale, shift, self.training, momentum, norm.eps
-            )
-            parts.append(F.conv2d(F.relu_(x), weight))
-        if self.training:
-            norm.get_buffer('num_batches_tracked').add_(1)
-        bias = conv.get_parameter('bias')[:, None, None]
-        return (torch.stack(parts).sum(dim=0) + bias).to(parts[0].dtype)
 
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize images bilinearly.
 
-def _resize_sum(maps: Sequence[Tensor]) -> Tensor:
-    """Resize maps to twice the size of the first, and add them up."""
-    height, width = maps[0].shape[-2:]
-    resize = functools.partial(
-        F.interpolate,
-        size=(2 * height, 2 * width),
-        mode='bilinear',
-        align_corners=False,
-    )
-    # Other layouts are many times slower to resize
-    layout = (
-        torch.channels_last if maps[0].device.type == 'cpu' else torch.preserve_format
-    )
-    images = (resize(x.contiguous(memory_format=layout)) for x in maps)
-    return functools.reduce(Tensor.add_, images)
+    Args:
+        x: Images, shape ``(B, C, H, W)``.
+        size: Height and width to resize to.
+
+    Returns:
+        Images of that size.
+    """
+    return F.interpolate(x, [*size], mode='bilinear', align_corners=False)
 
 
 def make_decoder(

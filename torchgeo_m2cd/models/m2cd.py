@@ -18,6 +18,8 @@ from ..transforms import Inputs
 from ..utils import check_choice
 from .decoder import Decoder, Fusion, fuse, make_decoder
 from .encoder import MoEEncoder
+from .fast import accelerate, use_fast
+from .moe import Experts
 from .o2sp import guide_loss
 
 _MODEL_CARD = """---
@@ -95,12 +97,7 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         in_channels: int | Sequence[int] = 3,
         classes: int = 1,
         optical_index: Literal[0, 1] = 0,
-        moe_stages: Sequence[int] = (1, 2, 3, 4),
-        num_experts: int = 4,
-        top_k: int = 2,
-        expansion: float = 4.0,
-        gate: Literal['cosine', 'linear'] = 'cosine',
-        noisy_gate: bool = True,
+        experts: Experts | Mapping[str, Any] | None = Experts(),  # noqa: B008
         fusion: Fusion = 'concat',
         decoder: Decoder = 'mlp',
         activation: str | Callable[[Tensor], Tensor] | None = None,
@@ -121,15 +118,11 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
             classes: Number of classes, that is of channels of the logits.
             optical_index: Which image is the optical one. The simulated SAR image
                 takes the stem of the other.
-            moe_stages: Stages of the encoder, of 1, 2, 3, 4 (strides 4, 8, 16, 32),
-                that a mixture of experts follows. An empty list switches it off.
-            num_experts: Number of experts of each mixture, at least 1.
-            top_k: Experts that each token goes to, from 1 to *num_experts*.
-            expansion: Hidden channels of an expert, as a multiple of its input's.
-            gate: Gate of the experts, ``'cosine'`` or ``'linear'``.
-            noisy_gate: Whether to add noise to the gate in training.
-            fusion: How to fuse the features of both images, see :func:`fuse`:
-                ``'concat'``, ``'diff'``, ``'abs_diff'`` or ``'sum'``.
+            experts: The mixtures of experts, or their values as a mapping. None for a
+                model without experts.
+            fusion: How to fuse the features of both images: ``'concat'``,
+                :math:`[f_1, f_2]` (the original), ``'diff'``, :math:`f_2 - f_1`,
+                ``'abs_diff'``, :math:`|f_2 - f_1|`, or ``'sum'``, :math:`f_1 + f_2`.
             decoder: ``'mlp'`` (the original's, :class:`MLPDecoder`), or ``'unet'``,
                 ``'upernet'``, ``'segformer'`` or ``'fpn'`` of
                 segmentation_models_pytorch.
@@ -149,17 +142,12 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         check_choice('fusion', fusion, get_args(Fusion))
         self.fusion = fusion
         self.optical_index = optical_index
+        #: The mixtures of experts, or None for a model without experts.
+        self.experts: Experts | None = (
+            Experts.from_dict(experts) if isinstance(experts, Mapping) else experts
+        )
         self.encoder = MoEEncoder(
-            encoder_name,
-            weights=encoder_weights,
-            in_channels=in_channels,
-            moe_stages=moe_stages,
-            encoder_args=encoder_args,
-            num_experts=num_experts,
-            top_k=top_k,
-            expansion=expansion,
-            gate=gate,
-            noisy=noisy_gate,
+            encoder_name, encoder_weights, in_channels, self.experts, encoder_args
         )
         #: Bands of the first and of the second image.
         self.in_channels: tuple[int, int] = (
@@ -182,6 +170,8 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         )
         self.name = f'm2cd-{encoder_name}'
         self.initialize()
+        if use_fast():
+            accelerate(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Detect changes.
@@ -244,12 +234,14 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         Args:
             save_directory: Folder to write to.
             *args: Arguments of SMP's ``save_pretrained``.
-            **kwargs: Likewise: ``metrics``, ``dataset``, ``push_to_hub``.
+            **kwargs: Its keyword arguments: ``metrics``, ``dataset``, ``push_to_hub``.
 
         Returns:
             Address of the commit, if it was pushed to the hub.
         """
-        self.config['inputs'] = None if self.inputs is None else self.inputs.to_dict()
+        for name in ('experts', 'inputs'):
+            value = getattr(self, name)
+            self.config[name] = None if value is None else value.to_dict()
         # All weights are saved: those of the encoder need not be downloaded again
         self.config['encoder_weights'] = None
         address: str | None = super().save_pretrained(save_directory, *args, **kwargs)
@@ -259,7 +251,7 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         """Describe the model for the hub.
 
         Args:
-            *args: Not used.
+            *args: Arguments of SMP's method, which are ignored.
             **kwargs: ``metrics``, values by name, and ``dataset``, its name.
 
         Returns:
@@ -300,8 +292,6 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
 
     def _decode(self, features: Sequence[Tensor]) -> Tensor:
         """Fuse the features of both images per stage, and decode them."""
-        # Not f[0]: for a batch of one, PyTorch would not see that it is channels_last
-        pairs = [torch.split(f.flatten(0, 1), [f.shape[1]] * len(f)) for f in features]
-        fused = [fuse(f1, f2, self.fusion) for f1, f2, *_ in pairs]
+        fused = [fuse(f[0], f[1], self.fusion) for f in features]
         logits: Tensor = self.segmentation_head(self.decoder(fused))
         return logits

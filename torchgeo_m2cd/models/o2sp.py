@@ -1,25 +1,162 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Optical-to-SAR path (O2SP): self-distillation over a simulated SAR image."""
+"""Optical-to-SAR path (O2SP): self-distillation through a simulated SAR image."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..configurable import Configurable
 from ..utils import check_choice
 
 #: Names of the distances between features.
 Distance = Literal['l1', 'l2', 'cosine']
 
 
+class O2SP(Configurable, ABC):
+    r"""The optical-to-SAR path: how SAR is simulated, and the guide loss.
+
+    In training, a third path takes a SAR image that is simulated from the optical one.
+    The guide loss draws the features of both real images to those of the simulated one.
+    :math:`\lambda_\text{guide}` times this loss is added to the training loss.
+    """
+
+    kind: ClassVar[str] = 'O2SP'
+
+    #: Whether :meth:`simulate` takes the optical image in source units.
+    source_units: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        weight: float = 1e-4,
+        distance: Distance = 'l1',
+        detach: bool = False,
+        stage_weights: Sequence[float] | None = None,
+    ) -> None:
+        r"""Initialize a new O2SP instance.
+
+        Args:
+            weight: Weight :math:`\lambda_\text{guide}` of the guide loss, at least 0.
+            distance: Distance of the features, see :func:`guide_loss`.
+            detach: Whether the simulated SAR gets no gradient from the guide loss.
+            stage_weights: Weight of each stage (defaults to 1).
+
+        Raises:
+            ValueError: If *distance* is unknown or *weight* is negative.
+        """
+        check_choice('distance', distance, get_args(Distance))
+        if weight < 0:
+            raise ValueError(f'weight is {weight}: expected at least 0')
+        self.weight = weight
+        self.distance: Distance = distance
+        self.detach = detach
+        self.stage_weights = stage_weights
+
+    @abstractmethod
+    def simulate(self, optical: Tensor, channels: int | None = None) -> Tensor:
+        """Simulate a SAR image.
+
+        Args:
+            optical: Optical image, shape ``(B, C, H, W)``: in source units if
+                :attr:`source_units` is set, else standardised.
+            channels: Bands of the SAR image (defaults to C).
+
+        Returns:
+            The simulated SAR image, standardised, shape ``(B, channels, H, W)``.
+        """
+
+    def guide_loss(self, features: Sequence[Tensor]) -> Tensor:
+        """Compute the unweighted guide loss, see :func:`guide_loss`.
+
+        Args:
+            features: One tensor per stage, shape ``(3, B, C, H, W)``.
+
+        Returns:
+            The loss, a scalar.
+        """
+        return guide_loss(features, self.distance, self.detach, self.stage_weights)
+
+
+class OriginalO2SP(O2SP):
+    """Gamma noise on the standardised optical image, see :func:`simulate_sar`."""
+
+    def __init__(
+        self,
+        max_variance: int = 20,
+        weight: float = 1e-4,
+        distance: Distance = 'l1',
+        detach: bool = False,
+        stage_weights: Sequence[float] | None = None,
+    ) -> None:
+        """Initialize a new OriginalO2SP instance.
+
+        Args:
+            max_variance: Largest variance of the noise, at least 1.
+            weight: Weight of the guide loss, at least 0.
+            distance: Distance of the features, see :func:`guide_loss`.
+            detach: Whether the simulated SAR gets no gradient from the guide loss.
+            stage_weights: Weight of each stage (defaults to 1).
+
+        Raises:
+            ValueError: If *distance* is unknown or a number is out of range.
+        """
+        super().__init__(weight, distance, detach, stage_weights)
+        if max_variance < 1:
+            raise ValueError(f'max_variance is {max_variance}: expected at least 1')
+        self.max_variance = max_variance
+
+    def simulate(self, optical: Tensor, channels: int | None = None) -> Tensor:
+        """Simulate a SAR image, see :meth:`O2SP.simulate`."""
+        return simulate_sar(optical, channels, self.max_variance)
+
+
+class PhysicalO2SP(O2SP):
+    """Speckle on the luminance of the optical image, see :func:`simulate_speckled_sar`.
+
+    The optical image is in source units, which data modules of this package keep.
+    """
+
+    source_units: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        max_looks: int = 20,
+        weight: float = 1e-4,
+        distance: Distance = 'l1',
+        detach: bool = False,
+        stage_weights: Sequence[float] | None = None,
+    ) -> None:
+        """Initialize a new PhysicalO2SP instance.
+
+        Args:
+            max_looks: Largest number of looks, at least 1.
+            weight: Weight of the guide loss, at least 0.
+            distance: Distance of the features, see :func:`guide_loss`.
+            detach: Whether the simulated SAR gets no gradient from the guide loss.
+            stage_weights: Weight of each stage (defaults to 1).
+
+        Raises:
+            ValueError: If *distance* is unknown or a number is out of range.
+        """
+        super().__init__(weight, distance, detach, stage_weights)
+        if max_looks < 1:
+            raise ValueError(f'max_looks is {max_looks}: expected at least 1')
+        self.max_looks = max_looks
+
+    def simulate(self, optical: Tensor, channels: int | None = None) -> Tensor:
+        """Simulate a SAR image, see :meth:`O2SP.simulate`."""
+        return simulate_speckled_sar(optical, channels, self.max_looks)
+
+
 def simulate_sar(
     optical: Tensor, channels: int | None = None, max_variance: int = 20
 ) -> Tensor:
-    r"""Simulate a SAR image from an optical one, as the original does.
+    r"""Simulate a SAR image from an optical one by Gamma noise, as the original does.
 
     .. math::
 
@@ -30,9 +167,9 @@ def simulate_sar(
 
     Args:
         optical: Standardised optical image, shape ``(B, C, H, W)``.
-        channels: Bands of the SAR image, if it has another number than the optical:
-            each is then its mean over the bands, with speckle of its own.
-        max_variance: Largest variance of the speckle.
+        channels: Bands of the SAR image (defaults to C). With another number than C,
+            each band is the mean over the optical bands with noise of its own.
+        max_variance: Largest variance of the noise.
 
     Returns:
         The simulated SAR image, shape ``(B, channels, H, W)``.
@@ -46,15 +183,15 @@ def simulate_speckled_sar(
 ) -> Tensor:
     r"""Simulate a SAR image from an optical one by speckle on its luminance.
 
-    Speckle is multiplicative in intensity, which is not negative. Therefore the image is
-    in source units. Its luminance (mean over the bands) :math:`I` gets the speckle of an
+    Speckle multiplies the intensity, which cannot be negative, so the image must be in
+    source units. The luminance :math:`I` (mean over the bands) gets the speckle of an
     :math:`L`-look intensity image,
-    :math:`I \cdot g, \; g \sim \Gamma(\text{shape} = L, \text{scale} = 1 / L)`,
-    and the result, in decibel, is standardised like a SAR image: mean 0 and standard
-    deviation 1 per image and band. One :math:`L \sim U\{1, \dots, \text{max\_looks}\}`
-    is drawn per image.
+    :math:`I \cdot g, \; g \sim \Gamma(\text{shape} = L, \text{scale} = 1 / L)`.
+    The result is converted to decibels and standardised to mean 0 and standard deviation
+    1 per image and band. One :math:`L \sim U\{1, \dots, \text{max\_looks}\}` is drawn per
+    image.
 
-    Source of the speckle's distribution: Goodman, "Some fundamental properties of
+    Source of the distribution: Goodman, "Some fundamental properties of
     speckle", 1976, https://doi.org/10.1364/JOSA.66.001145
 
     Args:
@@ -72,7 +209,7 @@ def simulate_speckled_sar(
         1, max_looks + 1, (len(optical), 1, 1, 1), device=optical.device
     )
     intensity = _speckle(luminance, looks.to(optical.dtype))
-    # A floor 40 dB below the brightest pixel, for those without any light
+    # Black pixels have no logarithm: a floor 40 dB below the brightest pixel
     floor = 1e-4 * intensity.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     decibel = 10 * torch.maximum(intensity, floor).log10()
     variance, center = torch.var_mean(decibel, dim=(2, 3), keepdim=True)
@@ -85,7 +222,7 @@ def guide_loss(
     detach: bool = False,
     stage_weights: Sequence[float] | None = None,
 ) -> Tensor:
-    r"""Distance of the features of both images from those of the simulated SAR.
+    r"""Compute how far the features of both images are from those of the simulated SAR.
 
     :math:`\sum_s w_s \, (d(f_{1,s}, f_{3,s}) + d(f_{2,s}, f_{3,s}))` over the stages
     :math:`s`, with the distance
@@ -98,9 +235,9 @@ def guide_loss(
         features: One tensor per stage, of shape ``(3, B, C, H, W)``: first image,
             second image, simulated SAR.
         distance: Name of the distance.
-        detach: Whether the simulated SAR only teaches, and gets no gradient. In the
-            original, gradients flow into all three paths.
-        stage_weights: One weight per stage (defaults to 1).
+        detach: Whether the simulated SAR gets no gradient. In the original, gradients
+            flow into all three paths.
+        stage_weights: Weight of each stage (defaults to 1).
 
     Returns:
         The unweighted loss, a scalar.

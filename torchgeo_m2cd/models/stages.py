@@ -1,15 +1,19 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Where the stages of an encoder are.
+"""The stages of an encoder.
 
-A stage is the run of modules between two of the features that an encoder returns.
-With the stages known, anything can be placed between them, and no encoder needs
-a file of our own. A new family of encoders needs one function here.
+A stage is the run of modules between two of the features that an encoder returns. Once
+the stages are known, a mixture of experts can stand between them, and no encoder needs a
+file of our own. To add a family of encoders, add its stages to :data:`FAMILIES`.
+
+SMP and timm say nowhere where a stage begins and ends, but the names below are those of
+their checkpoints, which they cannot change freely. ``test_stages_of_releases`` compares
+each family with the encoder as it is, and fails if a release moves a stage.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from segmentation_models_pytorch.encoders.inceptionresnetv2 import (
@@ -28,119 +32,121 @@ from segmentation_models_pytorch.encoders.timm_efficientnet import (
 )
 from segmentation_models_pytorch.encoders.timm_sknet import SkNetEncoder
 from segmentation_models_pytorch.encoders.vgg import VGGEncoder
-from timm.models._features import FeatureListNet
+from timm.models import FeatureListNet
 from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import nn
 
-#: Modules to apply in order; none where an encoder has no feature of that stride.
-Stage = Sequence[nn.Module]
 
-
-def _cut(modules: Iterable[tuple[Any, nn.Module]], ends: Iterable[Any]) -> list[Stage]:
-    """Cut a chain of modules after those with the keys *ends*."""
-    ends = set(ends)
-    stages: list[list[nn.Module]] = [[]]
-    for key, module in modules:
-        stages[-1].append(module)
-        if key in ends:
-            stages.append([])
-    # No feature comes from what is behind the last end
-    return [*stages[:-1]]
-
-
-def _attributes(*stages: str) -> Callable[[nn.Module], list[Stage]]:
-    """Stages that are named attributes."""
-    return lambda encoder: [
-        [encoder.get_submodule(name) for name in stage.split()] for stage in stages
+def _features(*ends: int) -> list[str]:
+    """Stages of a numbered list of modules, given the first number of the next stage."""
+    return [
+        ' '.join(f'features.{i}' for i in range(start, end))
+        for start, end in itertools.pairwise((0, *ends))
     ]
 
 
-def _feature_list(encoder: Any) -> list[Stage]:
-    """Chains of modules with the indices of the ends of stages."""
-    return _cut(enumerate(encoder.features), encoder._out_indexes)
-
-
-def _timm(encoder: Any) -> list[Stage]:
-    """Timm's feature extractors that are chains of modules."""
-    model = encoder.model
-    if isinstance(model, FeatureListNet):
-        return _cut(model.items(), model.return_layers)
-    if isinstance(model, EfficientNetFeatures | MobileNetV3Features):
-        stem = [model.conv_stem, model.bn1]
-        if isinstance(model, MobileNetV3Features):
-            stem.append(model.act1)
-        chain = [*((None, m) for m in stem[:-1]), (0, stem[-1])]
-        chain += [(i + 1, block) for i, block in enumerate(model.blocks)]
-        return _cut(chain, model._stage_out_idx)
-    return []
-
-
-#: Where each family of encoders has its stages.
-FAMILIES: Mapping[type[nn.Module], Callable[[nn.Module], list[Stage]]] = {
-    MixVisionTransformerEncoder: _attributes(
-        *(f'patch_embed{i} block{i} norm{i}' for i in range(1, 5))
-    ),
-    ResNetEncoder: _attributes(
-        'conv1 bn1 relu', 'maxpool layer1', 'layer2', 'layer3', 'layer4'
-    ),
-    SkNetEncoder: _attributes(
-        'conv1 bn1 act1', 'maxpool layer1', 'layer2', 'layer3', 'layer4'
-    ),
-    SENetEncoder: _attributes(
-        'layer0', 'layer0_pool layer1', 'layer2', 'layer3', 'layer4'
-    ),
-    MobileOne: _attributes('stage0', 'stage1', 'stage2', 'stage3', 'stage4'),
-    EfficientNetBaseEncoder: _attributes(
+#: Names of the modules of each stage, by family of encoders.
+FAMILIES: Mapping[type[nn.Module], Sequence[str]] = {
+    MixVisionTransformerEncoder: [
+        f'patch_embed{i} block{i} norm{i}' for i in range(1, 5)
+    ],
+    ResNetEncoder: ['conv1 bn1 relu', 'maxpool layer1', 'layer2', 'layer3', 'layer4'],
+    SkNetEncoder: ['conv1 bn1 act1', 'maxpool layer1', 'layer2', 'layer3', 'layer4'],
+    SENetEncoder: ['layer0', 'layer0_pool layer1', 'layer2', 'layer3', 'layer4'],
+    MobileOne: ['stage0', 'stage1', 'stage2', 'stage3', 'stage4'],
+    EfficientNetBaseEncoder: [
         'conv_stem bn1',
         'blocks.0 blocks.1',
         'blocks.2',
         'blocks.3 blocks.4',
         'blocks.5 blocks.6',
-    ),
-    InceptionResNetV2Encoder: _attributes(
+    ],
+    InceptionResNetV2Encoder: [
         'conv2d_1a conv2d_2a conv2d_2b',
         'maxpool_3a conv2d_3b conv2d_4a',
         'maxpool_5a mixed_5b repeat',
         'mixed_6a repeat_1',
         'mixed_7a repeat_2 block8 conv2d_7b',
-    ),
-    InceptionV4Encoder: _feature_list,
-    MobileNetV2Encoder: _feature_list,
-    VGGEncoder: _feature_list,
-    TimmUniversalEncoder: _timm,
+    ],
+    InceptionV4Encoder: _features(3, 5, 9, 15, 22),
+    MobileNetV2Encoder: _features(2, 4, 7, 14, 19),
 }
 
 
-def get_stages(encoder: nn.Module, name: str) -> list[Stage]:
-    """Split an encoder into its stages.
+def get_stages(encoder: nn.Module, name: str) -> list[list[str]]:
+    """Find the stages of an encoder.
 
     Args:
         encoder: Encoder of segmentation_models_pytorch.
         name: Its name, for the message.
 
     Returns:
-        One stage per stride 1, 2, 4, 8, 16, 32, an empty one where the encoder has no
-        feature of that stride.
+        Names of the modules of each stage, in the order that they run in. One stage per
+        stride 1, 2, 4, 8, 16, 32; the first ones are empty if the encoder has no feature
+        of these strides.
 
     Raises:
         ValueError: If the stages of this encoder are not known.
     """
-    stages: list[Stage] = []
-    for family, split in FAMILIES.items():
-        if isinstance(encoder, family):
-            stages = split(encoder)
-            break
+    stages = _find_stages(encoder)
     if not 4 <= len(stages) <= 6:
-        smp = ', '.join(
-            family.__name__.removesuffix('Encoder')
-            for family in FAMILIES
-            if family is not TimmUniversalEncoder
-        )
+        families = [*FAMILIES, VGGEncoder]
+        smp = ', '.join(family.__name__.removesuffix('Encoder') for family in families)
         raise ValueError(
             f'encoder {name!r} has no known stages to place a mixture of experts '
             f"between; encoders of these families have: {smp}, and those of timm ('tu-') "
             'whose features are a chain of modules, like ResNet, RegNet, ConvNeXt, '
             'MobileNetV3, EfficientNet, PVTv2 or Swin'
         )
-    return [[]] * (6 - len(stages)) + stages
+    return [[] for _ in range(6 - len(stages))] + stages
+
+
+def is_channels_last(encoder: nn.Module) -> bool:
+    """Whether the stages of an encoder pass on images of shape ``(B, H, W, C)``."""
+    timm_model = getattr(encoder, 'model', None)
+    return getattr(timm_model, 'output_fmt', None) == 'NHWC'
+
+
+def _find_stages(encoder: nn.Module) -> list[list[str]]:
+    """Find the stages of an encoder; none if it is of no known family."""
+    if isinstance(encoder, TimmUniversalEncoder):
+        return _timm_stages(encoder.model)
+    if isinstance(encoder, VGGEncoder):
+        modules = list(encoder.features)
+        pools = [i for i, m in enumerate(modules) if isinstance(m, nn.MaxPool2d)]
+        return [stage.split() for stage in _features(*pools, len(modules))]
+    for family, stages in FAMILIES.items():
+        if isinstance(encoder, family):
+            return [stage.split() for stage in stages]
+    return []
+
+
+def _timm_stages(model: nn.Module) -> list[list[str]]:
+    """Find the stages of timm's feature extractors that are chains of modules."""
+    if isinstance(model, FeatureListNet):
+        names = list(model)
+        return _cut(names, model.return_layers)
+    if isinstance(model, EfficientNetFeatures | MobileNetV3Features):
+        names = ['conv_stem', 'bn1']
+        if isinstance(model, MobileNetV3Features):
+            names.append('act1')
+        # Stage 0 is the stem, stage i ends with block i - 1
+        ends = [names[-1], *(f'blocks.{i}' for i in range(len(model.blocks)))]
+        return _cut(
+            [*names, *ends[1:]],
+            [ends[info['stage']] for info in model.feature_info.get_dicts()],
+        )
+    return []
+
+
+def _cut(names: Iterable[str], ends: Iterable[str]) -> list[list[str]]:
+    """Cut a chain of modules of timm after those that are named in *ends*."""
+    ends = set(ends)
+    stages: list[list[str]] = [[]]
+    for name in names:
+        stages[-1].append(f'model.{name}')
+        if name in ends:
+            stages.append([])
+    # Modules behind the last feature do not count
+    return stages[:-1]

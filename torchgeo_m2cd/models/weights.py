@@ -17,6 +17,7 @@ from torchvision.models._api import WeightsEnum
 from ..utils import check_choice
 from .encoder import MoEEncoder
 from .m2cd import M2CD
+from .moe import Experts
 
 StateDict = Mapping[str, Tensor]
 
@@ -85,8 +86,9 @@ def load_original(
     model: M2CD = M2CD(
         encoder_name,
         classes=classes,
-        gate='linear' if linear_gate else 'cosine',
-        num_experts=max(len(experts), 2),
+        experts=Experts(
+            num_experts=max(len(experts), 2), gate='linear' if linear_gate else 'cosine'
+        ),
     )
     _load_strictly(model, _convert(source), 'the checkpoint of the original')
     model.eval()
@@ -128,9 +130,7 @@ def load_encoder_weights(
             'in_channels must be a pair'
         )
     state_dict, name = _resolve(second)
-    names = {module: key for key, module in encoder.backbone.named_modules()}
-    stem = encoder.stages[encoder.first_stage][: encoder.stem_length]
-    starts = [names[module].removeprefix(prefix) + '.' for module in stem]
+    starts = [name.removeprefix(prefix) + '.' for name in encoder.stem_names]
     _load_strictly(
         encoder.second_stem,
         {

@@ -1,8 +1,17 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Lightning tasks."""
+"""Lightning tasks, and how they are optimized."""
 
 from .change import ChangeDetectionTask
+from .optimization import Cosine, Decay, Optimization, Plateau, Polynomial, Schedule
 
-__all__ = ('ChangeDetectionTask',)
+__all__ = (
+    'ChangeDetectionTask',
+    'Cosine',
+    'Decay',
+    'Optimization',
+    'Plateau',
+    'Polynomial',
+    'Schedule',
+)

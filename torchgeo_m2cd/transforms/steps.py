@@ -3,20 +3,22 @@
 
 """How one image of a pair is shown to a model."""
 
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
 from kornia.filters import otsu_threshold
 from torch import Tensor, nn
 
+from ..configurable import Configurable
+
 #: Share of a window's land that may be flooded before its upper levels are water, too.
 _UPPER = 0.85
 
 
-class InputStep(nn.Module):
+class InputStep(Configurable, nn.Module, ABC):
     """How the optical or the SAR image of a pair is shown to a model.
 
     A step turns an image from source units into what a model sees. Some steps first
@@ -37,23 +39,12 @@ class InputStep(nn.Module):
     #: Decibels of one unit of the source, if the step depends on them.
     decibels: float | None = None
 
-    _registry: ClassVar[dict[str, type['InputStep']]] = {}
+    kind: ClassVar[str] = 'input step'
 
     def __init__(self) -> None:
         """Initialize a new InputStep instance."""
-        # Without arguments, unlike that of a module: to_dict reads the signature
+        # Unlike a module's, without arguments: to_dict reads the signature
         super().__init__()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Register a subclass, so that :meth:`from_dict` finds it."""
-        super().__init_subclass__(**kwargs)
-        InputStep._registry[cls.class_path()] = cls
-
-    @classmethod
-    def class_path(cls) -> str:
-        """Return the path of the class, as in a YAML file."""
-        own = cls.__module__ == __name__
-        return f'{__package__ if own else cls.__module__}.{cls.__qualname__}'
 
     def measure(self, pixels: Tensor, land: Tensor) -> Tensor:
         """Measure the reference of an image.
@@ -79,6 +70,7 @@ class InputStep(nn.Module):
         """
         return torch.zeros(pixels.shape[1], dtype=torch.bool, device=pixels.device)
 
+    @abstractmethod
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """Show an image.
 
@@ -89,7 +81,6 @@ class InputStep(nn.Module):
         Returns:
             What the model sees, shape (B, channels, H, W).
         """
-        raise TypeError(f'{type(self).__name__} has no forward')
 
     def inverse(self, shown: Tensor, reference: Tensor) -> Tensor:
         """Undo :meth:`forward`.
@@ -129,46 +120,6 @@ class InputStep(nn.Module):
             A step of the same kind.
         """
         return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Describe the step in plain values, as a YAML file does.
-
-        Returns:
-            ``class_path`` and ``init_args``.
-        """
-        names = inspect.signature(type(self)).parameters
-        return {
-            'class_path': self.class_path(),
-            'init_args': {name: _plain(getattr(self, name)) for name in names},
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> 'InputStep':
-        """Make a step from its description.
-
-        No module is imported for it: a checkpoint may come from anywhere.
-
-        Args:
-            values: Output of :meth:`to_dict`.
-
-        Returns:
-            The step.
-
-        Raises:
-            ValueError: If there is no such step, or its arguments are wrong.
-        """
-        path = values.get('class_path')
-        step = cls._registry.get(str(path))
-        if step is None:
-            raise ValueError(
-                f'unknown input step {path!r}: expected one of '
-                f'{", ".join(sorted(cls._registry))}. Import the module of a step of '
-                'your own first'
-            )
-        try:
-            return step(**values.get('init_args', {}))
-        except TypeError as error:
-            raise ValueError(f'input step {path}: {error}') from error
 
 
 class Standardize(InputStep):
@@ -485,10 +436,3 @@ def _check_limits(name: str, values: Sequence[float]) -> None:
         raise ValueError(
             f'{name} is {list(values)}: expected one per band, not negative and not all 0'
         )
-
-
-def _plain(value: Any) -> Any:
-    """Turn sequences into lists."""
-    return (
-        [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-    )

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from torchgeo_m2cd.models.linear import Linear, linear, linear_weight_grad
+from torchgeo_m2cd.models.fast.linear import FastLinear, linear, linear_weight_grad
 
 
 @pytest.mark.parametrize('shape', [(), (7,), (2, 3, 5), (0,)])
@@ -13,7 +13,7 @@ from torchgeo_m2cd.models.linear import Linear, linear, linear_weight_grad
 def test_same_as_matrix_product(
     shape: tuple[int, ...], bias: bool, dtype: torch.dtype
 ) -> None:
-    layer = Linear(6, 4, bias=bias, dtype=dtype)
+    layer = FastLinear(6, 4, bias=bias, dtype=dtype)
     x = torch.randn(*shape, 6, dtype=dtype, requires_grad=True)
     expected = x @ layer.weight.T
     if layer.bias is not None:
@@ -42,4 +42,4 @@ def test_not_contiguous() -> None:
 
 def test_autocast() -> None:
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        assert Linear(6, 4)(torch.randn(5, 6)).dtype == torch.bfloat16
+        assert FastLinear(6, 4)(torch.randn(5, 6)).dtype == torch.bfloat16

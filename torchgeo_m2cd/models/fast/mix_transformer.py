@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Layers of Mix Transformers, made faster."""
+"""Layers of Mix Transformers."""
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,14 @@ from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWCo
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .stand_in import StandIn
 
-class FusedAttention(Attention):  # type: ignore[misc]
+
+class FusedAttention(StandIn, Attention):  # type: ignore[misc]
     """Efficient self-attention of SegFormer, fused.
 
-    The same as that of segmentation_models_pytorch, which keeps the weights of all pairs
-    of tokens: they grow with the square of the number of pixels.
+    That of segmentation_models_pytorch keeps the weights of all pairs of tokens, which
+    grow with the square of the number of pixels.
     """
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -40,11 +42,11 @@ class FusedAttention(Attention):  # type: ignore[misc]
         return x
 
 
-class ChannelsLastDWConv(DWConv):  # type: ignore[misc]
+class ChannelsLastDWConv(StandIn, DWConv):  # type: ignore[misc]
     """Depthwise convolution of SegFormer, in the layout that tokens have.
 
-    That of segmentation_models_pytorch views a single image such that PyTorch takes it
-    for one in another layout, and copies it there and back.
+    In that of segmentation_models_pytorch, PyTorch mistakes the layout of a single image,
+    and copies it there and back.
     """
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -63,11 +65,11 @@ class ChannelsLastDWConv(DWConv):  # type: ignore[misc]
         return tokens
 
 
-class RecomputedMlp(Mlp):  # type: ignore[misc]
-    """Feed-forward layer of SegFormer, whose backward pass computes it anew on a CPU.
+class RecomputedMlp(StandIn, Mlp):  # type: ignore[misc]
+    """Feed-forward layer of SegFormer, whose backward pass on a CPU computes it again.
 
-    Hidden values are by far the largest of a block. A few images at a time, they stay
-    in the cache: cheaper than to wait for memory.
+    Hidden values are by far the largest of a block. For a few images at a time, they stay
+    in the cache, which is cheaper than waiting for memory.
     """
 
     #: Hidden values that a CPU computes at once.

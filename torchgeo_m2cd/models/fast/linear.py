@@ -1,20 +1,22 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Linear layers that are fast on any CPU."""
+"""Linear layers, as 1x1 convolutions on a CPU."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from .stand_in import StandIn
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply :func:`torch.nn.functional.linear`, on a CPU as a 1x1 convolution.
 
-    The result is the same. In single precision, PyTorch gives matrix products to MKL,
-    which does without AVX-512 on processors that are not Intel's, and convolutions to
-    oneDNN, which doesn't: on an AMD EPYC it is 1.5 to 2 times as fast.
+    The result is the same. In single precision, PyTorch computes matrix products with
+    MKL, which uses no AVX-512 on processors that are not Intel's, and convolutions with
+    oneDNN, which does. On an AMD EPYC a convolution is 1.5 to 2 times as fast.
 
     Args:
         x: Input of shape ``(..., in_features)``.
@@ -27,8 +29,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _as_convolution(x, weight):
         return F.linear(x, weight, bias)
     y = F.conv2d(_as_image(x), weight[:, :, None, None], bias)
-    # By way of a matrix, for the strides that PyTorch tells memory formats by: those
-    # of an image, reshaped, would be others if it is the only one
+    # By way of a matrix: PyTorch reads memory formats from strides, and those of a
+    # single image that is reshaped would be ambiguous
     return y.permute(0, 2, 3, 1).flatten(0, 2).view(*x.shape[:-1], len(weight))
 
 
@@ -65,7 +67,7 @@ def _as_image(x: Tensor) -> Tensor:
     return x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
 
 
-class Linear(nn.Linear):
+class FastLinear(StandIn, nn.Linear):
     """Linear layer that applies :func:`linear`."""
 
     def forward(self, x: Tensor) -> Tensor:

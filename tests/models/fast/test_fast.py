@@ -1,0 +1,180 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Plain and fast models with the same weights compute the same."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchgeo_m2cd.models import M2CD, accelerate, set_fast, use_fast
+from torchgeo_m2cd.models.fast import FAST
+from torchgeo_m2cd.models.fast.stand_in import StandIn
+
+
+@pytest.fixture(autouse=True)
+def switch() -> Iterator[None]:
+    """Switch fast modules on again after a test."""
+    yield
+    set_fast(True)
+
+
+def make_plain(encoder: str, **kwargs: Any) -> M2CD:
+    torch.manual_seed(0)
+    set_fast(False)
+    model: M2CD = M2CD(encoder, **kwargs)
+    set_fast(True)
+    return model
+
+
+def plain_modules(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if type(module) in FAST]
+
+
+def fast_modules(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, StandIn)]
+
+
+def train(model: M2CD, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Make a step of training, and return all that comes out of it by name."""
+    torch.manual_seed(1)  # The same noise of the gates
+    image, simulated_sar = torch.randn(2, 2, 3, 64, 64), torch.randn(2, 3, 64, 64)
+    with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+        output = model.forward_train(image, simulated_sar)
+    loss = output.logits.float().square().mean()
+    (loss + output.balance_loss + output.guide_loss).backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    gates = {f'gates of {stage}': g for stage, g in output.gates.items()}
+    losses = {'balance': output.balance_loss, 'guide': output.guide_loss}
+    buffers = dict(model.named_buffers())
+    return {'logits': output.logits, **losses, **gates, **buffers, **grads}
+
+
+class TestAccelerate:
+    @pytest.mark.parametrize(
+        ('encoder', 'kwargs'),
+        [
+            ('mit_b0', {}),
+            ('mit_b0', {'experts': None, 'decoder': 'segformer'}),
+            ('resnet18', {'in_channels': (4, 1), 'decoder': 'unet'}),
+            ('tu-convnext_atto', {'experts': {'stages': [2, 4], 'gate': 'linear'}}),
+        ],
+    )
+    def test_prediction(self, encoder: str, kwargs: dict[str, Any]) -> None:
+        plain = make_plain(encoder, **kwargs).eval()
+        fast = accelerate(copy.deepcopy(plain))
+        image = torch.randn(3, 2, 4, 64, 96)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(image), plain(image), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18', 'tu-convnext_atto'])
+    def test_training(self, encoder: str) -> None:
+        plain = make_plain(encoder)
+        fast = accelerate(copy.deepcopy(plain))
+        torch.testing.assert_close(train(fast), train(plain), rtol=1e-3, atol=1e-3)
+
+    def test_training_in_mixed_precision(self) -> None:
+        plain = make_plain('mit_b0')
+        expected = train(copy.deepcopy(plain))['logits'].detach()
+        for model in (accelerate(copy.deepcopy(plain)), plain):
+            logits = train(model, torch.bfloat16)['logits'].detach()
+            assert logits.dtype == torch.bfloat16
+            # As near as tokens between two experts allow
+            error = (logits.float() - expected).abs().mean()
+            assert error < 0.1 * expected.abs().mean()
+
+    def test_names_and_parameters_are_the_same(self) -> None:
+        plain = make_plain('mit_b0')
+        state_dict = dict(plain.state_dict(keep_vars=True))
+        parameters = list(plain.parameters())
+        assert fast_modules(plain) == []
+        counts = Counter(FAST[type(module)] for module in plain_modules(plain))
+        fast = accelerate(plain)
+        assert fast is plain  # It works in place
+        assert plain_modules(fast) == []
+        assert Counter(map(type, fast_modules(fast))) == counts
+        assert counts.keys() == set(FAST.values())
+        for a, b in zip(fast.parameters(), parameters, strict=True):
+            assert a is b
+        actual = fast.state_dict(keep_vars=True)
+        assert [*actual] == [*state_dict]
+        assert all(actual[name] is value for name, value in state_dict.items())
+        # Nothing more happens the second time
+        before = fast_modules(fast)
+        assert fast_modules(accelerate(fast)) == before
+
+    def test_layer_by_itself(self) -> None:
+        layer = nn.Linear(3, 2)
+        layer.register_forward_hook(lambda *_: torch.zeros(1))
+        fast = accelerate(layer)
+        assert isinstance(fast, FAST[nn.Linear])
+        assert fast.weight is layer.weight
+        assert torch.equal(fast(torch.ones(3)), torch.zeros(1))
+
+    def test_subclasses_are_left_alone(self) -> None:
+        class Mine(nn.Linear):
+            pass
+
+        assert type(accelerate(nn.Sequential(Mine(3, 2)))[0]) is Mine
+
+    @pytest.mark.parametrize('how', ['deepcopy', 'pickle'])
+    def test_copies(self, how: str) -> None:
+        """A copy is fast, has parameters of its own, and its stages are its own."""
+        model = M2CD('mit_b0').eval()
+        assert plain_modules(model) == []
+        if how == 'deepcopy':
+            other = copy.deepcopy(model)
+        else:
+            other = pickle.loads(pickle.dumps(model))
+        assert list(map(type, other.modules())) == list(map(type, model.modules()))
+        image = torch.randn(1, 2, 3, 64, 64)
+        expected = model(image)
+        assert torch.equal(other(image), expected)
+        with torch.no_grad():
+            for parameter in other.encoder.parameters():
+                parameter.zero_()
+        assert torch.equal(model(image), expected)
+        assert not torch.equal(other(image), expected)
+
+    def test_pretrained(self, tmp_path: Path) -> None:
+        """What is saved does not say whether the model was fast."""
+        plain = make_plain('mit_b0').eval()
+        plain.save_pretrained(tmp_path)
+        fast = M2CD.from_pretrained(tmp_path)
+        assert plain_modules(fast) == []
+        image = torch.randn(1, 2, 3, 64, 64)
+        torch.testing.assert_close(fast(image), plain(image), rtol=0, atol=1e-4)
+
+
+class TestSetFast:
+    def test_switch(self) -> None:
+        assert use_fast()
+        set_fast(False)
+        assert not use_fast()
+        model = M2CD('mit_b0')
+        assert fast_modules(model) == []
+        set_fast(True)
+        assert fast_modules(model) == []  # It stays what it is
+        assert plain_modules(M2CD('mit_b0')) == []
+
+    @pytest.mark.parametrize(('value', 'expected'), [('0', 'False'), ('1', 'True')])
+    def test_environment(self, value: str, expected: str) -> None:
+        code = 'from torchgeo_m2cd.models import use_fast; print(use_fast())'
+        process = subprocess.run(
+            [sys.executable, '-c', code],
+            env={**os.environ, 'TORCHGEO_M2CD_FAST': value},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert process.stdout.strip() == expected

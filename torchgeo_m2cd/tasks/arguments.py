@@ -1,0 +1,247 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Checks of a task's arguments and batches."""
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import timm
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torchgeo.datasets.utils import Sample
+from torchgeo.models import get_weight
+
+from ..configurable import plain
+from ..models import M2CD
+from ..models.encoder import check_encoder
+from ..utils import check_choice
+
+#: Names of the models.
+Model = Literal[
+    'm2cd',
+    'unet',
+    'deeplabv3+',
+    'fcn',
+    'upernet',
+    'segformer',
+    'dpt',
+    'fcsiamdiff',
+    'fcsiamconc',
+    'changevit',
+    'btc',
+]
+
+#: Kinds of labels.
+Task = Literal['binary', 'multiclass', 'multilabel']
+
+#: Supervised losses.
+Loss = Literal['ce', 'bce', 'jaccard', 'focal', 'dice']
+
+# Arguments of M2CD that the task sets itself, or that its losses do not allow
+_TAKEN = (
+    'encoder_name',
+    'encoder_weights',
+    'in_channels',
+    'classes',
+    'activation',
+    'inputs',
+)
+
+# Keys of model_args by model; other models have none
+_MODEL_ARGS: dict[str, set[str]] = {
+    'm2cd': inspect.signature(M2CD).parameters.keys() - set(_TAKEN),
+    'fcn': {'num_filters'},
+}
+
+
+def check_arguments(arguments: Mapping[str, Any], weights: Any) -> None:
+    """Check that the arguments of a task are known and fit each other.
+
+    Args:
+        arguments: Arguments of
+            :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`, except *weights*.
+        weights: Its *weights*.
+
+    Raises:
+        ValueError: If an argument is unknown or does not fit another one.
+    """
+    model, task, loss = (arguments[name] for name in ('model', 'task', 'loss'))
+    check_choice('model', model, get_args(Model))
+    check_choice('task', task, get_args(Task))
+    check_choice('loss', loss, get_args(Loss))
+    _check_model(arguments)
+    _check_weights(weights, pair=model == 'm2cd')
+    number = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}.get(task)
+    if number and arguments[number] is None:
+        raise ValueError(f'task={task!r} needs {number}')
+    if loss == ('bce' if task == 'multiclass' else 'ce'):
+        raise ValueError(f'loss={loss!r} does not fit task={task!r}')
+    if arguments['ohem'] is not None and loss not in ('bce', 'ce'):
+        raise ValueError(f"ohem needs loss 'bce' or 'ce', got {loss!r}")
+    if arguments['init_from'] is not None and weights:
+        raise ValueError(
+            f'weights is {weights!r}, but init_from replaces all weights: expected only '
+            'one of them'
+        )
+
+
+def _check_model(arguments: Mapping[str, Any]) -> None:
+    """Check the arguments that depend on the model."""
+    model, backbone = arguments['model'], arguments['backbone']
+    given = arguments['model_args'] or {}
+    for key in given:
+        check_choice(
+            'key of model_args', key, sorted(set().union(*_MODEL_ARGS.values()))
+        )
+    unused = sorted(given.keys() - model_args(arguments).keys())
+    if arguments['o2sp'] is not None and model != 'm2cd':
+        unused.append('o2sp')
+    if unused:
+        # A warning only: a baseline is one changed key of a config away
+        rank_zero_warn(f'{", ".join(unused)} not used: model is {model!r}')
+    if model == 'btc' and largest(arguments['in_channels']) != 3:
+        raise ValueError(
+            f"model 'btc' needs in_channels=3, got {arguments['in_channels']}"
+        )
+    if model == 'changevit' and not timm.is_model(backbone):
+        check_choice('backbone', backbone, timm.list_models('vit_*'))
+    if model not in ('m2cd', 'fcn', 'changevit', 'btc'):
+        check_encoder(backbone)
+
+
+def _check_weights(weights: Any, pair: bool) -> None:
+    """Check that initial weights exist, and are a pair only where that is allowed."""
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        weights = [weights]
+    elif not pair:
+        raise ValueError(f"weights may be a pair for model='m2cd' only, got {weights}")
+    for name in weights:
+        if isinstance(name, str) and not os.path.exists(name):
+            try:
+                get_weight(name)
+            except ValueError as error:
+                raise ValueError(
+                    f'weights {name!r} are neither a file nor of TorchGeo: expected '
+                    'True for ImageNet weights, the path of a checkpoint, or a name like '
+                    "'ResNet18_Weights.SENTINEL2_RGB_MOCO'"
+                ) from error
+
+
+def model_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the *model_args* of a task that are those of its model.
+
+    Args:
+        arguments: Arguments of the task.
+
+    Returns:
+        Arguments by name.
+    """
+    known = _MODEL_ARGS.get(arguments['model'], ())
+    given = arguments['model_args'] or {}
+    return {name: value for name, value in given.items() if name in known}
+
+
+def check_channels(
+    channels: tuple[int, int], in_channels: int | Sequence[int], model: str
+) -> None:
+    """Check that a model was made for the channels of its inputs.
+
+    Args:
+        channels: Channels of the optical and of the SAR image.
+        in_channels: Bands per image, or those of each.
+        model: Name of the model.
+
+    Raises:
+        ValueError: If it was made for others.
+    """
+    expected: list[int | list[int]] = [max(channels)]
+    if model == 'm2cd':
+        expected.append(list(channels))
+    if plain(in_channels) not in expected:
+        optical, sar = channels
+        raise ValueError(
+            f'in_channels is {in_channels}, but the inputs have {optical} optical and '
+            f'{sar} SAR channels: expected {" or ".join(map(str, expected))}'
+        )
+
+
+def check_batch(batch: Sample, in_channels: int | Sequence[int], shown: bool) -> None:
+    """Check that the image pairs of a batch are what the model was made for.
+
+    Args:
+        batch: Batch with ``image``, shape ``(B, 2, C, H, W)``.
+        in_channels: Bands per image, or those of each.
+        shown: Whether the images must have been shown by
+            :class:`~torchgeo_m2cd.transforms.Inputs`.
+
+    Raises:
+        ValueError: If they were not, or have another number of channels.
+    """
+    if shown and 'source' not in batch:
+        raise ValueError(
+            'the batch has no `source`, so its images are in source units: expected '
+            'inputs.show(batch) of the task, or torchgeo_m2cd.predict.predict_pair'
+        )
+    channels = batch['image'].shape[-3]
+    if channels != largest(in_channels):
+        raise ValueError(
+            f'in_channels is {in_channels}, but images have {channels} channels: '
+            'expected as many, or as the image with more bands'
+        )
+
+
+def check_labels(mask: Tensor, num_classes: int, ignore_index: int | None) -> None:
+    """Check that masks have only the classes that the model was made for.
+
+    Args:
+        mask: Masks of any shape.
+        num_classes: Number of classes, 2 for binary masks.
+        ignore_index: Value of pixels that do not count.
+
+    Raises:
+        ValueError: If they have others.
+    """
+    found = [label for label in torch.unique(mask).tolist() if label != ignore_index]
+    if found and not 0 <= found[0] <= found[-1] < num_classes:
+        raise ValueError(
+            f'masks have the labels {found}: expected 0 to {num_classes - 1}'
+            + (
+                ''
+                if ignore_index is None
+                else f', or {ignore_index} for pixels to ignore'
+            )
+        )
+
+
+def check_optimizer(task: LightningModule) -> None:
+    """Check that LightningCLI has not replaced the optimizer of a task.
+
+    Args:
+        task: The task.
+
+    Raises:
+        ValueError: If ``optimizer`` was given on the command line or in a config.
+    """
+    # LightningCLI puts a method of its own on the object
+    if 'configure_optimizers' in vars(task):
+        raise ValueError(
+            'optimizer and lr_scheduler would replace model.lr and model.optimization: '
+            'expected only the latter'
+        )
+
+
+def largest(in_channels: int | Sequence[int]) -> int:
+    """Return the number of channels of a sample: that of the image with more bands.
+
+    Args:
+        in_channels: Bands of both images, or of each.
+
+    Returns:
+        The larger number.
+    """
+    return in_channels if isinstance(in_channels, int) else max(in_channels)
