@@ -30,8 +30,8 @@ def simulate_sar(
 
     Args:
         optical: Standardised optical image, shape ``(B, C, H, W)``.
-        channels: Bands of the SAR image, if it has another number than the optical:
-            each is then its mean over the bands, with speckle of its own.
+        channels: Bands of the SAR image (defaults to C). If it is another number, each
+            band is the mean over the optical bands, with speckle of its own.
         max_variance: Largest variance of the speckle.
 
     Returns:
@@ -46,8 +46,8 @@ def simulate_speckled_sar(
 ) -> Tensor:
     r"""Simulate a SAR image from an optical one by speckle on its luminance.
 
-    Speckle is multiplicative in intensity, which is not negative. Therefore the image is
-    in source units. Its luminance (mean over the bands) :math:`I` gets the speckle of an
+    Speckle multiplies intensity, which is not negative, so the image is in source units.
+    Its luminance (mean over the bands) :math:`I` gets the speckle of an
     :math:`L`-look intensity image,
     :math:`I \cdot g, \; g \sim \Gamma(\text{shape} = L, \text{scale} = 1 / L)`,
     and the result, in decibel, is standardised like a SAR image: mean 0 and standard
@@ -72,7 +72,7 @@ def simulate_speckled_sar(
         1, max_looks + 1, (len(optical), 1, 1, 1), device=optical.device
     )
     intensity = _speckle(luminance, looks.to(optical.dtype))
-    # A floor 40 dB below the brightest pixel, for those without any light
+    # Pixels without light get a floor 40 dB below the brightest pixel
     floor = 1e-4 * intensity.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     decibel = 10 * torch.maximum(intensity, floor).log10()
     variance, center = torch.var_mean(decibel, dim=(2, 3), keepdim=True)
@@ -98,8 +98,8 @@ def guide_loss(
         features: One tensor per stage, of shape ``(3, B, C, H, W)``: first image,
             second image, simulated SAR.
         distance: Name of the distance.
-        detach: Whether the simulated SAR only teaches, and gets no gradient. In the
-            original, gradients flow into all three paths.
+        detach: Whether to stop gradients into the simulated SAR, which then only
+            teaches. In the original, gradients flow into all three paths.
         stage_weights: One weight per stage (defaults to 1).
 
     Returns:
