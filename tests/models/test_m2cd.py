@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import contextlib
+import copy
 import json
 import re
 import runpy
@@ -367,6 +368,19 @@ class TestM2CD:
         compiled = torch.compile(model, fullgraph=True, backend='eager')
         with torch.no_grad(), untraced():
             torch.testing.assert_close(compiled(image), model(image), rtol=0, atol=1e-4)
+
+    def test_compile_training(self) -> None:
+        """The third path leaves no trace in batch norm, compiled, too."""
+        model = M2CD('resnet18', experts=Experts([4], noisy=False))
+        other = copy.deepcopy(model)
+        image, sar = torch.randn(2, 2, 3, 64, 64), torch.randn(2, 3, 64, 64)
+        compiled = torch.compile(other.forward_train, fullgraph=True, backend='eager')
+        with untraced():
+            output, expected = compiled(image, sar), model.forward_train(image, sar)
+        torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            dict(other.named_buffers()), dict(model.named_buffers())
+        )
 
     @pytest.mark.parametrize(
         ('encoder', 'stages'), [('mit_b0', [2]), ('resnet18', [4])]

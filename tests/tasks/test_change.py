@@ -575,6 +575,14 @@ class TestChangeDetectionTask:
         with pytest.raises(ValueError, match='weights is True, but init_from replaces'):
             make_task(init_from=path, weights=True)
 
+    def test_replaced_optimizer(self, tmp_path: Path) -> None:
+        """As the command line does for --optimizer."""
+        task = make_task(model='fcn', in_channels=4)
+        task.configure_optimizers = lambda: None  # type: ignore[method-assign]
+        trainer = make_trainer(tmp_path, logger=False)
+        with pytest.raises(ValueError, match=r'would replace model\.lr and'):
+            trainer.fit(task, datamodule=make_datamodule())
+
     def test_arguments_of_another_model(self) -> None:
         """A baseline is one changed key of a config away."""
         with pytest.warns(UserWarning, match="experts, o2sp not used: model is 'unet'"):

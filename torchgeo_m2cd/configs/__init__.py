@@ -56,8 +56,8 @@ def read_configs(*names: str) -> str:
     merged: dict[str, Any] = {}
     for text in texts:
         merged = _merge(merged, yaml.safe_load(text))
-    text: str = yaml.safe_dump(merged, sort_keys=False)
-    return f'# {" + ".join(names)}\n{text}'
+    result: str = yaml.safe_dump(merged, sort_keys=False)
+    return f'# {" + ".join(names)}\n{result}'
 
 
 def _merge(base: Any, top: Any) -> Any:

@@ -33,7 +33,7 @@ _FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def fuse(f1: Tensor, f2: Tensor, how: Fusion) -> Tensor:
-    """Fuse the features of the first and the second image.
+    """Fuse the features of two images.
 
     Args:
         f1: Features of the first image, shape ``(B, C, H, W)``.

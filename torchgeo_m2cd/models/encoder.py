@@ -283,7 +283,7 @@ def _adapt_stem(stem: nn.Module, channels: int, pretrained: bool) -> None:
         pixels, size = in_channels // 3, conv.kernel_size
         weight = adapt_input_conv(channels, conv.weight.detach().reshape(-1, 3, *size))
         conv.in_channels = pixels * channels
-        conv.weight = nn.Parameter(weight.reshape(-1, conv.in_channels, *size))
+        conv.weight = nn.Parameter(weight.reshape(-1, conv.in_channels, *size).clone())
         if not pretrained:
             conv.reset_parameters()
 

@@ -16,9 +16,9 @@ from .m2cd import M2CD
 def export_onnx(model: M2CD, path: str | os.PathLike[str], size: int = 256) -> None:
     """Export a model to an ONNX file, together with what it is shown.
 
-    The file takes ``image``, float32 of shape (B, 2, C, H, W), as the model sees it, for
-    any B, H and W divisible by the encoder's output stride, and gives ``logits`` of shape
-    (B, classes, H, W). Its metadata hold ``inputs`` as JSON, from which
+    The file takes ``image``, standardised, float32 of shape (B, 2, C, H, W), and returns
+    ``logits`` of shape (B, classes, H, W). H and W must be divisible by the encoder's
+    output stride. Its metadata hold ``inputs`` as JSON, from which
     :meth:`~torchgeo_m2cd.transforms.Inputs.from_dict` makes what turns images in source
     units into ``image``.
 
@@ -40,12 +40,12 @@ def export_onnx(model: M2CD, path: str | os.PathLike[str], size: int = 256) -> N
         )
     training = model.training
     image = torch.zeros(2, 2, max(model.in_channels), size, size)
-    # Not checked while it is traced
+    # Tracing does not check it
     model.check_input_shape(image)
     batch, height, width = (torch.export.Dim.DYNAMIC for _ in range(3))
     try:
         with warnings.catch_warnings():
-            # Of the exporter about its own code
+            # The exporter warns about its own code
             warnings.simplefilter('ignore')
             program = torch.onnx.export(
                 model.eval(),

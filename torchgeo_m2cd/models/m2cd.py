@@ -57,7 +57,7 @@ Trained on: {{ dataset }}
 
 
 class M2CDOutput(NamedTuple):
-    """What :meth:`M2CD.forward_train` gives."""
+    """What :meth:`M2CD.forward_train` returns."""
 
     #: Change logits, shape ``(B, classes, H, W)``.
     logits: Tensor
@@ -76,13 +76,13 @@ class M2CDOutput(NamedTuple):
 class M2CD(SegmentationModel):  # type: ignore[misc]
     """M²CD: optical-SAR change detection with experts and self-distillation.
 
-    A hierarchical encoder with a :class:`MixtureOfExperts` after each stage serves
-    the pre-event optical and the post-event SAR image alike. Per stage, the features
-    of both are fused, and a decoder turns them into change logits.
+    One hierarchical encoder with a :class:`MixtureOfExperts` after each stage serves
+    both the pre-event optical and the post-event SAR image. The features of both are
+    fused, stage by stage, and a decoder turns them into change logits.
 
-    In training, a third path, the optical-to-SAR path (O2SP), may run through the
-    same encoder: the optical image with speckle, a bridge whose features those of both
-    real images are drawn to. See :meth:`forward_train`.
+    In training, a third path may run through the same encoder, the optical-to-SAR path
+    (O2SP): the optical image with speckle. It is a bridge: a guide loss draws the
+    features of both real images to its features. See :meth:`forward_train`.
 
     If you use this model in your research, please cite the following paper:
 
@@ -132,8 +132,9 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
             encoder_args: Further arguments of the encoder (only for ``'tu-'``).
             decoder_args: Further arguments of the decoder.
             inputs: What the model is shown of an image pair, or its description in plain
-                values. :meth:`forward` does not use it, as it takes standardised images;
-                ``save_pretrained`` and :func:`~torchgeo_m2cd.predict.predict_pair` do.
+                values. ``save_pretrained`` and
+                :func:`~torchgeo_m2cd.predict.predict_pair` use it; :meth:`forward` takes
+                standardised images.
 
         Raises:
             ValueError: If an argument is unknown or out of range.

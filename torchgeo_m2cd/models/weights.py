@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Weights from elsewhere: remote sensing encoders, and the original's checkpoints."""
+"""Load weights of remote sensing encoders, and checkpoints of the original."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def load_original(
 ) -> M2CD:
     """Make a model from a checkpoint of the original implementation.
 
-    The result computes the same function. Two classes become two channels of logits.
+    The model computes the same function. Two classes become two channels of logits.
 
     Args:
         state_dict_or_path: State dict, or path of a checkpoint, which is read with
@@ -109,8 +109,8 @@ def load_encoder_weights(
         encoder: Encoder whose backbone is of the same architecture.
         weights: Weight enum of TorchGeo, its name, or the path of a checkpoint of
             TorchGeo's or of a state dict.
-        second: The same, of which the stem of the second image is taken, if that
-            image has one of its own.
+        second: Weights whose stem the second image takes, if that image has one of its
+            own.
 
     Raises:
         ValueError: If there are no such weights, if *second* is given but there is no
@@ -184,7 +184,7 @@ def _resolve(weights: WeightsEnum | str) -> tuple[dict[str, Tensor], str]:
 
 
 def _load_strictly(module: nn.Module, state_dict: StateDict, source: str) -> None:
-    """Load a state dict that must fit, and else say in few words what doesn't."""
+    """Load a state dict, or say in few words what does not fit."""
     own = module.state_dict()
     problems = [f'{key} is missing' for key in own.keys() - state_dict.keys()]
     problems += [f'{key} is surplus' for key in state_dict.keys() - own.keys()]
@@ -208,7 +208,7 @@ def _rename(key: str, rules: tuple[tuple[str, str], ...], stage: int = 0) -> str
 
 
 def _convert(source: StateDict) -> dict[str, Tensor]:
-    """Give the original's parameters our names and shapes."""
+    """Rename and reshape the parameters of the original."""
     converted: dict[str, Tensor] = {}
     experts: dict[str, dict[int, Tensor]] = {}
     for key, value in source.items():

@@ -130,7 +130,7 @@ class Standardize(InputStep):
 
         Args:
             mean: Mean of each band in source units.
-            std: Standard deviation of each band, likewise.
+            std: Standard deviation of each band in source units.
 
         Raises:
             ValueError: If there are not as many of both, or one of *std* is not positive.
