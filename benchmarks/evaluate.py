@@ -108,12 +108,12 @@ def load_run(cell: Cell) -> tuple[ChangeDetectionTask | None, dict[str, Any]]:
     """Load the best checkpoint of a cell and the configuration of its run."""
     if cell.threshold is not None:
         # A threshold has no run of its own: take the data of the config
-        config: dict[str, Any] = yaml.safe_load(find_config(cell).read_text())
+        config: dict[str, Any] = yaml.safe_load(find_config(cell).read_bytes())
         for key, value in cell.arguments.items():
             if key.startswith('data.'):
                 config['data']['init_args'][key.removeprefix('data.')] = value
         return None, config
-    config = yaml.safe_load((cell.path / 'fit' / 'config.yaml').read_text())
+    config = yaml.safe_load((cell.path / 'fit' / 'config.yaml').read_bytes())
     module, _, name = config['model']['class_path'].rpartition('.')
     task_class: type[ChangeDetectionTask] = getattr(
         importlib.import_module(module), name

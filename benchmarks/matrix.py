@@ -58,7 +58,7 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
         ValueError: If the file has an unknown key or threshold, two models have the same
             folder name, or a model starts from one that is not in the file.
     """
-    matrix = yaml.safe_load(path.read_text())
+    matrix = yaml.safe_load(path.read_bytes())
     _check_keys(path, matrix, {'config', 'arguments', 'datasets', 'models', 'seeds'})
     cells = []
     # A row may have seeds of its own

@@ -41,8 +41,8 @@ from benchmarks.tables import RESULTS, to_markdown
 from torchgeo_m2cd.utils import check_choice
 
 
-def write_tables(scores: pd.DataFrame, output: Path) -> None:
-    """Write the scores as CSV, Markdown and LaTeX."""
+def write_tables(scores: pd.DataFrame, output: Path) -> str:
+    """Write the scores as CSV, Markdown and LaTeX, and return the Markdown."""
     cells = scores.assign(
         text=[f'{r.IoU:.3f} [{r.low:.2f}, {r.high:.2f}]' for r in scores.itertuples()]
     )
@@ -54,8 +54,11 @@ def write_tables(scores: pd.DataFrame, output: Path) -> None:
     wide = wide[order].reindex(list(names)).fillna('').reset_index()
     wide = wide.drop(columns='dataset')
     wide.to_csv(f'{output}.csv', index=False)
-    Path(f'{output}.md').write_text(to_markdown(wide.to_dict('records')))
-    Path(f'{output}.tex').write_text(wide.to_latex(index=False, escape=True))
+    text = to_markdown(wide.to_dict('records'))
+    Path(f'{output}.md').write_text(text, encoding='utf-8')
+    latex = wide.to_latex(index=False, escape=True)
+    Path(f'{output}.tex').write_text(latex, encoding='utf-8')
+    return text
 
 
 def measure(cells: Sequence[Cell], repeats: int = 7) -> dict[str, tuple[float, float]]:
@@ -125,9 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f'IoU of the written predictions and of TorchMetrics: {check(cells):.1e} apart'
     )
-    write_tables(scores, output)
+    print(write_tables(scores, output))
     best_levels(cells).to_csv(f'{output}-levels.csv', index=False)
-    print(Path(f'{output}.md').read_text())
     models = list(dict.fromkeys(cell.model for cell in cells))
     for model in args.draw or ():
         check_choice('model', model, dict.fromkeys(models))

@@ -135,7 +135,7 @@ def main() -> None:
     rows = tabulate(tables)
     write_csv(args.output.with_name(f'{args.output.name}.csv'), rows)
     text = to_markdown(rows)
-    args.output.with_name(f'{args.output.name}.md').write_text(text)
+    args.output.with_name(f'{args.output.name}.md').write_text(text, encoding='utf-8')
     print(text, end='')
     figures = {name: plot_routing(final_shares(t)) for name, t in tables.items()}
     figures['training'] = plot_information(tables)

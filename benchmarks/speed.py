@@ -138,7 +138,7 @@ def write(output: Path, rows: Sequence[dict[str, Any]], device: str) -> None:
         f'{to_markdown(rows)}\n{today}, models of commit {commit}, '
         f'PyTorch {torch.__version__}, {machine}\n'
     )
-    output.with_suffix('.md').write_text(text)
+    output.with_suffix('.md').write_text(text, encoding='utf-8')
     with mpl.rc_context({'svg.hashsalt': 'speed'}):
         plt.savefig(output.with_suffix('.svg'), metadata={'Date': None})
     print(text, end='')

@@ -19,7 +19,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         path: File to write.
         rows: Rows with the same keys.
     """
-    with path.open('w', newline='') as file:
+    with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)

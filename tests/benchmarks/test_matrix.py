@@ -67,3 +67,10 @@ class TestReadMatrix:
             ValueError, match="unknown after 'U-Nt', did you mean 'U-Net'"
         ):
             read_matrix(write(matrix), tmp_path)
+
+    def test_unknown_threshold(
+        self, matrix: dict[str, Any], write: Write, tmp_path: Path
+    ) -> None:
+        matrix['models'] = {'Otsu': {'threshold': 'ostu'}}
+        with pytest.raises(ValueError, match="'ostu', did you mean 'otsu'"):
+            read_matrix(write(matrix), tmp_path)
