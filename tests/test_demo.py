@@ -28,12 +28,12 @@ def test_main(
         ]
     )
 
-    change, change_mask = output / 'change.tif', output / 'change_mask.tif'
+    change, classes = output / 'change.tif', output / 'classes.tif'
     with (
         rasterio.open(output / 'scene' / 'optical.tif') as optical,
         rasterio.open(output / 'scene' / 'sar.tif') as sar,
         rasterio.open(change) as src,
-        rasterio.open(change_mask) as mask_src,
+        rasterio.open(classes) as mask_src,
     ):
         for dst in (src, mask_src):
             assert dst.count == 1
@@ -71,12 +71,7 @@ def test_main(
     )
     assert re.search(pattern, out)
     # What it names is there, and the rest of the disk is as it was
-    for path in (
-        change,
-        change_mask,
-        output / 'demo.png',
-        output / 'scene' / 'sar.tif',
-    ):
+    for path in (change, classes, output / 'demo.png', output / 'scene' / 'sar.tif'):
         assert str(path) in out
         assert path.is_file()
     checkpoint = re.search(r'Checkpoint: +(.*\.ckpt)', out)

@@ -3,6 +3,7 @@
 
 import builtins
 import json
+import sys
 import math
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
     files = {
         name: tmp_path / 'maps' / f'change{suffix}'
         for name, suffix in (
-            ('output', '.tif'), ('mask', '_mask.tif'), ('polygons', '.gpkg'),
+            ('output', '.tif'), ('classes', '_classes.tif'), ('polygons', '.gpkg'),
             ('quicklook', '.png'),
         )
     }  # fmt: skip
@@ -67,7 +68,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
         trainer_args=CPU,
     )  # fmt: skip
     assert sorted((tmp_path / 'maps').iterdir()) == sorted(files.values())
-    with rasterio.open(files['output']) as src, rasterio.open(files['mask']) as mask:
+    with rasterio.open(files['output']) as src, rasterio.open(files['classes']) as mask:
         np.testing.assert_array_equal(mask.read() == 1, src.read() >= 0.4)
         assert src.tags()['CHECKPOINT'] == str(checkpoint)
         pixels = (mask.read() == 1).sum()
@@ -115,6 +116,27 @@ def test_inputs_of_the_checkpoint(tmp_path: Path) -> None:
     shown = torch.cat(images)
     assert (shown[:, 0, :3] == 0).all()
     assert -2 <= shown[:, 0, 3].min() < 0 == shown[:, 0, 3].max()
+
+
+def test_imports_nothing_that_a_checkpoint_names(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Lightning's command line marks checkpoints such that their classes are imported."""
+    (tmp_path / 'trap.py').write_text("raise SystemExit('imported')")
+    content = torch.load(checkpoint, weights_only=True)
+    assert '_instantiator' not in content['hyper_parameters']
+    content['hyper_parameters'] |= {
+        '_instantiator': 'lightning.pytorch.cli.instantiate_module',
+        'o2sp': {'class_path': 'trap.O2SP', 'init_args': {}},
+    }
+    torch.save(content, tmp_path / 'crafted.ckpt')
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ValueError, match=r"unknown .*'trap\.O2SP': expected one of"),
+    ):
+        patch.syspath_prepend(tmp_path)
+        predict_scene(tmp_path / 'crafted.ckpt', 'a.tif', 'b.tif', tmp_path / 'c.tif')
+    assert 'trap' not in sys.modules
 
 
 def test_opens_the_checkpoint_once(

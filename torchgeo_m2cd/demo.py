@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scene = dataset.write_scene(
         output / 'scene', size=args.size, index=2, sar_resolution=10, overwrite=True
     )
-    change, change_mask = output / 'change.tif', output / 'change_mask.tif'
+    change, classes = output / 'change.tif', output / 'classes.tif'
     run(
         *('predict', '--config', str(config_path('scene')), '--ckpt_path', checkpoint),
         *('--data.optical', str(scene['optical']), '--data.sar', str(scene['sar'])),
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *('--data.patch_size', '256', '--data.stride', '128'),
         *('--trainer.default_root_dir', str(output / 'scene')),
         *('--trainer.callbacks.output', str(change)),
-        *('--trainer.callbacks.mask', str(change_mask)),
+        *('--trainer.callbacks.classes', str(classes)),
         *('--trainer.callbacks.overwrite', 'true'),
     )
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pair[pair.bounds]
         for pair in (
             SceneDataset(*paths, mask=scene['mask']),
-            SceneDataset(*paths, mask=change_mask),
+            SceneDataset(*paths, mask=classes),
         )
     )
     prediction = predicted['mask']
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"""
 IoU of the flood: {iou:.2f} on unseen chips, {scene_iou:.2f} on the mapped scene
 Scene:            {scene['optical']}, {scene['sar']}
-Change map:       {change} (probability), {change_mask} (0/1)
+Change map:       {change} (probability), {classes} (0/1)
 Figure:           {output / 'demo.png'}
 Checkpoint:       {checkpoint}
 Curves:           tensorboard --logdir {output}""")

@@ -29,7 +29,7 @@ def predict_scene(
     optical: Source | Paths | None,
     sar: SARSource | Paths | None,
     output: Path,
-    mask: Path | None = None,
+    classes: Path | None = None,
     polygons: Path | None = None,
     quicklook: Path | None = None,
     threshold: float = 0.5,
@@ -51,7 +51,7 @@ def predict_scene(
         sar: Post-event SAR image: its paths, or a
             :class:`~torchgeo_m2cd.datasets.SARSource`.
         output: GeoTIFF to write the probabilities to.
-        mask: GeoTIFF to write the predicted classes to, if any.
+        classes: GeoTIFF to write the predicted classes to, if any.
         polygons: GeoPackage to write the outlines of what has changed to, if any.
         quicklook: PNG to draw images and probabilities to, if any.
         threshold: Probability from which on a pixel of a binary task is changed.
@@ -67,11 +67,14 @@ def predict_scene(
         ValueError: If an argument is unknown, or the images are not what is expected.
     """
     writer = SceneWriter(
-        output, mask, polygons, quicklook, threshold, min_area, overwrite
+        output, classes, polygons, quicklook, threshold, min_area, overwrite
     )
     datamodule = SceneDataModule(optical, sar, **(data_args or {}))
     task = ChangeDetectionTask.load_from_checkpoint(
-        os.fspath(checkpoint), map_location='cpu', weights_only=True
+        os.fspath(checkpoint),
+        map_location='cpu',
+        weights_only=True,
+        _instantiator=None,  # A checkpoint must not import code
     )
     writer.checkpoint = os.fspath(checkpoint)
     trainer = Trainer(

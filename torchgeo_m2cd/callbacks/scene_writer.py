@@ -41,7 +41,7 @@ class SceneWriter(Callback):
     def __init__(
         self,
         output: Path,
-        mask: Path | None = None,
+        classes: Path | None = None,
         polygons: Path | None = None,
         quicklook: Path | None = None,
         threshold: float = 0.5,
@@ -55,7 +55,7 @@ class SceneWriter(Callback):
                 probability of change, for a binary task, else one per class; NaN where
                 not valid. With several scenes, this path and those below hold ``{name}``
                 for the name of the scene.
-            mask: GeoTIFF of the predicted classes to write, if any: uint8, 255 where not
+            classes: GeoTIFF of the predicted classes to write, if any: uint8, 255 where not
                 valid.
             polygons: GeoPackage of the outlines of what has changed to write, if any, see
                 :func:`~torchgeo_m2cd.maps.write_polygons`.
@@ -70,13 +70,13 @@ class SceneWriter(Callback):
                 [0, 1].
         """
         super().__init__()
-        mask, polygons, quicklook = (
+        classes, polygons, quicklook = (
             None if file is None else pathlib.Path(file)
-            for file in (mask, polygons, quicklook)
+            for file in (classes, polygons, quicklook)
         )
         self.outputs = Outputs(
             pathlib.Path(output),
-            mask,
+            classes,
             polygons,
             quicklook,
             threshold,
@@ -111,7 +111,7 @@ class SceneWriter(Callback):
         if pl_module.hparams.get('task') == 'multilabel' and self.outputs.paths[1:]:
             raise ValueError(
                 "task is 'multilabel': expected an output alone, as there is no single "
-                'class of a pixel for mask, polygons and quicklook'
+                'class of a pixel for classes, polygons and quicklook'
             )
         datamodule = _get_datamodule(trainer)
         several = len(datamodule.entries) > 1

@@ -25,7 +25,7 @@ class Outputs:
 
     Args:
         probability: GeoTIFF of the probabilities.
-        mask: GeoTIFF of the predicted classes, if any.
+        classes: GeoTIFF of the predicted classes, if any.
         polygons: GeoPackage of the outlines of what has changed, if any.
         quicklook: PNG of images and probabilities, if any.
         threshold: Probability from which on a pixel of a binary task is changed.
@@ -38,7 +38,7 @@ class Outputs:
     """
 
     probability: pathlib.Path
-    mask: pathlib.Path | None = None
+    classes: pathlib.Path | None = None
     polygons: pathlib.Path | None = None
     quicklook: pathlib.Path | None = None
     threshold: float = 0.5
@@ -60,7 +60,7 @@ class Outputs:
     @property
     def paths(self) -> list[pathlib.Path]:
         """Files that are asked for."""
-        files = (self.probability, self.mask, self.polygons, self.quicklook)
+        files = (self.probability, self.classes, self.polygons, self.quicklook)
         return [path for path in files if path is not None]
 
     def named(self, name: str) -> Self:

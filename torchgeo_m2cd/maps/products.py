@@ -37,7 +37,14 @@ from .plan import MapPlan
 EQUAL_AREA_CRS = 'EPSG:6933'
 
 # Files in the making
-_STEPS = ('probability', 'classes', 'cog', 'mask', 'polygons.gpkg', 'quicklook')
+_STEPS = (
+    'probability',
+    'classes',
+    'probability.cog',
+    'classes.cog',
+    'polygons.gpkg',
+    'quicklook',
+)
 
 
 def make_map(
@@ -75,11 +82,11 @@ def make_map(
                 f'{outputs.probability} is not written: no pixel of the scene has data '
                 'in both images'
             )
-        write_cog(steps['probability'], steps['cog'])
-        made = {outputs.probability: steps['cog']}
-        if outputs.mask is not None:
-            write_cog(steps['classes'], steps['mask'])
-            made[outputs.mask] = steps['mask']
+        write_cog(steps['probability'], steps['probability.cog'])
+        made = {outputs.probability: steps['probability.cog']}
+        if outputs.classes is not None:
+            write_cog(steps['classes'], steps['classes.cog'])
+            made[outputs.classes] = steps['classes.cog']
         if outputs.polygons is not None:
             write_polygons(
                 steps['probability'],
@@ -89,7 +96,7 @@ def make_map(
             )
             made[outputs.polygons] = steps['polygons.gpkg']
         if outputs.quicklook is not None:
-            figure = plot_quicklook(mosaic.dataset, steps['cog'])
+            figure = plot_quicklook(mosaic.dataset, steps['probability.cog'])
             figure.savefig(steps['quicklook'], format='png', dpi=100)
             made[outputs.quicklook] = steps['quicklook']
         for path, step in made.items():

@@ -233,6 +233,8 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         path = f'{type(self).__module__}.{type(self).__qualname__}'
         arguments.setdefault('_class_path', path)
         arguments['weights'] = arguments['init_from'] = None
+        # It would import whatever class a checkpoint names
+        arguments.pop('_instantiator', None)
         if self.inputs is not None:
             checkpoint['inputs'] = self.inputs.to_dict()
 
