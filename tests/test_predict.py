@@ -3,8 +3,8 @@
 
 import builtins
 import json
-import sys
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def test_inputs_of_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_imports_nothing_that_a_checkpoint_names(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning's command line marks checkpoints such that their classes are imported."""
     (tmp_path / 'trap.py').write_text("raise SystemExit('imported')")
@@ -130,11 +130,9 @@ def test_imports_nothing_that_a_checkpoint_names(
         'o2sp': {'class_path': 'trap.O2SP', 'init_args': {}},
     }
     torch.save(content, tmp_path / 'crafted.ckpt')
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(ValueError, match=r"unknown .*'trap\.O2SP': expected one of"),
-    ):
-        patch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    match = r"unknown .*'trap\.O2SP': expected one of"
+    with pytest.raises(ValueError, match=match):
         predict_scene(tmp_path / 'crafted.ckpt', 'a.tif', 'b.tif', tmp_path / 'c.tif')
     assert 'trap' not in sys.modules
 
