@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets.splits import random_grid_cell_assignment
@@ -17,8 +17,8 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
 from ..datasets.source import Paths
-from ..maps import MapPlan, Outputs, describe_model, rows_done
-from ..samplers import PatchRowSampler, SceneSampler
+from ..maps import MapPlan, Outputs, plan_maps, rows_done
+from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation, Standardize
 from ..utils import name_paths
 from .base import PairDataModule
@@ -193,7 +193,18 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             ValueError: If the scenes are not what is expected of them.
         """
         self._prepare('predict')
-        patch_rows = self._list_patch_rows()
+        trainer = self.trainer
+        patch_rows = list_patch_rows(self.samplers)
+        if trainer is not None:
+            # The processes take turns, whatever was done before
+            patch_rows = patch_rows[trainer.global_rank :: trainer.world_size]
+        if trainer is not None and self.outputs:
+            assert self.inputs is not None
+            self.plans = plan_maps(
+                trainer, self.inputs, self.samplers, self.batch_size or 1
+            )
+            done = rows_done(self.outputs, self.plans, self.samplers)
+            patch_rows = [row for row in patch_rows if row not in done]
         sampler = PatchRowSampler(self.samplers, patch_rows, self.batch_size or 1)
         return DataLoader(
             self.scenes,
@@ -214,42 +225,6 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             SceneSampler(scene, size, self.stride) for scene in self.scenes.scenes
         ]
         self.outputs, self.plans = (), []
-
-    def _list_patch_rows(self) -> list[tuple[int, int]]:
-        """List the rows of patches that this process is to predict.
-
-        The processes take turns, whatever was done before.
-        """
-        trainer = self.trainer
-        done: set[tuple[int, int]] = set()
-        if self.outputs and trainer is not None:
-            assert self.inputs is not None
-            model = describe_model(trainer.lightning_module)
-            self.plans = [
-                MapPlan.of(
-                    model,
-                    self.inputs,
-                    str(trainer.precision),
-                    sampler,
-                    self.batch_size or 1,
-                )
-                for sampler in self.samplers
-            ]
-            for scene, (outputs, plan, sampler) in enumerate(
-                zip(self.outputs, self.plans, self.samplers, strict=True)
-            ):
-                if outputs.is_complete(plan):
-                    rank_zero_info(f'{outputs.probability} is complete already')
-                rows = rows_done(outputs, plan, len(sampler.tops))
-                done |= {(scene, number) for number in rows}
-        patch_rows = [
-            (scene, number)
-            for scene, sampler in enumerate(self.samplers)
-            for number in range(len(sampler.tops))
-        ]
-        if trainer is not None:
-            patch_rows = patch_rows[trainer.global_rank :: trainer.world_size]
-        return [row for row in patch_rows if row not in done]
 
     def choose_inputs(self, trained: Inputs | None = None) -> Inputs:
         """Decide what the model is shown, see :meth:`PairDataModule.choose_inputs`.
@@ -287,7 +262,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 'inputs are not given, and the model has none: expected what it was '
                 'trained with'
             )
-        return self._measure_statistics(cast(SceneDataset, self.train_dataset))
+        train = cast(SceneDataset, self.train_dataset)
+        return _measure_statistics(train, _to_pair(self.patch_size))
 
     def _prepare(self, split: str) -> None:
         """Check the scenes, and say what is to be measured of them.
@@ -334,31 +310,32 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             )
         return sampler
 
-    def _measure_statistics(self, train: SceneDataset) -> Inputs:
-        """Measure mean and standard deviation on random patches of the training split."""
-        size = _to_pair(self.patch_size)
-        pixels = []
-        found: set[int] = set()
-        for x, y in RandomPatchSampler(train, size=size, length=64, generator=0):
-            sample = train[x, y]
-            # Neighbours say little that is new
-            pixels.append(sample['image'][:, :, sample['valid'][0]][..., ::97])
-            found |= set(torch.unique(sample['mask']).tolist())
-        values = torch.cat(pixels, dim=-1)
-        if values.shape[-1] == 0:
-            raise _no_data('train', train)
-        if not found - {0, train.ignore_index}:
-            rank_zero_warn(
-                f'mask file {name_paths(MaskSource.of(self.mask).paths)} has the values '
-                f'{sorted(found)} where it was looked at: expected 0 where unchanged, 1 '
-                f'where changed, and {train.ignore_index} only where it is not known'
-            )
-        std, mean = torch.std_mean(values, dim=-1)
-        optical, sar = (
-            Standardize(mean[i, :count].tolist(), std[i, :count].tolist())
-            for i, count in enumerate(train.band_counts)
+
+def _measure_statistics(train: SceneDataset, size: tuple[int, int]) -> Inputs:
+    """Measure mean and standard deviation on random patches of the training split."""
+    pixels = []
+    found: set[int] = set()
+    for x, y in RandomPatchSampler(train, size=size, length=64, generator=0):
+        sample = train[x, y]
+        # Neighbours say little that is new
+        pixels.append(sample['image'][:, :, sample['valid'][0]][..., ::97])
+        found |= set(torch.unique(sample['mask']).tolist())
+    values = torch.cat(pixels, dim=-1)
+    if values.shape[-1] == 0:
+        raise _no_data('train', train)
+    if not found - {0, train.ignore_index}:
+        assert train.mask is not None
+        rank_zero_warn(
+            f'mask file {name_paths(train.mask.paths)} has the values '
+            f'{sorted(found)} where it was looked at: expected 0 where unchanged, 1 '
+            f'where changed, and {train.ignore_index} only where it is not known'
         )
-        return Inputs(optical, sar)
+    std, mean = torch.std_mean(values, dim=-1)
+    optical, sar = (
+        Standardize(mean[i, :count].tolist(), std[i, :count].tolist())
+        for i, count in enumerate(train.band_counts)
+    )
+    return Inputs(optical, sar)
 
 
 def _no_data(split: str, scene: SceneDataset) -> ValueError:

@@ -323,6 +323,7 @@ class GridVector:
             RuntimeError: If a file cannot be read.
             ValueError: If a file lacks the attribute.
         """
+        self.paths = source.paths
         self.attribute = source.attribute
         tables = []
         for path in source.find_paths(name):

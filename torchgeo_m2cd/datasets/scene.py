@@ -96,9 +96,10 @@ class SceneDataset(IntersectionDataset):
         )
         grid = self.optical.grid
         self.sar = GridRaster('SAR', SARSource.of(sar), grid)
-        self.labels: GridRaster | GridVector | None = None
+        #: Change mask, if there is one.
+        self.mask: GridRaster | GridVector | None = None
         if mask is not None:
-            self.labels = _read_labels(MaskSource.of(mask), self.optical)
+            self.mask = _open_mask(MaskSource.of(mask), self.optical)
         try:
             super().__init__(self.optical, self.sar, spatial_only=True)
         except RuntimeError as error:
@@ -209,7 +210,7 @@ class SceneDataset(IntersectionDataset):
         sample['window'] = torch.tensor(place)
         if self.measure is not None:
             sample |= self._measure_around(sample, place)
-        if self.labels is not None:
+        if self.mask is not None:
             sample['mask'] = self._read_mask(x, y, sample['valid'])
         if self.sample_transforms is not None:
             sample = self.sample_transforms(sample)
@@ -278,10 +279,10 @@ class SceneDataset(IntersectionDataset):
 
     def _read_mask(self, x: slice, y: slice, valid: Tensor) -> Tensor:
         """Read the mask of a window, 255 where not valid."""
-        assert self.labels is not None
+        assert self.mask is not None
         mask = torch.full(valid.shape, self.ignore_index)
-        labels = self.labels.read(x, y)
-        known = valid & (labels >= 0)  # Not so for NaN
+        values = self.mask.read(x, y)
+        known = valid & (values >= 0)  # Never where it is NaN
         # Cells of splits may end within a pixel, which belongs to one of them alone
         cells = shapely.transform(self.index.geometry.values, self._snap)
         region = shapely.union_all(cells)
@@ -289,7 +290,7 @@ class SceneDataset(IntersectionDataset):
             window = from_origin(x.start, y.stop, *self.res)
             inside = ~geometry_mask([region], tuple(valid.shape[1:]), window)
             known &= torch.from_numpy(inside)
-        mask[known] = labels[known].long()
+        mask[known] = values[known].long()
         return mask
 
     def _snap(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -341,7 +342,7 @@ class SceneList(Dataset[list[Sample]]):
         ]
 
 
-def _read_labels(source: MaskSource, optical: GridRaster) -> GridRaster | GridVector:
+def _open_mask(source: MaskSource, optical: GridRaster) -> GridRaster | GridVector:
     """Open a change mask on the grid of the optical image."""
     suffixes = {pathlib.Path(path).suffix.lower() for path in list_paths(source.paths)}
     if suffixes <= set(_VECTOR_SUFFIXES):

@@ -5,7 +5,7 @@
 
 from .mosaic import Mosaic, PatchRow, blend_weights
 from .outputs import Outputs, rows_done
-from .plan import MapPlan, describe_model
+from .plan import MapPlan, plan_maps
 from .products import make_map, plot_quicklook, write_cog, write_polygons
 
 __all__ = (
@@ -14,8 +14,8 @@ __all__ = (
     'Outputs',
     'PatchRow',
     'blend_weights',
-    'describe_model',
     'make_map',
+    'plan_maps',
     'plot_quicklook',
     'rows_done',
     'write_cog',

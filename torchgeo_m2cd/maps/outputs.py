@@ -6,12 +6,14 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import rasterio
+from lightning.pytorch.utilities import rank_zero_info
 from rasterio.errors import RasterioError
 
+from ..samplers import SceneSampler
 from ..utils import beside
 from .plan import MapPlan
 
@@ -147,22 +149,35 @@ class Outputs:
             return False
 
 
-def rows_done(outputs: Outputs, plan: MapPlan, count: int) -> set[int]:
+def rows_done(
+    outputs: Sequence[Outputs],
+    plans: Sequence[MapPlan],
+    samplers: Sequence[SceneSampler],
+) -> set[tuple[int, int]]:
     """Find the rows of patches that need not be predicted again.
 
     Args:
-        outputs: The files of the map.
-        plan: The plan of the map.
-        count: Number of rows of patches.
+        outputs: The files of the map of each scene.
+        plans: The plan of each map.
+        samplers: The patches of each scene.
 
     Returns:
-        Numbers of the rows, all of them if the map is complete.
+        Number of the scene and of the row of patches, all of them of a scene whose map
+        is complete.
 
     Raises:
         FileExistsError: If a file exists that is of another plan, and is not to be
             overwritten.
     """
-    if outputs.is_complete(plan):
-        return set(range(count))
-    outputs.check_new()
-    return {int(path.stem) for path in outputs.folder(plan).glob('*.npy')}
+    done: set[tuple[int, int]] = set()
+    for scene, (files, plan, sampler) in enumerate(
+        zip(outputs, plans, samplers, strict=True)
+    ):
+        numbers: Iterable[int] = range(len(sampler.tops))
+        if files.is_complete(plan):
+            rank_zero_info(f'{files.probability} is complete already')
+        else:
+            files.check_new()
+            numbers = (int(path.stem) for path in files.folder(plan).glob('*.npy'))
+        done |= {(scene, number) for number in numbers}
+    return done

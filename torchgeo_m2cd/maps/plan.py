@@ -7,11 +7,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from typing import Any, BinaryIO, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 
 from .. import __version__
 from ..samplers import SceneSampler
@@ -26,8 +26,8 @@ class MapPlan:
 
     Args:
         version: Version of this package.
-        model: Names of the model, and the SHA-256 of its weights, see
-            :func:`describe_model`.
+        model: Names of the model, and the SHA-256 of its weights, see the
+            tags of a map.
         inputs: What the model is shown, see
             :meth:`~torchgeo_m2cd.transforms.Inputs.to_dict`.
         precision: Precision of the trainer.
@@ -53,43 +53,6 @@ class MapPlan:
     size: list[int]
     stride: list[int]
     batch_size: int
-
-    @classmethod
-    def of(
-        cls,
-        model: Mapping[str, str],
-        inputs: Inputs,
-        precision: str,
-        sampler: SceneSampler,
-        batch_size: int,
-    ) -> Self:
-        """Plan the map of a scene.
-
-        Args:
-            model: Names of the model, and the SHA-256 of its weights.
-            inputs: What the model is shown.
-            precision: Precision of the trainer.
-            sampler: The scene and its patches.
-            batch_size: Patches in a batch.
-
-        Returns:
-            The plan.
-        """
-        scene = sampler.dataset
-        return cls(
-            version=__version__,
-            model=model,
-            inputs=inputs.to_dict(),
-            precision=precision,
-            files=[[file, *_stamp(file)] for file in scene.files],
-            sources=[image.source.describe() for image in (scene.optical, scene.sar)],
-            shape=list(scene.shape),
-            transform=list(scene.transform)[:6],
-            crs=scene.crs.to_string(),
-            size=list(sampler.size),
-            stride=list(sampler.stride),
-            batch_size=batch_size,
-        )
 
     def to_json(self, **more: Any) -> str:
         """Write the plan as text, always the same for the same plan.
@@ -122,7 +85,42 @@ class MapPlan:
         return hashlib.sha256(self.to_json(**more).encode()).hexdigest()
 
 
-def describe_model(task: LightningModule) -> dict[str, str]:
+def plan_maps(
+    trainer: Trainer, inputs: Inputs, samplers: Sequence[SceneSampler], batch_size: int
+) -> list[MapPlan]:
+    """Plan the map of each scene.
+
+    Args:
+        trainer: Trainer with the task that predicts.
+        inputs: What the model is shown.
+        samplers: The scenes and their patches.
+        batch_size: Patches in a batch.
+
+    Returns:
+        A plan per scene.
+    """
+    model = _describe_model(trainer.lightning_module)
+    scenes = [sampler.dataset for sampler in samplers]
+    return [
+        MapPlan(
+            version=__version__,
+            model=model,
+            inputs=inputs.to_dict(),
+            precision=str(trainer.precision),
+            files=[[file, *_stamp(file)] for file in scene.files],
+            sources=[image.source.describe() for image in (scene.optical, scene.sar)],
+            shape=list(scene.shape),
+            transform=list(scene.transform)[:6],
+            crs=scene.crs.to_string(),
+            size=list(sampler.size),
+            stride=list(sampler.stride),
+            batch_size=batch_size,
+        )
+        for scene, sampler in zip(scenes, samplers, strict=True)
+    ]
+
+
+def _describe_model(task: LightningModule) -> dict[str, str]:
     """Say which model it is, down to its weights.
 
     Args:

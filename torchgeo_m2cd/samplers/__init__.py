@@ -3,6 +3,6 @@
 
 """Samplers."""
 
-from .scene import PatchRowSampler, SceneSampler
+from .scene import PatchRowSampler, SceneSampler, list_patch_rows
 
-__all__ = ('PatchRowSampler', 'SceneSampler')
+__all__ = ('PatchRowSampler', 'SceneSampler', 'list_patch_rows')

@@ -112,6 +112,22 @@ class PatchRowSampler(Sampler[list[tuple[int, slice, slice]]]):
                 yield patches[start : start + self.batch_size]
 
 
+def list_patch_rows(samplers: Sequence[SceneSampler]) -> list[tuple[int, int]]:
+    """List the rows of patches of all scenes.
+
+    Args:
+        samplers: Sampler of each scene.
+
+    Returns:
+        Number of the scene and of the row of patches, of each row.
+    """
+    return [
+        (scene, number)
+        for scene, sampler in enumerate(samplers)
+        for number in range(len(sampler.tops))
+    ]
+
+
 def _starts(length: int, size: int, stride: int) -> list[int]:
     """Return the first pixels of the patches along an axis."""
     last = max(length - size, 0)
