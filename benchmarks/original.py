@@ -3,13 +3,14 @@
 
 """The original's arithmetic, the baseline of ``benchmarks.speed``.
 
-Like the original, it computes more than the plain :class:`~torchgeo_m2cd.models.M2CD`:
+It starts from the plain :class:`~torchgeo_m2cd.models.M2CD`, which resizes all features before it
+fuses them, and computes two more things as the original does:
 
 * It encodes one branch after the other, and simulated SAR at inference, too.
 * It runs the experts in a loop: it sorts the tokens by expert, splits them, which
   synchronises the GPU, and puts the results together.
 
-tests/benchmarks/test_original.py shows that both compute the same function.
+tests/benchmarks/test_original.py shows that it computes the same function.
 """
 
 import torch

@@ -128,7 +128,7 @@ def sort_by_share(table: pd.DataFrame, edges: Sequence[float]) -> pd.DataFrame:
         for low, high in itertools.pairwise([0, *edges, 1])
     ]
     classes = pd.cut(share, [0, *edges, 2], right=False, labels=names)
-    # Keep the order of chips within each group
+    # Sort by group; chips keep their order within it
     return table.assign(split=classes.astype(str)).sort_values('split', kind='stable')
 
 

@@ -118,7 +118,7 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
     if inputs is None:
         raise ValueError(
             f'{type(model).__name__} has no inputs, that is, it does not know units and '
-            'statistics: expected a model from a checkpoint of this version, or '
+            'statistics: expected a model of a checkpoint of this version, or '
             'model.inputs = Inputs(...) with the values of its training'
         )
     arrays = (optical, sar)
