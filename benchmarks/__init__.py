@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What measures speed and quality; not part of the installed package.
+"""Benchmarks of speed and quality, not part of the installed package.
 
-Run from the root of the repository: ``python -m benchmarks.speed``.
+Run them from the root of the repository: ``python -m benchmarks.speed``.
 """

@@ -1,10 +1,10 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Baselines without training: a pixel is flooded where SAR is dark.
+"""Baselines without training: thresholds of SAR, below which a pixel is flooded.
 
 A baseline maps a batch of a data module (``image`` and ``mask``, in source units from 0 to 255)
-to flood masks of shape (B, 1, H, W). They differ in how the threshold is chosen.
+to classes, shape (B, 1, H, W), True for flood. Baselines differ in how they choose the threshold.
 """
 
 import functools
@@ -22,9 +22,9 @@ Batch = dict[str, Tensor]
 #:
 #: * ``'global'``: one for all chips, with the best IoU on the training split
 #: * ``'otsu'``: Otsu's threshold of each chip
-#: * ``'change'``: Otsu's, without pixels that were dark in the optical image before
+#: * ``'change'``: Otsu's, without pixels that are dark in the pre-event optical image
 #: * ``'oracle'``: the best one of each chip, given its mask; an upper bound
-#: * ``'smooth-oracle'``: the same, on smoothed SAR
+#: * ``'smooth-oracle'``: the same on smoothed SAR
 THRESHOLDS = ('global', 'otsu', 'change', 'oracle', 'smooth-oracle')
 
 
@@ -33,11 +33,11 @@ def make_baseline(threshold: str, datamodule: Any) -> Callable[[Batch], Tensor]:
 
     Args:
         threshold: One of :data:`THRESHOLDS`.
-        datamodule: Data module with the training split, which ``'global'`` and ``'change'``
-            choose their values on.
+        datamodule: Data module whose training split ``'global'`` and ``'change'`` use to
+            choose their values.
 
     Returns:
-        Function that maps a batch to flood masks.
+        Function that maps a batch to classes, shape (B, 1, H, W), True for flood.
     """
     match threshold:
         case 'global':
@@ -68,13 +68,13 @@ def _otsu(batch: Batch, darkness: int = -1) -> Tensor:
 
 
 def _oracle(batch: Batch) -> Tensor:
-    """Apply the best threshold of each chip."""
+    """Apply to each chip its best threshold."""
     limits = [best_threshold([sample]) for sample in unbind_samples(batch)]
     return _sar(batch) <= torch.tensor(limits).reshape(-1, 1, 1, 1)
 
 
 def _smooth_oracle(batch: Batch) -> Tensor:
-    """Smooth SAR, then apply the best threshold: most errors are speckle."""
+    """Smooth SAR, then apply the best thresholds: speckle causes most errors."""
     image = batch['image'].clone()
     image[:, 1] = gaussian_blur2d(image[:, 1], (9, 9), (2.0, 2.0)).round()
     return _oracle({**batch, 'image': image})
@@ -87,7 +87,7 @@ def best_threshold(samples: Iterable[Batch]) -> int:
         samples: Chips in source units.
 
     Returns:
-        The largest value to call flood; -1 where no chip is flooded.
+        Largest SAR value that is flood; -1 if no chip is flooded.
     """
     counts = torch.zeros(2, 256)  # by class and value
     for sample in samples:
@@ -100,15 +100,15 @@ def best_threshold(samples: Iterable[Batch]) -> int:
 
 
 def best_darkness(samples: Iterable[Batch]) -> int:
-    """Find the optical value up to which dark pixels are better not called flood.
+    """Find the optical value up to which a pixel was probably water before the flood.
 
-    Applies to pixels that are dark in SAR, by Otsu's threshold of their chip.
+    Considers pixels that are dark in SAR, by Otsu's threshold of their chip.
 
     Args:
         samples: Chips in source units.
 
     Returns:
-        Value of the mean over the optical bands, with the best IoU over all samples.
+        Mean over the optical bands that gives the best IoU over all samples.
     """
     counts = torch.zeros(2, 256)  # by class and optical value
     missed = 0
@@ -123,7 +123,7 @@ def best_darkness(samples: Iterable[Batch]) -> int:
             values = optical[dark & (mask == label)].long()
             counts[label] += torch.bincount(values, minlength=256)
         missed += int((~dark & (mask == 1)).sum())
-    # Brighter than each value
+    # Counts of the pixels that are brighter than each value
     false_alarms, hits = counts.sum(1, keepdim=True) - counts.cumsum(1)
     positives = counts[1].sum() + missed
     return int((hits / (positives + false_alarms)).argmax())

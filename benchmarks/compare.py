@@ -1,15 +1,15 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Train and test models on the same terms: models x seeds x datasets.
+"""Train and test models under the same conditions: models x seeds x datasets.
 
 python -m benchmarks.compare benchmarks/compare.yaml output/compare --jobs 2
 
-``torchgeo fit`` trains each cell of the matrix in a folder of its own, and ``evaluate.py`` tests
-it on every split; ``compare.yaml`` says how to add a row. After an interruption, run the same
-command again: it skips finished cells and resumes others from their last epoch.
+``torchgeo fit`` trains each cell of the matrix in its own folder, and ``evaluate.py`` tests it on
+every split. ``compare.yaml`` says how to add a row. After an interruption, run the same command
+again: it skips finished cells and resumes the others from their last epoch.
 OUTPUT/counts.csv has the true and false positives and negatives of every chip and model; the
-predictions are in the folders of the cells. ``report.py`` makes tables and plots of them.
+folders of the cells have the predictions. ``report.py`` makes tables and plots of them.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from torchgeo_m2cd.utils import check_choice, write_beside
 
 
 def run_cell(cell: Cell, threads: int) -> str:
-    """Train and test a cell; skip what is already done.
+    """Train and test a cell, unless that has been done.
 
     Args:
         cell: The cell.
         threads: Threads to use.
 
     Returns:
-        What was done.
+        A message: what was done.
 
     Raises:
         RuntimeError: If training or testing fails.
@@ -47,7 +47,7 @@ def run_cell(cell: Cell, threads: int) -> str:
     cell.path.mkdir(parents=True, exist_ok=True)
     plan, made = cell.path / 'cell.json', json.dumps(dataclasses.asdict(cell), indent=1)
     if plan.exists() and json.loads(plan.read_text()) != json.loads(made):
-        raise ValueError(f'{cell.folder} is of another matrix: remove it first')
+        raise ValueError(f'{cell.folder} belongs to another matrix: remove it first')
     write_beside(plan, lambda file: file.write(made.encode()))
     if (cell.path / 'counts.csv').exists():
         return 'was finished'
@@ -64,7 +64,7 @@ def run_cell(cell: Cell, threads: int) -> str:
 
 
 def _run(command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
-    """Run a command; if it fails, raise its last lines."""
+    """Run a command; if it fails, raise an error with the last lines of its log."""
     with log.open('a') as file:
         result = subprocess.run(command, check=False, env=env, stdout=file, stderr=file)
     if result.returncode:
@@ -73,7 +73,7 @@ def _run(command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
 
 
 def collect(cells: Sequence[Cell], output: Path) -> None:
-    """Write the counts of all finished cells into one table."""
+    """Write the counts of all finished cells to one table."""
     tables = [
         read_counts(cell) for cell in cells if (cell.path / 'counts.csv').exists()
     ]
@@ -83,10 +83,10 @@ def collect(cells: Sequence[Cell], output: Path) -> None:
 
 
 def run_all(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str | Exception]]:
-    """Run cells, *jobs* at a time; those that start from other cells last.
+    """Run *jobs* cells at a time; cells that start from others come last.
 
     Yields:
-        Each cell with what was done, or the error.
+        Each cell with its message, or its error.
     """
     threads = max((os.cpu_count() or 1) // jobs, 1)
     first = [cell for cell in cells if cell.after is None]

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Parameters and arithmetic of M²CD by encoder, with and without experts.
+"""Parameters and multiply-accumulates of M²CD by encoder, with and without experts.
 
 python -m benchmarks.encoders
 """
@@ -44,7 +44,7 @@ def measure(encoder: str, experts: Experts | None) -> dict[str, str]:
         experts: Its experts, if any.
 
     Returns:
-        Millions of parameters, millions of parameters that one token uses, and GMAC for a
+        Parameters and parameters that one token uses, both in millions, and GMAC for one
         pair of 256 x 256 pixels in evaluation mode.
     """
     model = M2CD(encoder, experts=experts).eval()
@@ -55,7 +55,7 @@ def measure(encoder: str, experts: Experts | None) -> dict[str, str]:
         for layer in (moe.fc1, moe.fc2)
         for p in layer.parameters()
     )
-    # Sparse dispatch: a token counts for its own experts only
+    # Experts are sparse: each computes only its own tokens
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 2, 3, 256, 256))
     return {
@@ -83,7 +83,7 @@ def main() -> None:
         for name, experts in {'none': None, 'MoE': Experts()}.items():
             values = measure(encoder, experts)
             if name == 'none':
-                del values['active']  # The same as all of them
+                del values['active']  # Equal to Mparams
             row |= {f'{name}: {key}': value for key, value in values.items()}
         rows.append(row)
         print(*row.values(), sep='\t', flush=True)

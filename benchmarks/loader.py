@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Throughput of loading and augmentation, beside that of the model.
+"""Throughput of loading and augmentation, compared with the model.
 
 python -m benchmarks.loader --ombria data/ombria
 
-Pairs of 256 x 256 pixels per second, batch augmentation included: OMBRIA chips as in training,
-patches of a synthetic scene as in prediction, and inference of the model on such batches. All take
-turns. Also prints what importing the package adds to importing TorchGeo.
+Measures pairs of 256 x 256 pixels per second, with batch augmentation: OMBRIA chips as in
+training, patches of a synthetic scene as in prediction, and inference on such batches. Measurements
+take turns. Also prints the import times of TorchGeo and of this package.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def run_through(datamodule: Any, stage: str, batches: int) -> Callable[[], float
         batches: Number of batches.
 
     Returns:
-        Function that returns pairs per second, without the start of the workers.
+        Function that returns pairs per second, not counting the start of the workers.
     """
 
     def run() -> float:
@@ -73,7 +73,7 @@ def inference(encoder: str, batch_size: int) -> Callable[[], float]:
 
 
 def import_seconds(module: str) -> float:
-    """Import a module in a fresh interpreter."""
+    """Time the import of a module in a new interpreter."""
     start = time.perf_counter()
     subprocess.run([sys.executable, '-c', f'import {module}'], check=True)
     return time.perf_counter() - start

@@ -17,8 +17,8 @@ from benchmarks.baselines import THRESHOLDS
 from torchgeo_m2cd.configs import config_path
 from torchgeo_m2cd.utils import check_choice
 
-#: Other ways to test a trained model: with the optical images of other chips, or with the
-#: mean prediction over the eight orientations of a chip.
+#: Further tests of a trained model: with the optical images of other chips, or with
+#: probabilities averaged over the eight orientations of a chip.
 VARIANTS = ('optical swapped', 'orientations averaged')
 
 
@@ -61,7 +61,7 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
     matrix = yaml.safe_load(path.read_bytes())
     _check_keys(path, matrix, {'config', 'arguments', 'datasets', 'models', 'seeds'})
     cells = []
-    # A row may have seeds of its own
+    # A row may have its own seeds
     seeds = set(matrix['seeds']).union(
         *((what or {}).get('seeds', ()) for what in matrix['models'].values())
     )
@@ -117,7 +117,7 @@ def slug(name: str) -> str:
 
 def fit_arguments(cell: Cell) -> list[str]:
     """Return the arguments of ``torchgeo fit`` for a cell."""
-    # Always the same folder, so that an interrupted run finds its best checkpoint
+    # A fixed folder, so that an interrupted run finds its best checkpoint
     logger = {
         'trainer.logger': 'lightning.pytorch.loggers.TensorBoardLogger',
         'trainer.logger.save_dir': cell.folder,
@@ -145,7 +145,7 @@ def fit_arguments(cell: Cell) -> list[str]:
 
 
 def find_config(cell: Cell) -> Path:
-    """Return the path of a cell's config: a file, or one of the package by name."""
+    """Return the path of a cell's config: a file, or a config of the package."""
     is_file = cell.config.endswith('.yaml')
     return Path(cell.config) if is_file else config_path(cell.config)
 

@@ -1,15 +1,16 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The original's arithmetic: the yardstick of ``benchmarks.speed``.
+"""The original's arithmetic, the baseline of ``benchmarks.speed``.
 
-The plain :class:`~torchgeo_m2cd.models.M2CD`, which resizes all features before it fuses
-them, and what else the original computes:
+It starts from the plain :class:`~torchgeo_m2cd.models.M2CD`, which resizes all features before it
+fuses them, and computes two more things as the original does:
 
-* one path after the other through the encoder, the simulated SAR at inference too
-* the experts in a loop, over tokens that are sorted, split on the host, and put together
+* It encodes one branch after the other, and simulated SAR at inference, too.
+* It runs the experts in a loop: it sorts the tokens by expert, splits them, which
+  synchronises the GPU, and puts the results together.
 
-tests/benchmarks/test_original.py shows that it is the same function.
+tests/benchmarks/test_original.py shows that it computes the same function.
 """
 
 import torch
@@ -31,15 +32,15 @@ from torchgeo_m2cd.models.fast.stand_in import StandIn
 
 
 class Original(nn.Module):
-    """M²CD with the MLP decoder, as the original computes it."""
+    """M²CD with the MLP decoder, computed as in the original."""
 
     def __init__(self, model: M2CD, encoder_name: str) -> None:
         """Initialize a new Original.
 
         Args:
-            model: Model whose weights to copy: with the MLP decoder, concatenation, and
-                as many bands in both images.
-            encoder_name: Name of its encoder.
+            model: Model to copy the weights of. It has the MLP decoder, concatenation, and
+                the same number of bands in both images.
+            encoder_name: Name of the model's encoder.
         """
         super().__init__()
         head = model.segmentation_head
@@ -74,36 +75,36 @@ class Original(nn.Module):
         return self.forward_train(image, simulate_sar(image[:, 0])).logits
 
     def forward_train(self, image: Tensor, simulated_sar: Tensor) -> M2CDOutput:
-        """Detect changes, and compute the auxiliary losses.
+        """Detect changes and compute the auxiliary losses.
 
         Args:
             image: Standardised images, shape ``(B, 2, C, H, W)``.
-            simulated_sar: Image of the optical-to-SAR path, shape ``(B, C, H, W)``.
+            simulated_sar: Simulated SAR image, shape ``(B, C, H, W)``.
 
         Returns:
             Logits, auxiliary losses and no gates.
         """
         images = (image[:, 0], image[:, 1], simulated_sar)
-        paths = [self.encoder(x) for x in images]
-        features = list(zip(*(path.features for path in paths), strict=True))
+        branches = [self.encoder(x) for x in images]
+        features = list(zip(*(branch.features for branch in branches), strict=True))
         fused = [fuse(optical[0], sar[0], 'concat') for optical, sar, _ in features]
         logits = self.segmentation_head(self.decoder(fused))
         guide = image.new_zeros(())
         if self.training:
             guide = guide_loss([torch.cat(f) for f in features[2:]])
-        balance = torch.stack([path.balance_loss for path in paths]).sum()
+        balance = torch.stack([branch.balance_loss for branch in branches]).sum()
         return M2CDOutput(logits, balance, guide, {})
 
 
 class OriginalMixtureOfExperts(StandIn, MixtureOfExperts):
-    """Experts in a loop over dispatched tokens. The gate's arithmetic is the same."""
+    """A loop over the experts, each with its own tokens. The gate is the same."""
 
     def mix(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Sum up the experts.
+        """Compute the weighted sum of the experts.
 
         Args:
             x: Tokens, shape ``(N, C)``.
-            gates: Share of each expert in each token, shape ``(N, E)``.
+            gates: Weight of each expert for each token, shape ``(N, E)``.
 
         Returns:
             Tokens, shape ``(N, C)``.

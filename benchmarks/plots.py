@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Plots of what ``compare.py`` has trained."""
+"""Plots of the results of ``compare.py``."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ OUTCOMES = {
 
 
 def plot_scores(scores: pd.DataFrame) -> Figure:
-    """Plot the IoU of all models with intervals, one panel per split."""
+    """Plot the IoU of all models with confidence intervals, one panel per split."""
     splits = list(dict.fromkeys(scores['split']))
     models = list(dict.fromkeys(scores['model']))[::-1]
     figure, axes = plt.subplots(
@@ -54,13 +54,13 @@ def plot_scores(scores: pd.DataFrame) -> Figure:
 
 
 def plot_curves(cells: Sequence[Cell], models: Sequence[str]) -> Figure:
-    """Plot precision against recall of some models, over all chips and seeds."""
+    """Plot precision against recall of the given models, over all chips and seeds."""
     splits = cells_of(cells, models[0])[0].splits
     figure, axes = plt.subplots(
         1, len(splits), figsize=(3.6 * len(splits), 4.4), sharey=True,
         layout='constrained', squeeze=False,
     )  # fmt: skip
-    # Matplotlib has ten colours: change the line style after each ten
+    # Matplotlib cycles through ten colours: change the line style every ten models
     styles = [f'C{i % 10}' for i in range(len(models))]
     colors = dict(zip(models, styles, strict=True))
     lines = {model: ('-', '--', ':')[i // 10 % 3] for i, model in enumerate(models)}
@@ -153,7 +153,7 @@ def plot_chips(cells: Sequence[Cell], models: Sequence[str], chips: int = 2) -> 
 
 
 def plot_outcomes(axis: Axes, probability: Array, mask: Array) -> None:
-    """Draw where a prediction is right or wrong."""
+    """Draw hits, misses and false alarms of a chip."""
     flood, truth = probability > LEVELS / 2, mask == 1
     values = (flood & truth) + 2 * (~flood & truth) + 3 * (flood & ~truth)
     colors = ListedColormap(list(OUTCOMES.values()))

@@ -1,11 +1,11 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Tables and plots of what ``compare.py`` has trained.
+"""Tables and plots of the results of ``compare.py``.
 
 python -m benchmarks.report benchmarks/compare.yaml output/compare
 
-Writes, with OUTPUT from ``--output``, by default ``docs/results/`` and the name of the matrix:
+Writes these files, where OUTPUT is ``docs/results/`` and the name of the matrix by default:
 
 * OUTPUT.csv, OUTPUT.md, OUTPUT.tex: IoU of the flood, mean over the seeds, with 95 %
   intervals over chips and seeds
@@ -13,7 +13,7 @@ Writes, with OUTPUT from ``--output``, by default ``docs/results/`` and the name
 * OUTPUT-iou.svg, OUTPUT-curves.svg (precision and recall), OUTPUT-cost.svg (IoU against latency
   and parameters), OUTPUT-chips.png
 
-All scores are computed from the written predictions, and compared with those of TorchMetrics.
+All scores are computed from the saved predictions, and checked against TorchMetrics.
 """
 
 import argparse
@@ -62,10 +62,10 @@ def write_tables(scores: pd.DataFrame, output: Path) -> str:
 
 
 def measure(cells: Sequence[Cell], repeats: int = 7) -> dict[str, tuple[float, float]]:
-    """Measure trained models in turns.
+    """Measure the cost of trained models, which take turns.
 
     Returns:
-        By model: milliseconds for a pair of 256 x 256 pixels, and millions of parameters.
+        Milliseconds for a pair of 256 x 256 pixels and millions of parameters, by model.
     """
     trained = {c.model: c for c in cells if c.threshold is None}
     tasks = {name: load_run(cell)[0] for name, cell in trained.items()}
@@ -95,20 +95,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('matrix', type=Path, help='YAML file')
-    parser.add_argument('results', type=Path, help='folder that compare.py wrote')
-    parser.add_argument('--output', type=Path, help='without suffix')
+    parser.add_argument('results', type=Path, help='output folder of compare.py')
+    parser.add_argument('--output', type=Path, help='path to write to, without suffix')
     parser.add_argument('--dataset', default='OMBRIA', help='dataset of the matrix')
     parser.add_argument('--events', nargs='*', default=['albania', 'timor'])
     parser.add_argument('--reference', help='model to subtract from the others')
     parser.add_argument(
-        '--shares', type=float, nargs='*', help='group chips by their share of floods'
+        '--shares', type=float, nargs='*', help='group chips by flooded share'
     )
     parser.add_argument('--only-tables', action='store_true')
     parser.add_argument(
         '--draw',
         nargs='+',
         metavar='MODEL',
-        help='models in the plots of curves and chips',
+        help='models to draw in the curves and chips',
     )
     args = parser.parse_args(argv)
     output = args.output or RESULTS / args.matrix.stem
@@ -125,9 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.shares:
         counts = pd.concat([counts, sort_by_share(counts, args.shares)])
     scores = summarize(counts, args.events, args.reference)
-    print(
-        f'IoU of the written predictions and of TorchMetrics: {check(cells):.1e} apart'
-    )
+    print(f'IoU of the saved predictions and of TorchMetrics: {check(cells):.1e} apart')
     print(write_tables(scores, output))
     best_levels(cells).to_csv(f'{output}-levels.csv', index=False)
     models = list(dict.fromkeys(cell.model for cell in cells))

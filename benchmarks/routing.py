@@ -1,16 +1,16 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How trained models route tokens to experts: figures and a table.
+"""Figures and a table of how trained models route tokens to experts.
 
-Reads the files that RoutingLogger writes in training, one per model:
+Reads the files that RoutingLogger writes during training, one per model:
 
     torchgeo fit --config "$(python -m torchgeo_m2cd.configs ombria)" \
       --data.root data/ombria --model.model_args null \
       --trainer.callbacks.output output/m2cd.csv
     python -m benchmarks.routing output/m2cd.csv
 
-Writes OUTPUT.csv, OUTPUT.md, OUTPUT-NAME.png for each NAME.csv, and OUTPUT-training.png; OUTPUT is
+Writes OUTPUT.csv, OUTPUT.md, OUTPUT-training.png, and OUTPUT-NAME.png for each NAME.csv. OUTPUT is
 docs/results/routing by default.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.tables import RESULTS, to_markdown, write_csv
 from torchgeo_m2cd.callbacks import plot_routing
 
-#: Colour of Okabe and Ito and marker, by stage.
+#: Colour (of Okabe and Ito) and marker, by stage.
 STYLES = {
     1: ('#0072B2', 'o'),
     2: ('#E69F00', 's'),
@@ -36,26 +36,26 @@ STYLES = {
 
 
 def final_shares(table: pd.DataFrame) -> dict[int, dict[str, Tensor]]:
-    """Look up the share of each expert at the end of training.
+    """Select the shares of the experts at the end of training.
 
     Args:
         table: Table of RoutingLogger.
 
     Returns:
-        Shares, shape (E,), by stage and path: of real images in validation, of simulated SAR
-        in training.
+        Shares, shape (E,), by stage and branch: on validation samples for the real images,
+        on training samples for simulated SAR.
     """
     last = table[(table.step == table.step.max()) & (table.quantity == 'share')]
     last = last[(last.split == 'val') | (last.path == 'simulated')]
     shares: dict[int, dict[str, Tensor]] = {}
-    for (stage, path), rows in last.groupby(['stage', 'path']):
+    for (stage, branch), rows in last.groupby(['stage', 'path']):
         values = rows.sort_values('expert').value.to_list()
-        shares.setdefault(stage, {})[path] = torch.tensor(values)
+        shares.setdefault(stage, {})[branch] = torch.tensor(values)
     return shares
 
 
 def information(table: pd.DataFrame) -> pd.DataFrame:
-    """Look up the mutual information in validation.
+    """Select the mutual information of the validations.
 
     Args:
         table: Table of RoutingLogger.
@@ -79,10 +79,12 @@ def tabulate(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
     rows = []
     for name, table in tables.items():
         bits = information(table).iloc[-1]
-        for stage, paths in final_shares(table).items():
+        for stage, branches in final_shares(table).items():
             shares = {
-                f'{title}, %': ' / '.join(f'{100 * s:.0f}' for s in paths.get(path, ()))
-                for path, title in (
+                f'{title}, %': ' / '.join(
+                    f'{100 * s:.0f}' for s in branches.get(branch, ())
+                )
+                for branch, title in (
                     ('optical', 'optical'),
                     ('sar', 'SAR'),
                     ('simulated', 'simulated'),
@@ -96,13 +98,13 @@ def tabulate(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
 
 
 def plot_information(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw the mutual information over training.
+    """Draw the mutual information over the steps of training.
 
     Args:
         tables: Tables of RoutingLogger, by name of the model.
 
     Returns:
-        Figure with a panel per model and a line per stage.
+        Figure with one panel per model and one line per stage.
     """
     figure = Figure(figsize=(1 + 3.5 * len(tables), 3), layout='constrained')
     axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]

@@ -1,15 +1,15 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Whole scenes: throughput, several processes, and memory.
+"""Throughput, memory and scaling to several processes on whole scenes.
 
 python -m benchmarks.scenes --countries
 python -m benchmarks.scenes --memory
 
-Maps synthetic scenes from file to file, each time in a process of its own, and runs the model
-alone on as many patches. Variants take turns. Times leave out the start of the process. With
---memory, measures scenes of several sizes. With --countries, writes a second table: the cost of
-mapping a country at the measured rate.
+Maps synthetic scenes from file to file, each in a new process, and runs the model alone on the same
+number of patches. Variants take turns. Times leave out the start of the process. --memory measures
+scenes of several sizes instead. --countries writes a second table: the cost of mapping a country at
+the measured rate.
 """
 
 import argparse
@@ -45,13 +45,13 @@ COUNTRIES = {'Albania': 28_748, 'Bangladesh': 148_460, 'Pakistan': 796_095}
 
 
 def write_scene(folder: Path, size: int) -> None:
-    """Write a scene of any size, block by block, by repeating a synthetic one."""
+    """Write a scene of any size by repeating a synthetic one."""
     dataset = SyntheticFlood(split='test', length=1)
     tile = dataset.write_scene(folder / 'tile', TILE, sar_resolution=10)
     for name in ('optical', 'sar'):
         with rasterio.open(tile[name]) as src:
             values, profile = src.read(), src.profile
-        # The SAR scene lies further south-east and has no data outside of the overlap
+        # The SAR image lies further south-east and has no data outside of the overlap
         values = np.nan_to_num(values, nan=-12.0)
         profile.update(
             height=size, width=size, tiled=True, blockxsize=512, blockysize=512,
@@ -89,7 +89,7 @@ def run_child(job: dict[str, Any]) -> None:
 
 
 def run_model(paths: tuple[Path, Path], checkpoint: str, data: dict[str, Any]) -> float:
-    """Run the model alone on as many patches as the scene has."""
+    """Time the model alone on as many patches as the scene has."""
     task = ChangeDetectionTask.load_from_checkpoint(
         checkpoint, map_location='cpu', weights_only=True
     ).eval()
@@ -109,7 +109,7 @@ def run_model(paths: tuple[Path, Path], checkpoint: str, data: dict[str, Any]) -
 
 
 def measure(job: dict[str, Any], threads: int) -> dict[str, float]:
-    """Measure a job in one or more processes of its own."""
+    """Measure a job in new processes."""
     launcher = (
         [
             *('-m', 'torch.distributed.run', '--standalone'),
@@ -209,7 +209,7 @@ def cost(rate: float) -> list[dict[str, Any]]:
     """Compute the cost of mapping countries.
 
     Args:
-        rate: Area that a core maps in an hour, in km².
+        rate: Area that one core maps per hour, in km².
 
     Returns:
         One row per country.
@@ -229,7 +229,7 @@ def cost(rate: float) -> list[dict[str, Any]]:
 def compare(
     variants: dict[str, tuple[dict[str, Any], int]], size: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """Measure variants, each a job and its number of threads, in turns."""
+    """Measure variants, each a job and a number of threads, which take turns."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for _ in range(repeats):
         for variant, (one, threads) in variants.items():
@@ -242,7 +242,7 @@ def make_checkpoint(folder: Path, model: Any, backbone: str) -> Path:
     """Save a model with random weights, which do not change its speed."""
     torch.manual_seed(0)
     task = ChangeDetectionTask(model, backbone, in_channels=[4, 1])
-    # Statistics of SyntheticFlood, so that every size has the same inputs
+    # Fixed statistics, so that scenes of all sizes have the same inputs
     task.inputs = SyntheticFloodDataModule().default_inputs()
     trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
     trainer.strategy.connect(task)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Scores of what ``compare.py`` has trained: IoU, intervals and probability levels."""
+"""Scores of the results of ``compare.py``: IoU, intervals and probability levels."""
 
 import itertools
 import json
@@ -23,29 +23,29 @@ def iou(counts: Array) -> Array:
     """Compute the intersection over union of the flood.
 
     Args:
-        counts: Pixels by outcome, in the order of
+        counts: Numbers of pixels by outcome, in the order of
             :data:`~benchmarks.evaluate.COUNTS`, shape (..., 4).
 
     Returns:
-        IoU of shape (...).
+        IoU, shape (...).
     """
     result: Array = counts[..., 0] / np.maximum(counts[..., :3].sum(-1), 1)
     return result
 
 
 def bootstrap(counts: Array, repeats: int = 2000, seed: int = 0) -> Array:
-    """Bootstrap over seeds and chips: draw both with replacement.
+    """Draw seeds and chips with replacement: a bootstrap of the IoU.
 
     Args:
-        counts: Pixels by outcome, shape (seeds, chips, 4).
+        counts: Numbers of pixels by outcome, shape (seeds, chips, 4).
         repeats: Number of draws.
-        seed: Seed of the draws, so that all models get the same chips.
+        seed: Seed of the draws; with the same one, all models get the same chips.
 
     Returns:
-        IoU of each draw, shape (repeats,): over all pixels of its chips, and the mean over
-        its seeds.
+        IoU of each draw, shape (repeats,): over all pixels of the drawn chips, averaged over
+        the drawn seeds.
     """
-    # One generator each: splits of different sizes get the same draws of seeds
+    # Two generators, so that splits of different sizes get the same draws of seeds
     seeds, chips = (
         np.random.default_rng([seed, axis]).integers(size, size=(repeats, size))
         for axis, size in enumerate(counts.shape[:2])
@@ -65,8 +65,8 @@ def summarize(
     Args:
         table: Counts of ``compare.py``.
         events: Splits to average.
-        reference: Model whose average to subtract from that of the others. Each draw uses the
-            same chips for both, which gives the interval of the difference.
+        reference: Model whose average to subtract from that of each model. Each draw has
+            the same chips for both, so the interval is that of the difference.
 
     Returns:
         One row per dataset, model and split: ``IoU``, ``low``, ``high``, ``seeds``.
@@ -112,14 +112,14 @@ def summarize(
 
 
 def sort_by_share(table: pd.DataFrame, edges: Sequence[float]) -> pd.DataFrame:
-    """Group chips by the share of their pixels that is flooded.
+    """Group chips by their flooded share.
 
     Args:
         table: Counts of ``compare.py``.
-        edges: Shares at which to divide the groups, in ascending order.
+        edges: Shares that separate the groups, in ascending order.
 
     Returns:
-        The same counts, with the group of each chip as its split.
+        The same counts; the split of each chip is its group.
     """
     flooded = table['tp'] + table['fn']
     share = flooded / table[list(COUNTS)].sum(axis=1)
@@ -128,7 +128,7 @@ def sort_by_share(table: pd.DataFrame, edges: Sequence[float]) -> pd.DataFrame:
         for low, high in itertools.pairwise([0, *edges, 1])
     ]
     classes = pd.cut(share, [0, *edges, 2], right=False, labels=names)
-    # All chips of a group together, in the order of the groups
+    # Sort by group; chips keep their order within it
     return table.assign(split=classes.astype(str)).sort_values('split', kind='stable')
 
 
@@ -154,13 +154,13 @@ def average_seeds(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def check(cells: Sequence[Cell]) -> float:
-    """Compare the IoU of the written predictions with that of TorchMetrics.
+    """Compare the IoU of the saved predictions with that of TorchMetrics.
 
     Returns:
         The largest difference.
 
     Raises:
-        ValueError: If it is larger than the rounding of probabilities explains.
+        ValueError: If the rounding of probabilities does not explain the difference.
     """
     largest = 0.0
     for cell in cells:
@@ -179,7 +179,7 @@ def check(cells: Sequence[Cell]) -> float:
 
 
 def count_levels(cells: Sequence[Cell], split: str) -> Array:
-    """Count true and false positives by the probability level of the decision.
+    """Count true and false positives at each probability level.
 
     Args:
         cells: The cells of a model.
@@ -187,7 +187,7 @@ def count_levels(cells: Sequence[Cell], split: str) -> Array:
 
     Returns:
         True and false positives over all chips and seeds, shape (2, 256), from the highest
-        level (fewest pixels) to the lowest (all pixels).
+        level (fewest positives) to the lowest (all pixels).
     """
     total = np.zeros((2, LEVELS + 1))
     for cell in cells:
@@ -200,14 +200,14 @@ def count_levels(cells: Sequence[Cell], split: str) -> Array:
 
 
 def best_levels(cells: Sequence[Cell]) -> pd.DataFrame:
-    """Find the probability level with the best IoU of each split, given its masks.
+    """Find the probability level with the best IoU on each split, given its masks.
 
-    A model that ranks pixels well but expects another share of floods gains from a level other
-    than 0.5. Thresholds have no levels and are left out.
+    A model that ranks pixels well but expects another flooded share than the split has gains
+    from a level other than 0.5. Thresholds have no levels and are left out.
 
     Returns:
         One row per model, two columns per split: the best IoU with its level, and the gain
-        over a level of 0.5.
+        over level 0.5.
     """
     rows = []
     trained = [cell for cell in cells if cell.threshold is None]

@@ -1,12 +1,13 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How much a map depends on the position of its patches.
+"""Measure how much a map depends on the position of the patches.
 
 python -m benchmarks.seams best.ckpt [other.ckpt ...]
 
-Maps a synthetic scene once in overlapping patches and once as a whole, and compares the
-probabilities, except near the edge of the scene. For models trained on SyntheticFlood.
+Maps a synthetic scene in overlapping patches and as a single patch, and compares the
+probabilities, except near the edge of the scene. Checkpoints are of models trained on
+SyntheticFlood.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from torchgeo_m2cd.tasks import ChangeDetectionTask
 def predict(
     checkpoint: Path, scene: dict[str, Path], output: Path, size: int, stride: int
 ) -> npt.NDArray[np.float32]:
-    """Map a scene and read the map."""
+    """Map a scene and return the probabilities."""
     predict_scene(
         checkpoint,
         scene['optical'],
@@ -51,10 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--output', type=Path, default=RESULTS / 'seams.csv', help='CSV file to write'
     )
     parser.add_argument('checkpoints', type=Path, nargs='+')
-    parser.add_argument('--size', type=int, default=1024, help='of the scene')
+    parser.add_argument('--size', type=int, default=1024, help='pixels of the scene')
     parser.add_argument('--patch-sizes', type=int, nargs='+', default=[256, 512])
     parser.add_argument(
-        '--strides', type=float, nargs='+', default=[0.5, 0.75, 1.0], help='of a patch'
+        '--strides',
+        type=float,
+        nargs='+',
+        default=[0.5, 0.75, 1.0],
+        help='shares of a patch',
     )
     args = parser.parse_args(argv)
 
@@ -68,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             task = ChangeDetectionTask.load_from_checkpoint(
                 checkpoint, map_location='cpu', weights_only=True
             )
-            # One patch: both images overlap in 7/8 of the scene; sizes are multiples of 32
+            # The images overlap in 7/8 of the scene; patch sizes are multiples of 32
             side = -(-args.size * 7 // 8 // 32) * 32
             whole = predict(checkpoint, scene, folder / 'map.tif', side, side)
             for size in args.patch_sizes:

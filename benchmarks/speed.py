@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Time and memory of M²CD beside the original's arithmetic.
+"""Time and memory of M²CD, compared with the original's arithmetic.
 
 python -m benchmarks.speed                   # inference and training
 python -m benchmarks.speed --mode growth     # by size, batch and number of experts
 
-Writes OUTPUT.csv, OUTPUT.md and OUTPUT.svg; OUTPUT is docs/results/speed or growth. All variants
-take turns, round by round, on images that change from call to call; times are medians.
+Writes OUTPUT.csv, OUTPUT.md and OUTPUT.svg, where OUTPUT is docs/results/speed or growth by default.
+Variants take turns, on different images in each call. Times are medians.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.timing import MODELS, Case, make_step, measure, peak_memory_apar
 
 
 def variants(args: argparse.Namespace, mode: str) -> Iterator[list[Case]]:
-    """List the cases to measure in turns."""
+    """Yield lists of cases that are measured in turns."""
     for encoder, batch, size in itertools.product(
         args.encoders,
         args.batches if mode == 'inference' else [args.train_batch],
@@ -80,7 +80,7 @@ def growth(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def plot_growth(rows: Sequence[dict[str, Any]]) -> None:
-    """Plot time and memory, with the exponents of their growth."""
+    """Plot time and memory, and fit the exponents of their growth."""
     keys = list(dict.fromkeys(row['against'] for row in rows))
     _, axes = plt.subplots(2, len(keys), figsize=(11, 6), layout='constrained')
     for column, key in zip(axes.T, keys, strict=True):
@@ -88,7 +88,7 @@ def plot_growth(rows: Sequence[dict[str, Any]]) -> None:
         x = np.array([row['value'] for row in mine], float)
         for axis, unit in zip(column, ('ms', 'MiB'), strict=True):
             y = np.array([row[unit] for row in mine], float)
-            # Fit the larger half: constant costs hide the growth of the smaller one
+            # Fit the largest three: constant costs hide the growth of the others
             slope = np.polyfit(np.log(x[-3:]), np.log(y[-3:]), 1)[0]
             axis.loglog(x, y, 'o-')
             axis.set_xticks(x, [f'{int(v)}' for v in x])
@@ -119,7 +119,7 @@ def plot_variants(rows: Sequence[dict[str, Any]]) -> None:
 def write(output: Path, rows: Sequence[dict[str, Any]], device: str) -> None:
     """Write the table as CSV and Markdown, and the current plot."""
     write_csv(output.with_suffix('.csv'), rows)
-    # The last commit that changed what is measured
+    # The last commit that changed the models
     commit = subprocess.run(
         ['git', 'log', '-1', '--format=%h', '--', 'torchgeo_m2cd/models'],
         check=False,
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--sizes', nargs='+', type=int, default=[256])
     parser.add_argument('--dtypes', nargs='+', default=['float32', 'bfloat16'])
     parser.add_argument(
-        '--compile', action='store_true', help='measure compiled inference, too'
+        '--compile', action='store_true', help='also measure compiled inference'
     )
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--repeats', type=int, default=9)

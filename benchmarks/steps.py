@@ -1,11 +1,12 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What each step towards speed gives: the model with one of them undone at a time.
+"""Ablation of the optimisations: the time of the model with one of them undone.
 
 python -m benchmarks.steps
 
-Inference of a batch of two pairs; all variants take turns, and differ by less than 1e-4.
+Times the inference of a batch of two pairs. Variants take turns; their logits differ by less than
+1e-4.
 """
 
 import argparse
@@ -34,15 +35,15 @@ from torchgeo_m2cd.models.fast.linear import FastLinear
 from torchgeo_m2cd.models.fast.mix_transformer import ChannelsLastDWConv, FusedAttention
 
 
-def _one_path_at_a_time(
+def _one_branch_at_a_time(
     encoder: FastMoEEncoder, *images: Tensor, second: Sequence[bool] = (False, True)
 ) -> MoEEncoderOutput:
     forward = MoEEncoder.forward
-    paths = [
+    branches = [
         forward(encoder, x, second=[s]) for x, s in zip(images, second, strict=True)
     ]
-    features = zip(*(path.features for path in paths), strict=True)
-    return paths[0]._replace(features=[torch.cat(f) for f in features])
+    features = zip(*(branch.features for branch in branches), strict=True)
+    return branches[0]._replace(features=[torch.cat(f) for f in features])
 
 
 #: Patches that undo a step: object, attribute, value.
@@ -54,7 +55,7 @@ STEPS: dict[str, list[tuple[Any, str, Any]]] = {
     ],
     'head on all channels': [(FastMLPHead, 'block_size', 2**40)],
     'encoder on the whole batch': [(FastMoEEncoder, 'block_size', 2**40)],
-    'one path at a time': [(FastMoEEncoder, 'forward', _one_path_at_a_time)],
+    'one path at a time': [(FastMoEEncoder, 'forward', _one_branch_at_a_time)],
     'depthwise convolution of segmentation_models_pytorch': [
         (ChannelsLastDWConv, 'forward', DWConv.forward)
     ],

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: Where results go by default, seen from the root of the repository.
+#: Default folder of results, relative to the root of the repository.
 RESULTS = Path('docs/results')
 
 
@@ -26,13 +26,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Make a Markdown table of rows.
+    """Format rows as a Markdown table.
 
     Args:
         rows: Rows with the same keys.
 
     Returns:
-        The table, with a newline at its end.
+        The table, with a trailing newline.
     """
     lines = [list(rows[0]), ['---'] * len(rows[0]), *(list(r.values()) for r in rows)]
     return ''.join(f'| {" | ".join(map(str, line))} |\n' for line in lines)

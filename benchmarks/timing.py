@@ -1,11 +1,11 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Time, memory and arithmetic of one model, beside the original's.
+"""Time, memory and multiply-accumulates of models, compared with the original.
 
-Memory is the peak above what was in use before the first call: of resident memory on a CPU
-(Linux only), of PyTorch's allocator on a GPU. Each is measured in a process of its own, which runs
-this file with a case as JSON.
+Memory is the peak above the memory in use before the first call: resident memory on a CPU (Linux
+only), memory of PyTorch's allocator on a GPU. Each case has its own process, which runs this module
+with the case as JSON.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.original import Original
 from torchgeo_m2cd.models import M2CD, Experts, simulate_sar
 
-#: Models, and whether they have experts.
+#: Models, and whether each has experts.
 MODELS = {
     'original': True,
     'm2cd': True,
@@ -39,7 +39,7 @@ MODELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is measured."""
+    """A model and the conditions to measure it under."""
 
     mode: str
     model: str = 'm2cd'
@@ -63,10 +63,10 @@ class Case:
 
 
 def make_step(case: Case) -> Callable[[], None]:
-    """Make what is timed.
+    """Make the function that is timed.
 
     Args:
-        case: What to measure.
+        case: Case to measure.
 
     Returns:
         Function that makes one prediction or one training step.
@@ -78,7 +78,7 @@ def make_step(case: Case) -> Callable[[], None]:
         Original(model, case.encoder) if case.model == 'original' else model
     )
     run.to(case.device).train(case.mode == 'train')
-    # Other images each time: experts get numbers of tokens that oneDNN has not cached
+    # New images in each call: the numbers of tokens per expert change, and oneDNN caches shapes
     shape = (case.batch, 2, 3, case.size, case.size)
     images = itertools.cycle(
         [torch.randn(shape, device=case.device) for _ in range(24)]
@@ -92,7 +92,9 @@ def make_step(case: Case) -> Callable[[], None]:
         if case.compiled:
             forward = torch.compile(forward, fullgraph=True)
         optimizer = torch.optim.AdamW(run.parameters())
-        for parameter in run.parameters():  # Allocate its state outside of the step
+        for (
+            parameter
+        ) in run.parameters():  # Allocates the optimizer's state before the step
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         optimizer.zero_grad()
@@ -131,13 +133,13 @@ def timed(step: Callable[[], None], device: str) -> float:
 
 
 def peak_memory(case: Case) -> float:
-    """Measure the peak memory of two steps, in this process.
+    """Measure the peak memory of two steps in this process.
 
     Args:
-        case: What to measure.
+        case: Case to measure.
 
     Returns:
-        Peak above what was in use before, in MiB.
+        Peak above the memory in use before, in MiB.
     """
     step = make_step(case)
     if case.device != 'cpu':
@@ -159,7 +161,7 @@ def peak_memory(case: Case) -> float:
 
 
 def peak_memory_apart(case: Case) -> float:
-    """Measure the peak memory in a process of its own."""
+    """Measure the peak memory in a new process."""
     arguments = ['-m', 'benchmarks.timing', json.dumps(dataclasses.asdict(case))]
     process = subprocess.run(
         [sys.executable, *arguments], check=True, capture_output=True, text=True
@@ -168,10 +170,10 @@ def peak_memory_apart(case: Case) -> float:
 
 
 def products(dtype: str, device: str) -> list[Callable[[], None]]:
-    """Make products of 2048 x 2048 matrices, which show the machine's peak.
+    """Make products of 2048 x 2048 matrices, to measure the machine's peak performance.
 
-    As a matrix product and as a 1x1 convolution: on a CPU, PyTorch computes them with different
-    libraries.
+    The same product is computed as a matrix product and as a 1x1 convolution: on a CPU, PyTorch
+    uses different libraries for them.
     """
     a, b = torch.randn(2, 2048, 2048, dtype=getattr(torch, dtype), device=device)
     image = a.view(1, 32, 64, 2048).permute(0, 3, 1, 2)
@@ -186,7 +188,7 @@ def products(dtype: str, device: str) -> list[Callable[[], None]]:
 
 
 def count_gmac(case: Case) -> float:
-    """Count the multiply-accumulates for one pair of images, in billions."""
+    """Count the multiply-accumulates of one pair, in billions."""
     case = dataclasses.replace(
         case, dtype='float32', compiled=False, device='cpu', batch=1
     )
@@ -200,7 +202,7 @@ def measure(cases: Sequence[Case], repeats: int) -> Iterator[dict[str, Any]]:
     """Measure cases in turns.
 
     Args:
-        cases: What to measure. Ratios are relative to the first.
+        cases: Cases to measure. Ratios are relative to the first.
         repeats: Number of rounds.
 
     Yields:
@@ -217,7 +219,7 @@ def measure(cases: Sequence[Case], repeats: int) -> Iterator[dict[str, Any]]:
     product_times: dict[str, list[list[float]]] = {d: [[], []] for d in dtypes}
     for _ in range(repeats):
         for step, values in zip(steps, times, strict=True):
-            step()  # Not timed: refills the caches after the case before
+            step()  # Not timed: fills the caches again after the previous case
             values.append(timed(step, device))
         for dtype in dtypes:
             for step, values in zip(peaks[dtype], product_times[dtype], strict=True):
@@ -227,7 +229,7 @@ def measure(cases: Sequence[Case], repeats: int) -> Iterator[dict[str, Any]]:
     memories = [peak_memory_apart(case) for case in cases]
     for case, seconds, memory in zip(cases, medians, memories, strict=True):
         best = min(statistics.median(values) for values in product_times[case.dtype])
-        # PyTorch ignores the groups of a convolution in its backward pass
+        # PyTorch's counter ignores the groups of convolutions in the backward pass
         gmac = count_gmac(case) if case.mode == 'inference' else math.nan
         speed = gmac * 1e9 * case.batch / seconds
         yield {

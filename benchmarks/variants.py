@@ -1,11 +1,11 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the study tries, and what has not earned a place in the package.
+"""Variants that the study tests and that did not make it into the package.
 
-A row of ``study.yaml`` takes this task in place of that of the package, with
-``model: benchmarks.variants.VariantTask`` and, for example, ``model.variant: residual``, or
-this data module, with ``data: benchmarks.variants.FloodShareDataModule``.
+A row of ``study.yaml`` uses this task with ``model: benchmarks.variants.VariantTask`` and, for
+example, ``model.variant: residual``, or this data module with
+``data: benchmarks.variants.FloodShareDataModule``.
 """
 
 import math
@@ -23,7 +23,7 @@ from torchgeo_m2cd.models import CosineGate, MixtureOfExperts, MoEOutput
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.utils import check_choice
 
-#: Of the model (the first five), and of SAR in training (the last three).
+#: Five change the model, the last three change SAR images in training.
 Variant = Literal[
     'residual',
     'sharp-gate',
@@ -37,24 +37,24 @@ Variant = Literal[
 
 
 class VariantTask(ChangeDetectionTask):
-    """Change detection with one thing changed."""
+    """Change detection with one variant of the model or of SAR images."""
 
     def __init__(self, variant: Variant = 'residual', **kwargs: Any) -> None:
         """Initialize a new VariantTask.
 
         Args:
-            variant: What is changed:
+            variant: What to change:
 
-                * ``'residual'``: a mixture of experts adds to its input
-                * ``'sharp-gate'``: gates begin with a temperature five times as high
-                * ``'same-experts'``: all experts of a mixture begin alike
+                * ``'residual'``: mixtures of experts add to their input
+                * ``'sharp-gate'``: the initial temperature of gates is five times as high
+                * ``'same-experts'``: all experts of a mixture have the same initial weights
                 * ``'group-norm'``: group norm (8 groups) in place of batch norm
-                * ``'batch-statistics'``: batch norm takes its statistics from the batch,
-                  in tests, too
+                * ``'batch-statistics'``: batch norm uses the statistics of the batch in
+                  tests, too
                 * ``'gamma'``: random gamma of SAR, from 2/3 to 3/2
                 * ``'speckle'``: random noise on SAR
-                * ``'histogram-matching'``: SAR gets the histogram of another chip, half
-                  of the times
+                * ``'histogram-matching'``: with probability 1/2, a SAR image gets the
+                  histogram of another chip
             **kwargs: Arguments of
                 :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`.
         """
@@ -90,14 +90,13 @@ class VariantTask(ChangeDetectionTask):
 
 
 class FloodShareDataModule(OMBRIADataModule):
-    """OMBRIA, with another share of floods in training."""
+    """OMBRIA with a given flooded share in training."""
 
     def __init__(self, flood_share: float, **kwargs: Any) -> None:
         """Initialize a new FloodShareDataModule instance.
 
         Args:
-            flood_share: Mean share of the pixels of a chip that are flooded, over the
-                chips that are drawn.
+            flood_share: Mean flooded share of the drawn chips, from 0 to 1.
             **kwargs: Arguments of
                 :class:`~torchgeo_m2cd.datamodules.OMBRIADataModule`.
         """
@@ -105,7 +104,7 @@ class FloodShareDataModule(OMBRIADataModule):
         self.flood_share = flood_share
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Draw as many chips as there are, with replacement."""
+        """Draw chips with replacement, as many per epoch as there are."""
         dataset = cast(OMBRIA, self.train_dataset)
         masks = [dataset[i]['mask'] for i in range(len(dataset))]
         shares = torch.stack([(mask == 1).float().mean() for mask in masks])
@@ -122,25 +121,25 @@ class FloodShareDataModule(OMBRIADataModule):
 
 
 def share_weights(shares: Tensor, mean: float) -> Tensor:
-    """Weight chips so that their mean share of floods is a given one.
+    """Weight chips to reach a given mean of their flooded shares.
 
-    Those with less than the mean get one weight, those with more another one.
+    Chips below the mean get one weight, all others get another.
 
     Args:
-        shares: Share of floods of each chip.
+        shares: Flooded share of each chip, shape (N,).
         mean: Mean to reach.
 
     Returns:
-        Weights, in the sum 1.
+        Weights, shape (N,); their sum is 1.
 
     Raises:
-        ValueError: If all chips have less, or all have more.
+        ValueError: If no chip is below *mean*, or all are.
     """
     less = shares < mean
     if less.all() or not less.any():
         raise ValueError(
-            f'flood_share is {mean}: expected one from {float(shares.min()):.2f} to '
-            f'{float(shares.max()):.2f}, those of the chips'
+            f'flood_share is {mean}: expected a value within the shares of the chips, '
+            f'from {float(shares.min()):.2f} to {float(shares.max()):.2f}'
         )
     low, high = shares[less].mean(), shares[~less].mean()
     part = (high - mean) / (high - low)
@@ -151,16 +150,16 @@ def change_sar(sar: Tensor, variant: str) -> Tensor:
     """Change standardised SAR images at random.
 
     Args:
-        sar: Images of shape (B, C, H, W).
+        sar: Images, shape (B, C, H, W).
         variant: See :class:`VariantTask`.
 
     Returns:
-        Changed images; those given if *variant* is of the model.
+        Changed images, or *sar* if *variant* changes the model.
     """
     draw = torch.rand(len(sar), 1, 1, 1, device=sar.device)
     match variant:
         case 'gamma':
-            # Of values from 0 to 1, which standardised ones are well within
+            # Gamma needs values from 0 to 1: standardised values are well within -5 to 5
             gamma = 1.5 ** (2 * draw.flatten() - 1)
             return adjust_gamma((sar + 5) / 10, gamma) * 10 - 5
         case 'speckle':

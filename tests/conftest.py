@@ -7,5 +7,5 @@ import torch
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """Make each test the same, whichever ran before it."""
+    """Seed each test, so that its result does not depend on those before it."""
     torch.manual_seed(0)

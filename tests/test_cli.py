@@ -42,7 +42,7 @@ TINY = (
 WARMUP = '--model.optimization.schedule.warmup_steps'
 UNET = ('--model.model', 'unet', '--model.backbone', 'resnet18')
 
-# Configs that are complete, and those that go on top of others
+# Configs to merge with others, and complete configs
 ON_TOP = [
     ['original', 'original_ombria'],
     ['original', 'original_bright', 'original_stage2'],
@@ -53,10 +53,10 @@ pytestmark = pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have
 
 
 class Run(NamedTuple):
-    """What a command leaves."""
+    """Output and files of a command."""
 
-    output: str  # of both streams
-    folder: Path  # logs of the trainer
+    output: str  # stdout and stderr
+    folder: Path  # of the logger
 
     @property
     def last(self) -> str:
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config that was saved."""
+        """The saved config."""
         config: dict[str, Any] = yaml.safe_load(
             (self.folder / 'config.yaml').read_text()
         )
@@ -73,17 +73,17 @@ class Run(NamedTuple):
 
     @property
     def events(self) -> EventAccumulator:
-        """What TensorBoard shows."""
+        """The events that TensorBoard shows."""
         events = EventAccumulator(str(self.folder))
         events.Reload()
         return events
 
 
 def torchgeo_command(*args: str) -> str:
-    """Run ``torchgeo``, and return its output."""
+    """Run ``torchgeo`` and return its output."""
     output = io.StringIO()
     with (
-        # It sets variables of the environment
+        # The command sets environment variables
         patch.dict(os.environ),
         patch('sys.argv', ['torchgeo', *args]),
         contextlib.redirect_stdout(output),
@@ -118,7 +118,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def scene_arguments(folder: Path) -> list[str]:
-    """Write a scene, its flood as polygons, and return the arguments of their files."""
+    """Write a scene and its flood as polygons, and return arguments for the scene."""
     paths = SyntheticFlood().write_scene(folder, size=192)
     with rasterio.open(paths['mask']) as src:
         mask = src.read(1)
@@ -173,13 +173,13 @@ class TestFit:
     def test_resume(self, fitted: Run, tmp_path: Path) -> None:
         args = ('--ckpt_path', fitted.last, '--trainer.max_epochs', '2')
         resumed = run('fit', tmp_path, *args)
-        # The second epoch alone: one step per epoch, counted from 0
+        # Only the second epoch: one step per epoch, counted from 0
         scalars: Any = resumed.events.Scalars('val_loss')
         assert [scalar.step for scalar in scalars] == [1]
         assert torch.load(resumed.last, weights_only=True)['epoch'] == 1
 
     def test_objects(self, tmp_path: Path) -> None:
-        """By short names; a checkpoint holds them, and tests and predictions take them."""
+        """Short names make objects, and other commands read them from the checkpoint."""
         args = (
             *('--model.o2sp', 'PhysicalO2SP', '--model.o2sp.weight', '0.5'),
             *('--model.ohem.min_kept', '9', '--model.optimization.head_lr_factor', '2'),
@@ -251,7 +251,7 @@ class TestEvaluate:
         path = str(tmp_path / 'python.ckpt')
         trainer.save_checkpoint(path)
 
-        # The initial weights are not looked for, since the checkpoint has its own
+        # Initial weights are not loaded: the checkpoint has its own
         weights = ('--model.weights', 'ResNet18_Weights.NONE')
         result = run('test', tmp_path, '--ckpt_path', path, *weights)
         assert read_metrics(result.output) == pytest.approx(expected, rel=1e-3)
@@ -265,7 +265,7 @@ class TestEvaluate:
 class TestConfigs:
     @pytest.mark.parametrize('names', [[name] for name in COMPLETE] + ON_TOP)
     def test_parse(self, names: list[str]) -> None:
-        """A merged text is the same as one --config after another."""
+        """Merged text gives the same config as several --config arguments."""
         subcommand = 'predict' if names == ['scene'] else 'fit'
         paths = [('--config', str(config_path(name))) for name in names]
         output = torchgeo_command(subcommand, *sum(paths, ()), '--print_config')
@@ -300,7 +300,7 @@ class TestConfigs:
         data: str,
         stage: int,
     ) -> None:
-        """The values of the published recipe, and what each dataset changes."""
+        """Configs have the published values, and each dataset's changes."""
         names = ['original', *([f'original_{name}'] if name else [])]
         names += ['original_stage2'] if stage == 2 else []
         output = torchgeo_command(
@@ -333,7 +333,7 @@ class TestConfigs:
         ] == [1, 1]
 
     def test_inputs(self) -> None:
-        """Of ombria.yaml, and with one changed key."""
+        """Read the inputs of ombria.yaml, also with one changed key."""
         config = ('fit', '--config', str(config_path('ombria')), '--print_config')
         own = yaml.safe_load(torchgeo_command(*config))['data']['init_args']['inputs']
         changed = yaml.safe_load(
@@ -400,7 +400,7 @@ class TestErrors:
         ],
     )
     def test_bad_inputs(self, args: tuple[str, ...], message: str) -> None:
-        """A typo is named, whether it is in a key or in a value."""
+        """The error names a typo in a key or in a value."""
         with pytest.raises((pytest.fail.Exception, ValueError), match=message):
             torchgeo_command('fit', '--config', str(config_path('ombria')), *args)
 
@@ -483,7 +483,7 @@ class TestErrors:
 
 class TestStages:
     def test_both(self, tmp_path: Path) -> None:
-        """The first stage's best checkpoint starts the second stage."""
+        """The second stage starts from the best checkpoint of the first."""
         make_ombria(tmp_path)
         for path in tmp_path.rglob('*.png'):
             # Encoders have a stride of 32
@@ -504,7 +504,7 @@ class TestStages:
             *('--model.weights', 'null'),
         )
         (best,) = first.rglob('best.ckpt')
-        # Its learning rate is so low that the weights remain
+        # At this learning rate, weights stay as they are
         torchgeo_command(
             *('fit', '--config', configs[1], *tiny, str(second), *steps, *model),
             *('--model.init_from', str(best), '--model.lr', '1e-9'),
@@ -521,7 +521,7 @@ class TestStages:
         weights = [checkpoint['state_dict'] for checkpoint in checkpoints]
         for name in dict(ChangeDetectionTask(backbone='mit_b0').named_parameters()):
             torch.testing.assert_close(*(w[name] for w in weights))
-        # Without the first stage's checkpoint, since it has its own weights
+        # The second stage's checkpoint does not need the first stage's
         best.unlink()
         (last,) = second.rglob('last.ckpt')
         output = torchgeo_command(
@@ -531,7 +531,7 @@ class TestStages:
         assert 'test_IoU' in output
 
     def test_bright(self, tmp_path: Path) -> None:
-        """Four classes, from one stage to the next, and predictions."""
+        """Both stages and predictions work with four classes."""
         make_bright(tmp_path)
         tiny = [
             *('--data.root', str(tmp_path), '--data.batch_size', '2'),
@@ -559,7 +559,7 @@ class TestStages:
             *('predict', '--config', config, *tiny, str(folder)),
             *('--ckpt_path', str(best), '--return_predictions', 'false'),
         )
-        # What a scene is to be shown with
+        # A scene needs these inputs
         inputs = torch.load(best, weights_only=True)['inputs']
         mean = inputs['optical']['init_args']['mean']
         assert mean == pytest.approx([123.675, 116.28, 103.53])
@@ -569,7 +569,7 @@ class TestStages:
         assert figures == ['val/0', 'val/1']
 
     def test_average_of_weights(self, tmp_path: Path) -> None:
-        """An interrupted run with ombria.yaml ends with the weights of one that was not."""
+        """A resumed run with ombria.yaml averages over as many steps as a whole run."""
         make_ombria(tmp_path)
         for path in tmp_path.rglob('*.png'):
             image = Image.open(path).resize((32, 32), Image.Resampling.NEAREST)
@@ -596,7 +596,7 @@ class TestStages:
         )
         steps = [int(c['averaging_state']['n_averaged']) for c in (whole, parts)]
         assert steps[0] == steps[1] == 2 * first['averaging_state']['n_averaged']
-        # The average moves less than the weights do
+        # The average changes less than the weights
         name = 'model.segmentation_head.conv.weight'
         averages, weights = (
             [checkpoint[key][name] for checkpoint in (first, parts)]
@@ -620,7 +620,7 @@ class TestStages:
 
 class TestScene:
     def test_train_test_and_map(self, tmp_path: Path) -> None:
-        """From a user's own files to a map, without writing Python."""
+        """Users get from their files to a map without writing Python."""
         files = scene_arguments(tmp_path)
         train = [
             *('--config', str(config_path('scene_train')), *files, *UNET),
@@ -646,7 +646,7 @@ class TestScene:
             assert src.shape == (168, 168)
             assert src.tags()['CHECKPOINT'] == str(best)
         assert gpd.read_file(polygons).crs == 'EPSG:32633'
-        # The same in Python, byte for byte
+        # predict_scene writes the same bytes
         again = tmp_path / 'again.tif'
         predict_scene(
             best, files[1], files[3], again,
@@ -656,7 +656,7 @@ class TestScene:
         assert again.read_bytes() == change.read_bytes()
 
     def test_defaults(self, fitted_unet: Run, tmp_path: Path) -> None:
-        """Command and function have the same patches, if nothing is said of them."""
+        """Command and function have the same default patches."""
         files = scene_arguments(tmp_path)
         maps = tmp_path / 'a.tif', tmp_path / 'b.tif'
         torchgeo_command(

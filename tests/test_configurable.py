@@ -48,7 +48,7 @@ def test_round_trip() -> None:
     'path', [None, ['x'], 'os.system', f'{__name__}.Shape', OHEM.class_path()]
 )
 def test_unknown(path: object) -> None:
-    """Neither a class of another kind, nor one that is abstract."""
+    """A class of another kind, or an abstract one, is refused."""
     with pytest.raises(
         ValueError, match=rf'unknown shape .*: expected .*{__name__}.Box'
     ):
@@ -83,5 +83,5 @@ def test_plain() -> None:
 
 
 def test_class_path() -> None:
-    """The path that users import from."""
+    """It is the path that users import from."""
     assert OriginalO2SP.class_path() == 'torchgeo_m2cd.models.OriginalO2SP'

@@ -80,7 +80,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_inputs_of_the_checkpoint(tmp_path: Path) -> None:
-    """What the model was shown of one scene it is shown of another one."""
+    """The inputs of the training scene also apply to another scene."""
     paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=96)
     other = SyntheticFlood().write_scene(tmp_path / 'other', size=96, index=1)
     inputs = Inputs(Darkness([0, 0, 0, 2500]), Relative([5.0], decibels=0.4), 48)
@@ -95,7 +95,7 @@ def test_inputs_of_the_checkpoint(tmp_path: Path) -> None:
     )  # fmt: skip
     trainer.fit(task, datamodule=trained)
     (checkpoint,) = tmp_path.rglob('*.ckpt')
-    # Scenes are in dB
+    # Scenes are in decibels
     expected = inputs.to_dict()
     expected['sar']['init_args']['decibels'] = 1
     assert torch.load(checkpoint, weights_only=True)['inputs'] == expected
@@ -167,7 +167,7 @@ def test_without_inputs(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='inputs are not given, and the model has'):
         predict_scene(tmp_path / 'old.ckpt', *args)
     assert not (tmp_path / 'change.tif').exists()
-    # Then they are to be given
+    # Without them, the caller has to give inputs
     inputs = Inputs.from_dict(torch.load(checkpoint, weights_only=True)['inputs'])
     predict_scene(
         tmp_path / 'old.ckpt', *args, trainer_args=CPU,
@@ -220,13 +220,13 @@ def test_real_chip(tmp_path: Path) -> None:
     table = gpd.read_file(files['gpkg'])
     assert table.crs == 'EPSG:4326'
     assert table.within(footprint.buffer(1e-9)).all()
-    # By another way than that of the file: in the UTM zone of the chip
+    # Independent areas: in the UTM zone of the chip
     areas = table.to_crs('EPSG:32630').area
     np.testing.assert_allclose(table['area_m2'], areas, rtol=0.01)
 
 
 class Pixels(nn.Module):
-    """A model that looks at each pixel alone, and does not mind its surroundings."""
+    """A model whose output depends on the pixel itself only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Pixels(nn.Module):
 
 
 def chips(count: int = 3) -> list[tuple[Tensor, Tensor]]:
-    """Optical and SAR images in source units."""
+    """Make optical and SAR images in source units."""
     dataset = SyntheticFlood('test', count, size=64)
     images = [dataset[i]['image'] for i in range(count)]
     return [(image[0], image[1, :1]) for image in images]
@@ -246,7 +246,7 @@ def chips(count: int = 3) -> list[tuple[Tensor, Tensor]]:
 class TestPredictPair:
     @pytest.fixture
     def task(self) -> ChangeDetectionTask:
-        """A task whose probabilities can be told by hand, in training mode."""
+        """Make a task whose probabilities are easy to compute, in training mode."""
         task = ChangeDetectionTask('fcn', in_channels=4).train()
         task.model = Pixels()
         task.hparams['model'] = 'm2cd'  # It takes pairs
@@ -286,14 +286,14 @@ class TestPredictPair:
         optical[1, 3, 4] = math.nan
         sar[0, 5, 6] = -math.inf
         optical[:, 7, :9] = 0
-        optical[0, 8, 8] = 0  # In one band alone
+        optical[0, 8, 8] = 0  # In one band only
         known = torch.ones(64, 64, dtype=torch.bool)
         known[3, 4] = known[5, 6] = False
         known[7, :9] = False
         found = predict_pair(task, optical, sar)
         assert torch.equal(found.isfinite(), known)
         torch.testing.assert_close(found[known], expected[known])
-        # And what the caller knows
+        # The caller may know of further pixels without data
         valid = torch.rand(64, 64) < 0.5
         for given in (valid, valid.int()):
             found = predict_pair(task, optical, sar, given)
@@ -303,7 +303,7 @@ class TestPredictPair:
         assert predict_pair(task, optical, sar, valid & False).isnan().all()
 
     def test_no_data_do_not_count(self, checkpoint: Path) -> None:
-        """Neither in what is measured nor in what the model sees."""
+        """Pixels without data affect neither the references nor what the model sees."""
         task = ChangeDetectionTask.load_from_checkpoint(checkpoint, weights_only=True)
         task.inputs = Inputs(RelativeDarkness([0, 0, 0, 0.4]), Relative([5.0], [0.5]))
         optical, sar = chips(1)[0]
@@ -316,7 +316,7 @@ class TestPredictPair:
             ]
             other = predict_pair(task, changed[0], changed[1], valid)
             torch.testing.assert_close(other, found, rtol=0, atol=0, equal_nan=True)
-        # By hand
+        # Computed independently
         land = optical[3, valid]
         land = land[land >= 0.4 * torch.quantile(land, 0.85)]
         limit = 0.4 * land.median()
@@ -331,7 +331,7 @@ class TestPredictPair:
 
     @pytest.mark.parametrize('size', [(64, 96), (33, 64), (70, 45), (1, 2)])
     def test_sizes(self, size: tuple[int, int]) -> None:
-        """The result is that of the image, padded with what models see as no data."""
+        """The image is padded with zeros, which models see as no data."""
         model = M2CD('mit_b0', in_channels=(4, 1), experts=None, classes=3)
         model.inputs = Inputs(Standardize([0] * 4, [1] * 4), Standardize([0], [1]))
         height, width = size
@@ -458,7 +458,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def expected(path: Path) -> Tensor:
-    """What ``torchgeo predict`` does."""
+    """Predict as ``torchgeo predict`` does."""
     trainer = Trainer(**CPU, logger=False, enable_checkpointing=False)
     predictions: Any = trainer.predict(
         make_m2cd(), datamodule=make_chips(), ckpt_path=path, weights_only=True
@@ -471,7 +471,7 @@ def expected(path: Path) -> Tensor:
 
 
 class TestAgreement:
-    """All ways to a prediction of the same chips lead to the same values."""
+    """All ways to predict the same chips give the same values."""
 
     @staticmethod
     def load(path: Path) -> ChangeDetectionTask:
@@ -487,7 +487,7 @@ class TestAgreement:
         self.check([predict_pair(task, *pair) for pair in chips()], expected)
 
     def test_loss(self, path: Path, expected: Tensor) -> None:
-        """``torchgeo test`` sees the same."""
+        """``torchgeo test`` computes its loss on the same values."""
         trainer = Trainer(**CPU, logger=False, enable_checkpointing=False)
         (metrics,) = trainer.test(
             make_m2cd(), datamodule=make_chips(), ckpt_path=path, weights_only=True
@@ -499,7 +499,7 @@ class TestAgreement:
             F.binary_cross_entropy(expected[i][known[i]], masks[i][known[i]].float())
             for i in range(3)
         ]
-        # The mean over batches, weighted by their sizes
+        # The mean over batches, weighted by batch size
         batches = [torch.stack(losses[:2]).mean() * 2, losses[2]]
         assert known.all()
         loss = float(sum(batches)) / 3
@@ -530,7 +530,7 @@ class TestAgreement:
         self.check(list(torch.from_numpy(logits)[:, 0].sigmoid()), expected)
 
     def test_scene(self, path: Path, tmp_path: Path) -> None:
-        """A scene that is one patch is a chip."""
+        """A scene of one patch gives the same as a chip."""
         paths = SyntheticFlood().write_scene(
             tmp_path, size=64, sar_crs='EPSG:32633', sar_resolution=10
         )

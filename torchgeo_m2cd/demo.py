@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From nothing to a change map: train, test, and map a scene, all of it synthetic.
+"""From nothing to a change map: train, test and map a scene, all on synthetic data.
 
-Runs the ``torchgeo`` commands that it prints.
+Prints the ``torchgeo`` commands that it runs.
 """
 
 import argparse
@@ -29,10 +29,10 @@ def run(*args: str) -> LightningCLI:
         args: The arguments of the command.
 
     Returns:
-        The command line interface, which has the trainer.
+        The command-line interface; its ``trainer`` has the results.
     """
     print(f'\n$ torchgeo {shlex.join(args)}', flush=True)
-    # As torchgeo.main.main, which returns nothing
+    # The same as torchgeo.main.main, which does not return the interface
     return LightningCLI(
         model_class=BaseTask,
         datamodule_class=BaseDataModule,
@@ -48,17 +48,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command-line interface.
 
     Args:
-        argv: Arguments, those of the process if None.
+        argv: Arguments (defaults to those of the process).
     """
     parser = argparse.ArgumentParser(
         prog='python -m torchgeo_m2cd.demo',
-        description='Train on synthetic floods, test, and map a synthetic scene.',
+        description='Train and test on synthetic floods, then map a synthetic scene.',
     )
     parser.add_argument(
         '--output', type=Path, default=Path('output/demo'), help='default: %(default)s'
     )
     parser.add_argument(
-        '--size', type=int, default=512, help='of the scene, default: %(default)s'
+        '--size',
+        type=int,
+        default=512,
+        help='pixels of the scene, default: %(default)s',
     )
     args, overrides = parser.parse_known_args(argv)
     output: Path = args.output
@@ -80,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     iou = float(test.trainer.callback_metrics['test_IoU'])
 
     dataset = SyntheticFlood(split='test', length=1)
-    # SAR as fine as in training: resampling would take away some of its speckle
+    # The resolution of training: resampling SAR would smooth its speckle
     scene = dataset.write_scene(
         output / 'scene', size=args.size, index=2, sar_resolution=10, overwrite=True
     )
@@ -88,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(
         *('predict', '--config', str(config_path('scene')), '--ckpt_path', checkpoint),
         *('--data.optical', str(scene['optical']), '--data.sar', str(scene['sar'])),
-        # The scene is smaller than usual
+        # Small patches for a small scene
         *('--data.patch_size', '256', '--data.stride', '128'),
         *('--trainer.default_root_dir', str(output / 'scene')),
         *('--trainer.callbacks.output', str(change)),
@@ -96,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *('--trainer.callbacks.overwrite', 'true'),
     )
 
-    # All of the scene, with its true mask, and with what was predicted as its mask
+    # Read the whole scene twice: with the true mask, and with the predicted classes as mask
     paths = (scene['optical'], scene['sar'])
     truth, predicted = (
         pair[pair.bounds]
@@ -113,14 +116,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     figure = dataset.plot(
         {'image': truth['image'], 'mask': truth['mask'], 'prediction': prediction},
-        suptitle=f'Synthetic flood, never seen in training: IoU {scene_iou:.2f}',
+        suptitle=f'Synthetic flood, not seen in training: IoU {scene_iou:.2f}',
     )
     figure.savefig(output / 'demo.png', dpi=150)
 
     print(f"""
 IoU of the flood: {iou:.2f} on unseen chips, {scene_iou:.2f} on the mapped scene
 Scene:            {scene['optical']}, {scene['sar']}
+<<<<<<< HEAD
 Change map:       {change} (probability), {classes} (0/1)
+=======
+Change map:       {change} (probabilities), {change_mask} (classes 0 and 1)
+>>>>>>> wt-bench
 Figure:           {output / 'demo.png'}
 Checkpoint:       {checkpoint}
 Curves:           tensorboard --logdir {output}""")

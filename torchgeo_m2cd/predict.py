@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Change maps in one call."""
+"""Predict change maps of scenes, or probabilities of pairs in memory, in one call."""
 
 import math
 import os
@@ -38,9 +38,9 @@ def predict_scene(
     data_args: Mapping[str, Any] | None = None,
     trainer_args: Mapping[str, Any] | None = None,
 ) -> None:
-    """Map the change of a scene, or of a list of scenes.
+    """Map the change of a scene, or of several scenes.
 
-    The same as ``torchgeo predict`` with
+    Does what ``torchgeo predict`` does with
     :class:`~torchgeo_m2cd.datamodules.SceneDataModule` and
     :class:`~torchgeo_m2cd.callbacks.SceneWriter`.
 
@@ -52,19 +52,19 @@ def predict_scene(
             :class:`~torchgeo_m2cd.datasets.SARSource`.
         output: GeoTIFF to write the probabilities to.
         classes: GeoTIFF to write the predicted classes to, if any.
-        polygons: GeoPackage to write the outlines of what has changed to, if any.
-        quicklook: PNG to draw images and probabilities to, if any.
-        threshold: Probability from which on a pixel of a binary task is changed.
+        polygons: GeoPackage to write the outlines of changed areas to, if any.
+        quicklook: PNG to draw the images and the probabilities to, if any.
+        threshold: Smallest probability at which a pixel of a binary task is changed.
         min_area: Smallest area of a polygon in m².
         overwrite: Whether to replace existing files.
-        data_args: Further arguments of the data module: ``{'batch_size': 4}``.
-        trainer_args: Arguments of the trainer: ``{'precision': 'bf16-mixed'}``.
+        data_args: Further arguments of the data module, such as ``{'batch_size': 4}``.
+        trainer_args: Arguments of the trainer, such as ``{'precision': 'bf16-mixed'}``.
 
     Raises:
         FileExistsError: If a file exists and *overwrite* is False.
         FileNotFoundError: If the checkpoint or an image does not exist.
         RuntimeError: If a file cannot be read.
-        ValueError: If an argument is unknown, or the images are not what is expected.
+        ValueError: If an argument is unknown, or the images do not fit the model.
     """
     writer = SceneWriter(
         output, classes, polygons, quicklook, threshold, min_area, overwrite
@@ -98,30 +98,31 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
 ) -> Array:
     """Predict the change of an image pair in memory.
 
-    Source units in, probabilities out: what the model is to be shown, it knows itself.
+    Takes images in source units: the model knows how to turn them into its inputs.
 
     Args:
-        model: A trained task, for example of
-            ``ChangeDetectionTask.load_from_checkpoint('best.ckpt')``, or a model, for
-            example of ``M2CD.from_pretrained``.
-        optical: Pre-event optical image of shape (C, H, W) or (H, W, C), or (H, W).
-        sar: Post-event SAR image, likewise; it may have another number of bands.
+        model: A trained task, from
+            ``ChangeDetectionTask.load_from_checkpoint('best.ckpt')`` for example, or a
+            model, from ``M2CD.from_pretrained`` for example.
+        optical: Pre-event optical image, shape (C, H, W), (H, W, C) or (H, W).
+        sar: Post-event SAR image, shape (C, H, W), (H, W, C) or (H, W). The number of
+            bands may differ from that of *optical*.
         valid: Pixels with data, shape (H, W) (defaults to where all values are finite).
 
     Returns:
-        Probability of change, float32 of shape (H, W), or of each class or label, shape
-        (classes, H, W). NaN where there are no data in both images.
+        Probability of change, float32, shape (H, W), or of each class or label, shape
+        (classes, H, W). NaN where an image has no data.
 
     Raises:
-        ValueError: If the model doesn't know what it is to be shown, or an image has not
-            the shape and the bands that it expects.
+        ValueError: If the model has no inputs, or an image does not have the expected
+            shape and number of bands.
     """
     inputs = model.inputs
     if inputs is None:
         raise ValueError(
             f'{type(model).__name__} has no inputs, that is, it does not know units and '
             'statistics: expected a model of a checkpoint of this version, or '
-            'model.inputs = Inputs(...) with what it was trained with'
+            'model.inputs = Inputs(...) with the values of its training'
         )
     arrays = (optical, sar)
     pair = [
@@ -142,7 +143,7 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
     image = torch.where(known.unsqueeze(1), image, 0)
     known = inputs.valid(image, known)
     reference = inputs.measure(image, known)
-    # Models need sizes that their strides divide
+    # Pad to a multiple of 32, the stride of encoders
     height, width = image.shape[-2:]
     edges = (0, -width % 32, 0, -height % 32)
     device = next(model.parameters()).device
@@ -164,7 +165,7 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
 
 
 def _channels_first(name: str, image: Tensor, bands: int) -> Tensor:
-    """Bring an image to (C, H, W), float32."""
+    """Convert an image to float32 of shape (C, H, W)."""
     shape = tuple(image.shape)
     if image.ndim == 2:
         image = image[None]
@@ -173,14 +174,14 @@ def _channels_first(name: str, image: Tensor, bands: int) -> Tensor:
     )
     if is_first == is_last:
         raise ValueError(
-            f'{name} has shape {shape}: expected {bands} bands, as the model was trained '
-            f'with, ({bands}, H, W) or (H, W, {bands})'
+            f'{name} has shape {shape}: expected {bands} bands, as in training, '
+            f'({bands}, H, W) or (H, W, {bands})'
         )
     return (image if is_first else image.permute(2, 0, 1)).float()
 
 
 def _activate(output: Tensor, model: M2CD) -> Tensor:
-    """Turn the output of a model into probabilities, unless it has done so."""
+    """Turn logits into probabilities, unless the model has an activation."""
     for module in model.segmentation_head.modules():
         if isinstance(module, Activation) and not isinstance(
             module.activation, nn.Identity

@@ -19,7 +19,7 @@ Write = Callable[[dict[str, Any]], Path]
 
 
 def smooth(image: np.ndarray) -> np.ndarray:
-    """Gaussian filter along the rows, standard deviation 2, 9 pixels."""
+    """Filter along the rows of pixels: Gaussian, 9 pixels, standard deviation 2."""
     kernel = np.exp(-(np.arange(-4, 5) ** 2) / 8)
     padded = np.pad(image, ((0, 0), (4, 4)), mode='reflect')
     rows = [np.convolve(row, kernel / kernel.sum(), mode='valid') for row in padded]
@@ -35,12 +35,12 @@ class TestThresholds:
             *('S1_mask_0013', 'S1_mask_0770'),
             *('gt_1', 'gt_2', 'gt_10'),
         ]
-        # Every value from 0 to 255 is as frequent in a chip: half of it is dark
+        # Values from 0 to 255 are equally frequent in a chip: half of them are dark
         total = counts[list(COUNTS)].sum(axis=1)
         assert (total == 64).all()
         assert (counts['tp'] + counts['fp']).between(24, 40).all()
         assert counts['versions'].str.contains('torchgeo ').all()
-        # Once more: nothing is done, and no commit becomes a number
+        # A second run changes nothing, and does not read the commit as a number
         (finished,) = (output / 'ombria').glob('*/1/counts.csv')
         one = pd.read_csv(finished).assign(commit='7e20829')
         one.to_csv(finished, index=False)
@@ -50,7 +50,7 @@ class TestThresholds:
         assert set(pd.read_csv(output / 'counts.csv', dtype=str)['commit']) == {
             '7e20829'
         }
-        # Of other arguments: refused
+        # Other arguments are refused
         matrix['arguments']['data.batch_size'] = 1
         assert compare.main([str(write(matrix)), str(output)]) == 1
 
@@ -63,7 +63,7 @@ class TestThresholds:
         assert best_threshold(samples[1:]) == -1
 
     def test_darkness(self) -> None:
-        # Land, water before, flood, and flood that SAR doesn't show
+        # Land, permanent water, flood, and flood that SAR doesn't show
         sar = torch.tensor([[200.0, 10, 10, 200]]).expand(3, 1, 4)
         optical = torch.tensor([[90.0, 7, 80, 80]]).expand(3, 1, 4)
         sample = {'image': torch.stack([optical, sar])}

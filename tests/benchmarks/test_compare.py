@@ -29,7 +29,7 @@ def test_trained_cell(matrix: dict[str, Any], write: Write, tmp_path: Path) -> N
             },
         }
     }
-    # Named first, but there is nothing yet for it to start from
+    # It comes first in the file, but has to wait for the cell that it starts from
     second = {'arguments': matrix['models']['FCN']['arguments'], 'after': 'FCN'}
     matrix['models'] = {'FCN, second stage': second, **matrix['models']}
     matrix['seeds'] = [3]
@@ -46,7 +46,7 @@ def test_trained_cell(matrix: dict[str, Any], write: Write, tmp_path: Path) -> N
     config = yaml.safe_load((cells[0].path / 'fit' / 'config.yaml').read_text())
     first = best_checkpoint(cells[1].path)
     assert config['model']['init_args']['init_from'] == str(first)
-    # A score that TorchMetrics did not give is found
+    # A score other than that of TorchMetrics is an error
     assert check(cells) < 1e-3
     scores = json.loads((cells[0].path / 'scores.json').read_text())
     scores['albania']['test_IoU'] += 0.1

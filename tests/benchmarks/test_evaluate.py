@@ -12,7 +12,7 @@ from benchmarks.scores import iou
 
 def test_average_orientations() -> None:
     class Corner:
-        """Sees the upper left pixel alone."""
+        """Sees only the upper left pixel."""
 
         def predict_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
             output = torch.zeros_like(batch['image'][:, 0])

@@ -15,7 +15,7 @@ from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 
 def randomize(model: nn.Module) -> None:
-    """Give norms statistics of their own, too."""
+    """Give each norm layer random statistics."""
     torch.manual_seed(0)
     for name, value in model.state_dict().items():
         if 'running' in name:
@@ -39,12 +39,12 @@ def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     image = torch.randn(1, 3, 64, 64)
     features = task.model.encoder.backbone.eval()(image)
-    # Through the source's own head
+    # Add the source's head, to compare with its output
     head = nn.functional.relu6(source._bn1(source._conv_head(features[-1])))
     torch.testing.assert_close(head, source.extract_features(image))
 
 
-def test_other_function() -> None:
+def test_different_outputs() -> None:
     source = EfficientNet.from_name('efficientnet-lite0')
     source.register_forward_hook(lambda module, args, output: output + 0.1)
     with pytest.raises(RuntimeError, match=r'outputs are 1\.0e-01 apart'):

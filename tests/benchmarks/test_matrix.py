@@ -26,14 +26,12 @@ class TestReadMatrix:
         assert cells[1].arguments['data.batch_size'] == 2
         assert '--data.batch_size=4' in fit_arguments(cells[0])
         assert '--seed_everything=0' in fit_arguments(cells[0])
-        # More of them than all others have
+        # A row may have seeds that no other row has
         matrix['models']['Otsu']['seeds'] = [1, 7]
         cells = read_matrix(write(matrix), tmp_path / 'out')
         assert [(cell.model, cell.seed) for cell in cells[3:]] == [('Otsu', 7)]
 
-    def test_goes_on(
-        self, matrix: dict[str, Any], write: Write, tmp_path: Path
-    ) -> None:
+    def test_resume(self, matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
         matrix['models'] = {'U-Net': None}
         cell, _ = read_matrix(write(matrix), tmp_path)
         last = cell.path / 'fit' / 'checkpoints' / 'last.ckpt'
@@ -59,7 +57,7 @@ class TestReadMatrix:
         with pytest.raises(ValueError, match='differ in punctuation only'):
             read_matrix(write(matrix), tmp_path)
 
-    def test_after_no_model(
+    def test_unknown_after(
         self, matrix: dict[str, Any], write: Write, tmp_path: Path
     ) -> None:
         matrix['models'] = {'a': {'after': 'U-Nt'}, 'U-Net': None}

@@ -19,7 +19,7 @@ SALT = 'm2cd-public'
 
 
 def test_reference(tmp_path: Path) -> None:
-    """The yardstick is the original's function."""
+    """The baseline computes what the original computes."""
     shapes = json.loads((REFERENCE / 'mit_b0.state_dict.json').read_text())
     weights = {
         name: torch.from_numpy(tensors.weight(name, tuple(shape), SALT))
@@ -41,12 +41,12 @@ def test_reference(tmp_path: Path) -> None:
     torch.testing.assert_close(0.01 * output.balance_loss, loss, rtol=1e-4, atol=0)
     logits = F.interpolate(expected['logits_native'], scale_factor=2, mode='bilinear')
     error = (output.logits - logits).abs() / logits.std()
-    # But for the few tokens where a choice between experts falls the other way
+    # Rounding sends a few tokens to other experts
     assert error.quantile(0.99) < 1e-4
 
 
 @pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18', 'tu-convnext_atto'])
-def test_same_as_ours(encoder: str) -> None:
+def test_equals_m2cd(encoder: str) -> None:
     torch.manual_seed(0)
     model = M2CD(encoder, classes=2, experts=Experts(noisy=False))
     original = Original(model, encoder)
@@ -55,7 +55,7 @@ def test_same_as_ours(encoder: str) -> None:
         expected = original.eval()(image)
         torch.testing.assert_close(model.eval()(image), expected, rtol=0, atol=1e-4)
     if encoder == 'resnet18':
-        return  # In training, batch norm sees other batches on purpose
+        return  # In training, the batches of batch norm differ on purpose
 
     original.train()
     model.train()

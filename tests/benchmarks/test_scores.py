@@ -14,7 +14,7 @@ from benchmarks.scores import best_levels, bootstrap, sort_by_share, summarize
 
 
 def test_difference() -> None:
-    """Models that err on the same chips differ by what they are apart, for sure."""
+    """If models err on the same chips, the interval of their difference is narrow."""
     rows = []
     for chip, right in enumerate(np.random.default_rng(0).integers(1, 60, 40)):
         for model, more in (('base', 0), ('better', 20), ('better still', 40)):
@@ -41,7 +41,7 @@ def test_difference() -> None:
 
 
 def test_sort_by_share() -> None:
-    """Chips of 100 pixels, by how many of them are flooded."""
+    """Group chips of 100 pixels by the number of flooded pixels."""
     flooded = [5, 40, 10, 0, 29, 30, 100]
     rows = [
         {
@@ -64,7 +64,7 @@ def test_best_levels(tmp_path: Path) -> None:
     cells = []
     for seed in (0, 1):
         mask = rng.choice([0, 1, 255], size=(3, 20, 20)).astype(np.uint8)
-        # Too sure of no flood
+        # Probabilities of floods are too low
         probability = (mask == 1) * 50 + rng.integers(90, size=mask.shape)
         folder = tmp_path / str(seed)
         (folder / 'predictions').mkdir(parents=True)
@@ -96,13 +96,13 @@ def test_best_levels(tmp_path: Path) -> None:
 
 
 def test_bootstrap() -> None:
-    # Chips of IoU 1 and 0, of one size: the mean of draws is binomial
+    # Chips of one size with IoU 1 or 0: the mean of a draw is binomial
     counts = np.zeros((1, 100, 4))
     counts[0, :50, 0] = counts[0, 50:, 1] = 10
     draws = bootstrap(counts)
     assert draws.mean() == pytest.approx(0.5, abs=0.01)
     assert draws.std() == pytest.approx(0.05, rel=0.1)
-    # Two seeds, one always right: half of the draws of seeds are not mixed
+    # One seed is always right, one always wrong: half of the draws have both
     counts = np.zeros((2, 3, 4))
     counts[0, :, 0] = counts[1, :, 1] = 10
     draws = bootstrap(counts)

@@ -36,7 +36,7 @@ class TestVariantTask:
         assert task.hparams['variant'] == variant
 
     def test_residual(self) -> None:
-        """Experts that give nothing leave everything as it was."""
+        """If experts output zeros, the mixture returns its input."""
         task = make('residual')
         moe = next(m for m in task.modules() if isinstance(m, MixtureOfExperts))
         nn.init.zeros_(moe.fc2.weight)
@@ -45,7 +45,7 @@ class TestVariantTask:
         torch.testing.assert_close(moe(x).tokens, x)
 
     def test_sharp_gate(self) -> None:
-        """The same direction, five times as long."""
+        """The logits are five times as large."""
         torch.manual_seed(0)
         plain = ChangeDetectionTask(backbone='mit_b0')
         sharp = make('sharp-gate')
@@ -59,7 +59,7 @@ class TestVariantTask:
         torch.testing.assert_close(gates[1](x), 5 * gates[0](x))
 
     def test_same_experts(self) -> None:
-        """Whatever the gates, the mixture is the first expert."""
+        """The mixture equals the first expert, whatever the gates."""
         moe = next(
             m for m in make('same-experts').modules() if isinstance(m, MixtureOfExperts)
         )
@@ -75,7 +75,7 @@ class TestVariantTask:
         assert not {n for n in names if 'BatchNorm' in n}
 
     def test_batch_statistics(self) -> None:
-        """A chip is mapped by what others are beside it."""
+        """The prediction of a chip depends on the other chips of the batch."""
         images = torch.randn(4, 2, 3, 64, 64)
         alone, beside = (
             (task(images[:2])[0], task(images[::2])[0])
@@ -109,7 +109,7 @@ class TestFloodShareDataModule:
 
     def test_weights(self) -> None:
         weights = share_weights(torch.tensor([0.0, 0.5, 0.1, 0.9]), 0.2)
-        # Means of 0.05 and 0.7
+        # The means below and above are 0.05 and 0.7
         low = 0.5 / 0.65 / 2
         expected = torch.tensor([low, 0.5 - low, low, 0.5 - low])
         torch.testing.assert_close(weights, expected)

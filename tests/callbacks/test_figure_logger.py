@@ -67,7 +67,7 @@ class TestFigureLogger:
         assert self.validate(tmp_path, datamodule=datamodule) == ['val/0', 'val/1']
         for i, sample in enumerate(self.samples):
             expected = datamodule.val_dataset[i]  # type: ignore[index]
-            # In source units
+            # The figure shows source units
             assert torch.equal(sample['image'], expected['image'])
             assert set(sample['prediction'].unique().tolist()) <= {0, 1}
 
@@ -75,7 +75,7 @@ class TestFigureLogger:
     def test_prediction(
         self, num_samples: int, tmp_path: Path, datamodule: SyntheticFloodDataModule
     ) -> None:
-        """It is of what the model is shown, not of what is drawn."""
+        """The prediction comes from the inputs, although the figure shows source units."""
         datamodule = SyntheticFloodDataModule(
             batch_size=2, length=2, eval_length=4, size=64,
             inputs=Inputs(Darkness([0, 0, 0, 2500]), StandardizeImage([-12], [5])),
@@ -91,7 +91,7 @@ class TestFigureLogger:
         assert datamodule.inputs is self.task.inputs
 
     def test_other_data_module(self, tmp_path: Path) -> None:
-        """Those of TorchGeo do not keep source units: the batch is drawn."""
+        """TorchGeo's data modules do not keep source units: the figure shows the batch."""
 
         class Module(NonGeoDataModule):
             def setup(self, stage: str) -> None:
@@ -136,7 +136,7 @@ class TestFigureLogger:
         datamodule: SyntheticFloodDataModule,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        # As data modules of TorchGeo whose dataset has no plot
+        # Like data modules of TorchGeo whose dataset cannot plot
         monkeypatch.setattr(datamodule, 'plot', lambda sample: None)
         assert self.validate(tmp_path, datamodule=datamodule) == []
         assert len(self.samples) == 2

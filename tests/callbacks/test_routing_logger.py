@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:The .* does not have many worker
 
 
 def definition(shares: list[list[float]]) -> float:
-    """Mutual information in bits, term by term."""
+    """Sum the mutual information term by term, in bits."""
     joint = [[share / len(shares) for share in row] for row in shares]
     total = 0.0
     for row in joint:
@@ -78,22 +78,23 @@ def test_plot_routing() -> None:
         f'stage 2\n{definition([[0.97, 0.03], [0.25, 0.75]]):.3f} bit',
         'stage 4\n1.000 bit',
     ]
-    for ax, paths in zip(figure.axes, shares.values(), strict=True):
-        assert len(ax.get_xticks()) == len(paths)
+    for ax, branches in zip(figure.axes, shares.values(), strict=True):
+        assert len(ax.get_xticks()) == len(branches)
         bars = [bars for bars in ax.containers if isinstance(bars, BarContainer)]
         for expert, container in enumerate(bars):
             heights = [bar.get_height() for bar in container]
-            assert heights == pytest.approx([s[expert].item() for s in paths.values()])
+            expected = [s[expert].item() for s in branches.values()]
+            assert heights == pytest.approx(expected)
             for bar in container:
-                # The last is at the top: bars are stacked
+                # The bars are stacked, the last on top
                 assert bar.get_y() + bar.get_height() == pytest.approx(1) or expert == 0
-    # No label where there is no room
+    # The thin bar has no label
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert labels == ['0: 97%', '0: 25%', '', '1: 75%']
 
 
 class Recorder(Callback):
-    """Keep the gates of all tokens, and run the model where it does not count."""
+    """Keep the gates of all tokens, and run the model where gates must not count."""
 
     def __init__(self, task: ChangeDetectionTask) -> None:
         self.gates: dict[tuple[str, int], list[Tensor]] = {}
@@ -105,8 +106,8 @@ class Recorder(Callback):
                 ).append(output.gates)
             )
 
-    def shares(self, split: str, stage: int, path: int) -> list[float]:
-        gates = torch.cat([g[path] for g in self.gates[split, stage]])
+    def shares(self, split: str, stage: int, branch: int) -> list[float]:
+        gates = torch.cat([g[branch] for g in self.gates[split, stage]])
         return gates.mean(dim=0).tolist()
 
     def on_train_batch_start(self, *args: Any) -> None:
@@ -164,7 +165,7 @@ class TestRoutingLogger:
 
     @pytest.fixture
     def datamodule(self) -> SyntheticFloodDataModule:
-        # A last batch that is smaller must not weigh as much
+        # The last batch is smaller and must weigh less
         return SyntheticFloodDataModule(batch_size=2, length=4, eval_length=3, size=64)
 
     def test_fit(
@@ -230,7 +231,7 @@ class TestRoutingLogger:
     def test_validate(
         self, tmp_path: Path, datamodule: SyntheticFloodDataModule
     ) -> None:
-        """Nothing is trained: there is no file over training to write."""
+        """Without training, no file is written."""
         task = self.make_task(
             o2sp=OriginalO2SP(),
             model_args={
@@ -258,13 +259,13 @@ class TestRoutingLogger:
         datamodule: SyntheticFloodDataModule,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Another process, which has seen only the first expert, counts too."""
+        """The gates of another process, whose tokens all use the first expert, count."""
         task, path = self.make_task(), tmp_path / 'routing.csv'
         recorder = Recorder(task)
         trainer = self.make_trainer([recorder, RoutingLogger(path)])
 
         def reduce(mass: Tensor, reduce_op: str) -> Tensor:
-            if mass.ndim == 0:  # of the trainer
+            if mass.ndim == 0:  # called by the trainer
                 return mass
             assert reduce_op == 'sum'
             other = torch.zeros_like(mass)
@@ -306,7 +307,7 @@ class TestRoutingLogger:
 
         fit(1).save_checkpoint(tmp_path / 'last.ckpt')
         first = read(path)
-        # What an interrupted run wrote after its last checkpoint
+        # An interrupted run wrote this after its last checkpoint
         with path.open('a') as file:
             file.write('7,99,val,1,sar,0,share,0.5\n')
         fit(2, tmp_path / 'last.ckpt')

@@ -34,7 +34,7 @@ INPUTS = Inputs(Standardize(MEAN, STD), Standardize([-12.0], [5.0]))
 
 
 class PixelTask(LightningModule):
-    """A model that looks at each pixel alone: patches cannot change its result."""
+    """A model that looks at each pixel by itself: patches cannot change its result."""
 
     def __init__(self, classes: int = 1) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class PixelTask(LightningModule):
 
 
 class EdgeTask(PixelTask):
-    """A model that is right in the middle and wrong at the edges of a patch."""
+    """A model that is right in the middle of a patch and wrong at its edges."""
 
     def probabilities(self, image: Tensor) -> Tensor:
         probabilities = torch.ones_like(image[:, 0, :1])
@@ -63,7 +63,7 @@ class EdgeTask(PixelTask):
 def paths(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Scenes of the same CRS, and of different ones, thus with pixels without data."""
+    """Images in one CRS, or in two, which leaves pixels without data."""
     folder = tmp_path_factory.mktemp('scene')
     return SyntheticFlood().write_scene(folder, size=160, sar_crs=request.param)
 
@@ -102,7 +102,7 @@ class TestSceneWriter:
             paths, SceneWriter(output, mask), task, patch_size=patch_size, stride=stride
         )
 
-        # The whole scene at once
+        # Predict the whole scene at once
         (dataset,) = datamodule.scenes.scenes
         x, y, _ = dataset.bounds
         sample = dataset[x.start : x.stop, y.start : y.stop]
@@ -142,7 +142,7 @@ class TestSceneWriter:
     def test_strips(
         self, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It does not matter how many rows of pixels are written at once."""
+        """The number of rows of pixels written at once does not matter."""
         whole, strips = tmp_path / 'whole.tif', tmp_path / 'strips.tif'
         predict(paths, SceneWriter(whole), PixelTask(), patch_size=32)
         monkeypatch.setattr('torchgeo_m2cd.maps.mosaic._STRIP', 7)
@@ -150,7 +150,7 @@ class TestSceneWriter:
         assert strips.read_bytes() == whole.read_bytes()
 
     def test_georeference(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """Pixels are where the same optical pixels are."""
+        """Pixels of the map lie on those of the optical image."""
 
         class Red(PixelTask):
             def probabilities(self, image: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class TestSceneWriter:
 
     @pytest.mark.parametrize('crs', ['EPSG:32632', 'EPSG:3035', 'EPSG:4326'])
     def test_known_place(self, crs: str, tmp_path: Path) -> None:
-        """A lake at a known place, of a SAR scene on another grid, is mapped there."""
+        """A lake of a SAR image on another grid is mapped at its known place."""
         lon, lat = 15.0085, 47.8445
         x, y = Transformer.from_crs(4326, crs, always_xy=True).transform(lon, lat)
         step = 17.0 if crs != 'EPSG:4326' else 17 / 111_320
@@ -202,12 +202,12 @@ class TestSceneWriter:
         (lake,) = gpd.read_file(polygons).geometry
         place = Transformer.from_crs(4326, 32633, always_xy=True).transform(lon, lat)
         assert math.dist((lake.centroid.x, lake.centroid.y), place) < 5
-        # In degrees, it is an ellipse
+        # A circle in degrees is an ellipse in metres
         width = 40 * 17 * (math.cos(math.radians(lat)) if crs == 'EPSG:4326' else 1)
         assert lake.bounds[2] - lake.bounds[0] == pytest.approx(width, abs=30)
 
     def test_weights(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """What is wrong at the edge of a patch does not count where patches overlap."""
+        """Where patches overlap, wrong values at their edges do not count."""
         output = tmp_path / 'change.tif'
         predict(paths, SceneWriter(output), EdgeTask(), patch_size=64, stride=32)
         probability = read(output)[0]
@@ -231,7 +231,7 @@ class TestSceneWriter:
         (tmp_path / name).write_text('precious')
         with pytest.raises(FileExistsError, match=f'{name} exists'):
             predict(paths, SceneWriter(*files), PixelTask())
-        # It does not matter unless there is something to write
+        # Existing files do not matter to `fit`
         SceneWriter(*files).setup(Mock(), PixelTask(), 'fit')
         assert (tmp_path / name).read_text() == 'precious'
         assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -255,7 +255,7 @@ class TestSceneWriter:
         assert len(read(tmp_path / 'change.tif')) == 2
 
     def test_twice(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """A second prediction does not add up with the first one."""
+        """A second prediction does not add to the first one."""
         output = tmp_path / 'change.tif'
         writer = SceneWriter(output, overwrite=True)
         predict(paths, writer, PixelTask(3))
@@ -263,8 +263,8 @@ class TestSceneWriter:
         predict(paths, writer, PixelTask(3))
         assert output.read_bytes() == first
 
-    def test_goes_on(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """After an interruption, only what is missing is predicted."""
+    def test_resume(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        """After an interruption, only missing rows of patches are predicted."""
 
         class Counting(PixelTask):
             batches, stop_after = 0, 4
@@ -294,7 +294,7 @@ class TestSceneWriter:
                 assert not output.exists()
                 assert not list(tmp_path.rglob('*.part'))
             counts.append(task.batches)
-        done = (4 // batches + 5 // batches) * batches  # Only complete rows
+        done = (4 // batches + 5 // batches) * batches  # complete rows of patches only
         assert counts == [5, 6, whole.batches - done]
         assert output.read_bytes() == (tmp_path / 'whole.tif').read_bytes()
         assert len(list(tmp_path.iterdir())) == 2
@@ -302,7 +302,7 @@ class TestSceneWriter:
     def test_nothing_left_to_predict(
         self, paths: dict[str, Path], tmp_path: Path
     ) -> None:
-        """The run was cut off while the last file was written."""
+        """The first run fails while it writes the map."""
         output = tmp_path / 'change.tif'
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
@@ -330,7 +330,7 @@ class TestSceneWriter:
     def test_another_plan(
         self, changed: dict[str, Any], paths: dict[str, Path], tmp_path: Path
     ) -> None:
-        """Rows that were made in another way are not used."""
+        """Rows of patches of another plan are not used."""
         output = tmp_path / 'change.tif'
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
@@ -346,7 +346,7 @@ class TestSceneWriter:
             np.save(path, np.load(path) * 0)
         predict(paths, SceneWriter(output), PixelTask(), patch_size=64, **changed)
         assert np.nanmax(read(output)) > 0
-        # Nor are they left behind
+        # They are removed, too
         assert list(tmp_path.iterdir()) == [output]
 
     def test_full_disk(
@@ -398,7 +398,7 @@ class TestSceneWriter:
         assert not list(tmp_path.glob('*.cog'))
 
     def test_checkpoint(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """Tags name the checkpoint, the weights that were in it, and the inputs."""
+        """Tags name the checkpoint, its weights and the inputs."""
         checkpoint, output = tmp_path / 'model.ckpt', tmp_path / 'change.tif'
         datamodule = SceneDataModule(paths['optical'], paths['sar'])
         trainer = Trainer(
@@ -412,7 +412,7 @@ class TestSceneWriter:
         weights = hashlib.sha256()
         for value in torch.load(checkpoint, weights_only=True)['state_dict'].values():
             weights.update(value.numpy().tobytes())
-        # Other weights, and no inputs, before the checkpoint is read
+        # Has other weights and no inputs until the checkpoint is loaded
         other = ChangeDetectionTask('fcn', in_channels=4)
         trainer.predict(
             other, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True
@@ -425,7 +425,7 @@ class TestSceneWriter:
         assert 'CHECKPOINT_SHA256' not in tags
 
     def test_moved_checkpoint(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """The path of a checkpoint does not matter, and its parts are used."""
+        """Parts are used although the checkpoint has another path."""
         output = tmp_path / 'change.tif'
         for name in ('a', 'b'):
             writer = SceneWriter(output)
@@ -436,7 +436,7 @@ class TestSceneWriter:
                     patch.setattr('torchgeo_m2cd.maps.products.write_cog', error)
                     with pytest.raises(OSError, match='No space left'):
                         predict(paths, writer, PixelTask(), patch_size=64)
-                    # Rows are complete: they are not predicted again
+                    # Complete rows of patches are not predicted again
                     for path in tmp_path.rglob('*.npy'):
                         np.save(path, np.load(path) * 0)
                 else:
@@ -446,7 +446,7 @@ class TestSceneWriter:
             assert np.nanmax(src.read()) == 0
 
     def test_other_weights(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """Tags tell models apart by their weights, also without a checkpoint."""
+        """Tags identify the weights of models, also without a checkpoint."""
         tags = []
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
@@ -504,7 +504,7 @@ class TestSceneWriter:
 
 @pytest.fixture(scope='module')
 def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A list of two scenes, of another size each."""
+    """Write a list of two scenes of different sizes."""
     folder = tmp_path_factory.mktemp('scenes')
     lines = ['name,optical,sar']
     for i, size in enumerate((96, 160)):
@@ -559,9 +559,9 @@ class TestSeveralScenes:
         run()
         assert first.exists()
         assert (second.read_bytes(), second.stat().st_mtime_ns) == before
-        # Nothing at all to do
+        # Nothing is left to do
         run()
-        # Made in another way, or broken
+        # Maps of other settings, or a broken map
         with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
             run(stride=48)
         with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
@@ -582,7 +582,7 @@ class TestSeveralScenes:
             trainer.predict(PixelTask(), datamodule=datamodule)
 
     def test_two_processes(self, two_scenes: Path, tmp_path: Path) -> None:
-        """Two processes, started by torchrun, make the same files as one."""
+        """Two processes of torchrun write the same files as one process."""
         checkpoint = tmp_path / 'model.ckpt'
         trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
         task = ChangeDetectionTask(

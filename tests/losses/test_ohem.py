@@ -15,7 +15,7 @@ NLL = -PROBABILITIES.log()
 
 
 def two_classes() -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of shape (2, 2, 2), and classes of shape (2, 2)."""
+    """Make logits, shape (2, 2, 2), and classes, shape (2, 2)."""
     target = torch.tensor([[0, 1], [1, 0]])
     odds = torch.logit(PROBABILITIES) * torch.where(target == 1, 1, -1)
     return torch.stack([torch.zeros(2, 2), odds], dim=1), target
@@ -26,7 +26,7 @@ class TestOHEMLoss:
         ('threshold', 'min_kept', 'kept'),
         [
             (0.7, 1, [0.6, 0.2]),
-            (0.7, 3, [0.6, 0.2, 0.8]),  # fewer are below the threshold
+            (0.7, 3, [0.6, 0.2, 0.8]),  # only two are below the threshold
             (0.7, 100, [0.9, 0.6, 0.2, 0.8]),
             (0.85, 1, [0.6, 0.2, 0.8]),
             (0.1, 1, [0.2]),
@@ -46,7 +46,7 @@ class TestOHEMLoss:
 
     def test_weights(self) -> None:
         logits, target = two_classes()
-        # The weight makes 0.9 the largest loss, but not the hardest pixel
+        # The weight gives the pixel of 0.9 the largest loss, but it is not the hardest
         weight = torch.tensor([100.0, 1.0])
         loss = OHEMLoss(nn.CrossEntropyLoss(weight), OHEM(0.85, 1))(logits, target)
         expected = (100 * NLL[1, 1] + NLL[0, 1] + NLL[1, 0]) / 102
@@ -60,7 +60,7 @@ class TestOHEMLoss:
         )
 
     def test_labels(self) -> None:
-        # One pixel is hard in its second label, the other one in none
+        # The first pixel is hard in its second label, the second pixel in neither
         probabilities = torch.tensor([[[0.9, 0.9], [0.5, 0.8]]])
         loss = OHEMLoss(nn.BCEWithLogitsLoss(), OHEM(0.7, 1))
         value = loss(torch.logit(probabilities), torch.ones(1, 2, 2))

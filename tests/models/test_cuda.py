@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The same on a GPU as on the CPU."""
+"""GPU and CPU give the same results."""
 
 import copy
 

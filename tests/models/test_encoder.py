@@ -12,7 +12,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torchgeo_m2cd.models import Experts, MoEEncoder
 from torchgeo_m2cd.models.encoder import check_encoder
 
-# One encoder per family, and those that the paper names
+# One encoder per family, and those of the paper
 ENCODERS = [
     'mit_b0',
     'resnet18',
@@ -34,7 +34,7 @@ ENCODERS = [
 ]
 
 
-#: In messages about what SMP and timm don't document, see stages.py.
+#: Message of tests of what SMP and timm don't document, see stages.py.
 RELEASES = (
     'a release broke an encoder: segmentation_models_pytorch '
     f'{version("segmentation_models_pytorch")}, timm {version("timm")}'
@@ -42,14 +42,14 @@ RELEASES = (
 
 
 def size_of(name: str) -> int:
-    """Size of an image that the encoder takes; the Inceptions don't pad."""
+    """Return an image size that suits the encoder; Inceptions do not pad."""
     return 224 if '224' in name else 160 if 'inception' in name else 64
 
 
 class TestMoEEncoder:
     @pytest.mark.parametrize('name', ENCODERS)
     def test_stages_of_releases(self, name: str) -> None:
-        """Without experts, the stages give what the encoder gives."""
+        """Without experts, the stages give the features of SMP's encoder."""
         encoder = MoEEncoder(name, experts=None).eval()
         plain = get_encoder(name).eval()
         plain.load_state_dict(encoder.backbone.state_dict())
@@ -84,7 +84,7 @@ class TestMoEEncoder:
         for f, x in zip(output.features, expected.features, strict=True):
             torch.testing.assert_close(f[0], x[0], rtol=1e-3, atol=1e-4)
             torch.testing.assert_close(f[1], f[2], rtol=1e-3, atol=1e-4)
-        # All else is shared
+        # All other weights are shared
         assert encoder.second_stem is not None
         plain = get_encoder(name, in_channels=5)
         own = sum(p.numel() for p in encoder.second_stem.parameters())
@@ -123,7 +123,7 @@ class TestMoEEncoder:
             4: (2, 2 * 2 * 2, 4),
         }
 
-    def test_paths_are_independent_and_share_all_weights(self) -> None:
+    def test_branches_are_independent_and_share_all_weights(self) -> None:
         encoder = MoEEncoder('mit_b0').eval()
         a, b = torch.randn(2, 1, 3, 32, 32)
         with torch.no_grad():
@@ -142,12 +142,12 @@ class TestMoEEncoder:
         ).reshape(3, 1, 1, 1, 1)
         pair = encoder(optical, sar)
         after = copy.deepcopy(encoder.state_dict())
-        # Statistics are those of both images together
+        # Statistics are computed over both images
         x = encoder.backbone.conv1(torch.cat((optical, sar)))
         momentum = 0.1 * x.transpose(0, 1).flatten(1).mean(1)
         torch.testing.assert_close(after['backbone.bn1.running_mean'], momentum)
 
-        # With a third path, they are the same, and so is what they give
+        # A third branch changes neither them nor the features of the pair
         encoder.load_state_dict(before)
         three = encoder(optical, sar, simulated)
         torch.testing.assert_close(encoder.state_dict(), after)
@@ -161,7 +161,7 @@ class TestMoEEncoder:
         gates = torch.cat((pair.gates[1], alone.gates[1]))
         torch.testing.assert_close(three.gates[1], gates)
 
-        # Also after an error, like that of too little memory, statistics are kept
+        # Statistics survive an error, such as out of memory
         statistics = encoder.backbone.bn1.running_mean
         with pytest.raises(RuntimeError):
             encoder(optical, sar, simulated[:, :1])
@@ -171,7 +171,7 @@ class TestMoEEncoder:
     def test_stems_get_pretrained_weights(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Both are what SMP makes of the weights of RGB images."""
+        """SMP adapts the weights for RGB images to both stems."""
         rgb = get_encoder(name)
 
         def fake(name: str, in_channels: int, weights: str) -> torch.nn.Module:
@@ -187,14 +187,14 @@ class TestMoEEncoder:
             plain = fake(name, channels, 'imagenet')
             expected = [plain.get_submodule(module) for module in encoder.stem_names]
             if name == 'mobileone_s0':
-                # SMP adapts the first of four convolutions that read the image
+                # SMP adapts only the first of four convolutions that read the image
                 expected = [plain.get_submodule('stage0.rbr_scale')]
                 stem = [torch.nn.ModuleList(stem).get_submodule('0.rbr_scale')]
             for a, b in zip(stem, expected, strict=True):
                 torch.testing.assert_close(a.state_dict(), b.state_dict())
 
     def test_stem_of_blocks_of_pixels(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One channel reads what the sum of RGB would be, block by block."""
+        """The weights of one channel are the sum over RGB, block by block."""
         rgb = get_encoder('tu-tresnet_m')
         monkeypatch.setattr(
             'torchgeo_m2cd.models.encoder.get_encoder',
@@ -222,7 +222,7 @@ class TestMoEEncoder:
     )
     @pytest.mark.parametrize('in_channels', [3, (3, 3)])
     def test_images_without_data(self, name: str, in_channels: Any) -> None:
-        """Gradients of images that are zero are not much larger than others."""
+        """Images of zeros do not give much larger gradients than others."""
         encoder = MoEEncoder(name, in_channels=in_channels, experts=None)
         size = size_of(name)
         largest = []
@@ -232,7 +232,7 @@ class TestMoEEncoder:
         ):
             encoder.zero_grad()
             features = encoder(*images).features
-            # Not the mean: it doesn't depend on what comes before a layer norm
+            # The mean would not do: it is constant after a layer norm
             torch.stack(
                 [(f * torch.randn_like(f)).sum() for f in features]
             ).sum().backward()

@@ -21,7 +21,7 @@ export = torch.onnx.export
 
 
 def fast_export(*args: Any, **kwargs: Any) -> Any:
-    """Export, and measure no coverage of PyTorch, which makes it much slower."""
+    """Export without measuring coverage, which makes it much slower."""
     with untraced():
         return export(*args, **kwargs)
 
@@ -56,7 +56,7 @@ class TestExportONNX:
         (image,), (logits,) = session.get_inputs(), session.get_outputs()
         assert (image.name, image.type) == ('image', 'tensor(float)')
         assert logits.name == 'logits'
-        # Fixed is only what cannot be otherwise
+        # Only the two images and the channels are fixed
         assert [d for d in image.shape if isinstance(d, int)] == [2, 3]
 
     @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ class TestExportONNX:
         )
 
     def test_nothing_else(self, model: M2CD, exported: Path) -> None:
-        """The old file is replaced, without any other beside it."""
+        """The export replaces the old file and writes no other."""
         assert list(exported.parent.iterdir()) == [exported]
-        # The model can be trained on
+        # The model can still be trained
         assert model.training
         assert all(p.requires_grad for p in model.parameters())
 
@@ -99,7 +99,7 @@ class TestExportONNX:
     def test_failure(
         self, name: str, model: M2CD, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nothing half-written is left, and the old file is as it was."""
+        """A failed export leaves the old file, and nothing half-written."""
 
         def fail(*args: Any, **kwargs: Any) -> None:
             if name == 'save':
@@ -117,7 +117,7 @@ class TestExportONNX:
         assert list(tmp_path.iterdir()) == [path]
         assert path.read_text() == 'old'
         assert model.training
-        # The next time, there is room
+        # The next export succeeds
         program = MagicMock(save=lambda part: Path(part).write_text('new'))
         monkeypatch.setattr('torch.onnx.export', lambda *_, **__: program)
         export_onnx(model, str(path), size=64)

@@ -33,7 +33,7 @@ def model() -> M2CD:
 
 @contextlib.contextmanager
 def untraced() -> Iterator[None]:
-    """Measure no coverage, which makes exports about six times slower."""
+    """Stop measuring coverage, which makes exports about six times slower."""
     trace = sys.gettrace()
     sys.settrace(None)
     try:
@@ -49,7 +49,7 @@ class TestM2CD:
         image = torch.randn(2, 2, 4, 64, 96)
         logits = model(image)
         assert logits.shape == (2, classes, 64, 96)
-        # Only the first channels are read
+        # The model reads only the first channels
         torch.testing.assert_close(model(image[:, :, :2]), logits)
         torch.testing.assert_close(model.predict(image), logits)
 
@@ -59,13 +59,13 @@ class TestM2CD:
         assert (model(image) - model(image.flip(1))).abs().max() > 1e-3
 
     def test_o2sp_runs_in_training_only(self, model: M2CD) -> None:
-        paths = []
-        model.encoder.register_forward_pre_hook(lambda _, a: paths.append(len(a)))
+        branches = []
+        model.encoder.register_forward_pre_hook(lambda _, a: branches.append(len(a)))
         image = torch.randn(2, 2, 3, 64, 64)
         model(image)
         output = model.forward_train(image, image[:, 0])
         without = model.forward_train(image)
-        assert paths == [2, 3, 2]
+        assert branches == [2, 3, 2]
         assert output.guide_loss > 0
         assert without.guide_loss == 0
         assert [g.shape[0] for g in output.gates.values()] == [3] * 4
@@ -107,7 +107,7 @@ class TestM2CD:
         assert len(output.gates) == 4
         loss = output.logits.mean() + output.balance_loss + output.guide_loss
         loss.backward()
-        # Some encoders have modules after the last feature, which they don't use
+        # Some encoders have unused modules after the last feature
         missing = [n for n, p in model.named_parameters() if p.grad is None]
         stages = [model.encoder.stem, *model.encoder.stages]
         used = {p for stage in stages for m in stage for p in m.parameters()}
@@ -138,14 +138,14 @@ class TestM2CD:
         assert output.min() >= 0
         assert output.max() <= 1
 
-    def test_routing_is_what_the_layers_decide(self, model: M2CD) -> None:
+    def test_gates_of_all_branches(self, model: M2CD) -> None:
         image = torch.randn(2, 2, 3, 64, 64)
         gates = model.eval().forward_train(image, image[:, 0]).gates
         assert sorted(gates) == [1, 2, 3, 4]
         for share in (gate.mean(dim=1) for gate in gates.values()):
             assert share.shape == (3, 4)
             torch.testing.assert_close(share.sum(1), torch.ones(3))
-            # The simulated SAR is the optical image here
+            # Here, the simulated SAR is the optical image
             torch.testing.assert_close(share[0], share[2], rtol=0, atol=1e-3)
 
     @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ class TestM2CD:
         loss.backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
-        # The simulated SAR is encoded as the SAR image is
+        # The encoder treats simulated SAR like the SAR image
         model.eval()
         image[:, 1 - index, : channels[1 - index]] = sar
         gates = model.forward_train(image, sar).gates
@@ -206,7 +206,7 @@ class TestM2CD:
             assert torch.equal(value, expected[name])
 
     def test_inputs_are_kept(self, tmp_path: Path) -> None:
-        """Those that the model has when it is saved, given as object or as values."""
+        """A saved model keeps its inputs, given as an object or as values."""
         model = M2CD('mit_b0', in_channels=4, inputs=INPUTS)
         assert model.inputs is INPUTS
         model.save_pretrained(tmp_path / 'a')
@@ -224,7 +224,7 @@ class TestM2CD:
         again = M2CD.from_pretrained(tmp_path / 'c')
         assert again.inputs.to_dict() == loaded.inputs.to_dict()
         assert again.inputs.window == 7
-        # An argument says otherwise
+        # An argument overrides them
         other = M2CD.from_pretrained(tmp_path / 'c', inputs=INPUTS)
         assert other.inputs is INPUTS
         values = json.loads((tmp_path / 'c' / 'config.json').read_text())
@@ -255,7 +255,7 @@ class TestM2CD:
 
     @pytest.mark.parametrize('inputs', [None, INPUTS])
     def test_model_card(self, inputs: Inputs | None, tmp_path: Path) -> None:
-        """The code that it shows runs, and its values are those of the model."""
+        """Its code runs, and its values are those of the model."""
         model = M2CD('mit_b0', in_channels=4, inputs=inputs).eval()
         details = (
             {'metrics': {'IoU': 0.5}, 'dataset': 'Floods of 2021'} if inputs else {}
@@ -306,7 +306,7 @@ class TestM2CD:
         assert all(p.requires_grad for p in model.parameters())
 
     def test_parameter_names(self, model: M2CD) -> None:
-        # Checkpoints hold them: a change here breaks those of our users
+        # Checkpoints contain them: a change breaks those of users
         names = {re.sub(r'\d+', 'N', name) for name, _ in model.named_parameters()}
         assert {n for n in names if 'backbone' not in n} == {
             'decoder.fuse.weight',
@@ -330,7 +330,7 @@ class TestM2CD:
     def test_pretrained_encoder(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        # A stand-in for the hub of SMP's weights
+        # A stand-in for the hub with SMP's weights
         weights = get_encoder('mit_b0').state_dict()
         save_file(weights, tmp_path / 'model.safetensors')
         asked = []
@@ -346,14 +346,14 @@ class TestM2CD:
         assert ('smp-hub/mit_b0.imagenet', 'model.safetensors') in asked
         backbone = model.encoder.backbone
         torch.testing.assert_close(backbone.norm4.weight, weights['norm4.weight'])
-        # As SMP adapts it: cyclic, and scaled to keep the sum
+        # SMP repeats the channels and scales them to keep the sum
         stem = weights['patch_embed1.proj.weight'][:, [0, 1, 2, 0]] * 3 / 4
         torch.testing.assert_close(backbone.patch_embed1.proj.weight, stem)
 
     def test_traced_is_the_same(
         self, model: M2CD, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Experts then see all tokens, and nothing depends on the data
+        # While compiling, each expert sees all tokens: nothing depends on the data
         image = torch.randn(1, 2, 3, 64, 64)
         model.eval()
         with torch.no_grad():
@@ -370,7 +370,7 @@ class TestM2CD:
             torch.testing.assert_close(compiled(image), model(image), rtol=0, atol=1e-4)
 
     def test_compile_training(self) -> None:
-        """The third path leaves no trace in batch norm, compiled, too."""
+        """The third branch does not change batch norm, also when compiled."""
         model = M2CD('resnet18', experts=Experts([4], noisy=False))
         other = copy.deepcopy(model)
         image, sar = torch.randn(2, 2, 3, 64, 64), torch.randn(2, 3, 64, 64)
@@ -386,7 +386,7 @@ class TestM2CD:
         ('encoder', 'stages'), [('mit_b0', [2]), ('resnet18', [4])]
     )
     def test_export(self, encoder: str, stages: list[int], tmp_path: Path) -> None:
-        # One MoE layer is enough, each takes long to export
+        # One MoE layer is enough: each is slow to export
         model = M2CD(encoder, experts={'stages': stages}).eval()
         batch = torch.export.Dim('batch', min=1, max=64)
         height = 32 * torch.export.Dim('height', min=2, max=32)
@@ -395,7 +395,7 @@ class TestM2CD:
         example = torch.randn(2, 2, 3, 96, 64)
         with torch.no_grad(), untraced():
             program = torch.export.export(model, (example,), dynamic_shapes=shapes)
-            # Its optimization takes long
+            # Optimising the program is slow
             onnx = torch.onnx.export(
                 program, dynamo=True, verbose=False, optimize=False
             )

@@ -27,7 +27,7 @@ def plain_cv_squared(v: Tensor) -> Tensor:
 
 
 def plain_moe(moe: MixtureOfExperts, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Token by token, as the formulas say it, with what the layer has learned."""
+    """Apply the formulas to each token, with the parameters of the layer."""
     k = moe.top_k
     output = torch.zeros_like(x)
     importance = x.new_zeros(moe.num_experts)
@@ -146,7 +146,7 @@ class TestMixtureOfExperts:
         torch.testing.assert_close(output.tokens, expected)
         assert output.balance_loss == 0
 
-    def test_leading_dimensions_are_balanced_apart(self) -> None:
+    def test_leading_dimensions_are_balanced_separately(self) -> None:
         moe = MixtureOfExperts(8).eval()
         x = torch.randn(2, 50, 8)
         both, first, second = moe(x), moe(x[0]), moe(x[1])
@@ -161,7 +161,7 @@ class TestMixtureOfExperts:
         moe.eval()
         assert (moe(x).gates.sum(0) > 0).sum() == 1
         moe.train()
-        # The share of an expert under noise of known scale, by its own simulation
+        # Simulate the shares of the experts under noise of a known scale
         with torch.no_grad():
             sigma = math.log(2) + 0.01
             logits = moe.gate(x[0])
@@ -174,7 +174,7 @@ class TestMixtureOfExperts:
     def test_every_parameter_has_a_gradient(self, fast: bool) -> None:
         moe = MixtureOfExperts(8, num_experts=4, top_k=1, noisy=False)
         moe = accelerate(moe) if fast else moe
-        output = moe(torch.ones(5, 8))  # one expert takes all
+        output = moe(torch.ones(5, 8))  # one expert gets all tokens
         (output.tokens.sum() + output.balance_loss).backward()
         assert all(p.grad is not None for p in moe.parameters())
         unused = (output.gates.sum(0) == 0).nonzero()
@@ -213,7 +213,7 @@ class TestMixtureOfExperts:
 
 class TestExperts:
     def test_plain_values(self) -> None:
-        """What to_dict gives is what JSON gives back, and makes the same object."""
+        """The values survive JSON and make an equal object."""
         experts = Experts(stages=[4, 2, 2], top_k=1, gate='linear', balance_weight=0.1)
         assert experts.stages == (2, 4)
         values = experts.to_dict()

@@ -37,7 +37,7 @@ class TestSimulateSAR:
         variances = torch.tensor([float(g.var()) for g in draws])
         means = torch.tensor([float(g.mean()) for g in draws])
         torch.testing.assert_close(means, torch.ones(60), rtol=0, atol=0.06)
-        # Whole numbers from 1 to 20, up to the error of the estimate
+        # Integers from 1 to 20, up to the error of the estimate
         assert variances.min() < 3
         assert 17 < variances.max() < 22
         relative = (variances - variances.round()).abs() / variances
@@ -66,8 +66,8 @@ class TestSimulateSpeckledSAR:
         optical = optical.expand(1, 2, 400, 400)
         simulated = simulate_speckled_sar(optical, channels=1, max_looks=1)
         assert simulated.shape == (1, 1, 400, 400)
-        # The decibel of an exponential distribution: mean and standard deviation are
-        # 10 / ln 10 times -0.5772 and pi / sqrt 6 (Gumbel)
+        # In decibels, an exponential distribution has a mean of -0.5772 and a standard
+        # deviation of pi / sqrt 6, both times 10 / ln 10 (Gumbel)
         expected = 10 * np.log10(np.random.default_rng(0).exponential(size=160_000))
         expected = (expected + 0.5772 * 10 / np.log(10)) / (
             np.pi / np.sqrt(6) * 10 / np.log(10)
@@ -102,7 +102,7 @@ class TestSimulateSpeckledSAR:
         assert (simulated == 0).all()
 
     def test_luminance(self) -> None:
-        """The mean over the bands, of which negative values count as zero."""
+        """It is the mean over the bands, where negative values count as zero."""
         optical = 100 * torch.randn(2, 3, 32, 32)
         luminance = np.maximum(optical.numpy(), 0).mean(axis=1, keepdims=True)
         torch.manual_seed(0)
@@ -113,7 +113,7 @@ class TestSimulateSpeckledSAR:
 
     @pytest.mark.parametrize('factor', [1e-4, 1000])
     def test_no_units(self, factor: float) -> None:
-        """Reflectance from 0 to 1 or to 10,000: the same in decibels, standardised."""
+        """The scale of reflectance, 0 to 1 or 0 to 10,000, does not matter."""
         optical = 100 * torch.rand(2, 3, 32, 32) + 50
         torch.manual_seed(0)
         expected = simulate_speckled_sar(optical)

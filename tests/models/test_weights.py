@@ -26,9 +26,9 @@ from torchgeo_m2cd.models import (
     load_original,
 )
 
-# Names and shapes of the original's parameters, and what it gives, in evaluation mode
-# and float32, for the weights and images that tensors.py makes of a name, a shape and
-# the salt: here as much as fits below 1 MiB, all of it in the shared folder
+# Names and shapes of the original's parameters, and its outputs in evaluation mode and
+# float32. tensors.py makes weights and images from a name, a shape and the salt. This
+# repository has the outputs that fit into 1 MiB, the shared folder has all
 REFERENCE = Path(__file__).parents[1] / 'data' / 'reference'
 SHARED = Path(__file__).parents[3] / 'shared' / 'reference' / 'mit_b0.safetensors'
 SALT = 'm2cd-public'
@@ -47,7 +47,7 @@ def make_image(name: str, size: int = 256) -> Tensor:
 
 
 def make_linear_gates(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Swap the cosine gates for linear ones."""
+    """Replace the cosine gates by linear ones."""
     state_dict = {k: v for k, v in state_dict.items() if '.w_gate.' not in k}
     for i in range(4):
         name = f'backbone.ccs.{i}.w_gate'
@@ -57,7 +57,7 @@ def make_linear_gates(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class PlainM2CD:
-    """The original in evaluation mode: its formulas, on its own parameters."""
+    """The formulas of the original in evaluation mode, with its parameters."""
 
     heads = (1, 2, 5, 8)
     reductions = (8, 4, 2, 1)
@@ -130,7 +130,7 @@ class PlainM2CD:
         return image.flatten(2).transpose(1, 2)
 
     def experts(self, layer: str, x: Tensor) -> Tensor:
-        """Mixture of experts of the tokens (N, C) of one path."""
+        """Apply the mixture of experts to the tokens (N, C) of one branch."""
         if f'{layer}.w_gate' in self.params:
             logits = x @ self.params[f'{layer}.w_gate']
         else:
@@ -140,7 +140,7 @@ class PlainM2CD:
             logits = logits @ (directions / directions.norm(dim=0))
             temperature = float(self.params[f'{layer}.w_gate.temperature'])
             logits = logits * math.exp(min(temperature, math.log(100)))
-        # All but the two largest logits get nothing
+        # Only the two largest logits get weights
         second = logits.sort(dim=1, descending=True).values[:, 1:2]
         gates = torch.where(logits >= second, logits.exp(), 0.0)
         gates = gates / gates.sum(dim=1, keepdim=True)
@@ -156,7 +156,7 @@ class PlainM2CD:
         return output
 
     def decode(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Resize, then fuse: as the original, and not as the decoder of ours."""
+        """Resize, then fuse, as the original does; our fast decoder fuses first."""
         resized = [
             self.resize(self.conv_norm_relu(f'decode_head.convs.{i}', x), size)
             for i, x in enumerate(features)
@@ -195,7 +195,7 @@ class PlainM2CD:
 
 
 def run(model: M2CD) -> dict[str, Tensor]:
-    """Run a model on the reference's images, with the reference's names."""
+    """Run a model on the reference's images, and name outputs like the reference."""
     outputs: dict[str, Tensor] = {}
 
     def keep(module: torch.nn.Module, args: tuple[Tensor]) -> None:
@@ -221,7 +221,7 @@ def run(model: M2CD) -> dict[str, Tensor]:
 
 
 def compare(path: Path) -> None:
-    """Compare with what the original gives."""
+    """Compare with the outputs of the original."""
     expected = load_file(path)
     outputs = run(load_original(original_state_dict(), 'mit_b0'))
     for name, value in expected.items():
@@ -229,7 +229,7 @@ def compare(path: Path) -> None:
         if value.numel() == 1:
             torch.testing.assert_close(output, value, rtol=1e-3, atol=0)
             continue
-        # A few tokens may go to another expert, where two are nearly equally good
+        # A few tokens may go to another expert, if two have nearly equal logits
         different = (output - value).abs() > 1e-4 * value.std()
         assert different.double().mean() <= 1e-3, name
 
@@ -372,7 +372,7 @@ class TestLoadOriginal:
 
 
 def pretrained(enum: WeightsEnum) -> dict[str, Tensor]:
-    """State dict of the architecture and bands of a weight enum, without the head."""
+    """Make a state dict for the architecture and bands of a weight enum, without head."""
     name = type(enum).__name__.removesuffix('_Weights').lower()
     torch.manual_seed(enum.meta['in_chans'])
     model = timm.create_model(name, in_chans=enum.meta['in_chans'])
@@ -382,7 +382,7 @@ def pretrained(enum: WeightsEnum) -> dict[str, Tensor]:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for the weights that TorchGeo downloads."""
+    """Replace the weights that TorchGeo downloads by stand-ins."""
 
     def get_state_dict(self: WeightsEnum, **kwargs: Any) -> dict[str, Tensor]:
         assert kwargs['check_hash']
@@ -393,7 +393,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stem_of(encoder: MoEEncoder) -> Tensor:
-    """Weight of the second image's stem."""
+    """Return the weight of the second image's stem."""
     assert encoder.second_stem is not None
     (weight,) = encoder.second_stem.parameters()
     return weight
@@ -410,7 +410,7 @@ class TestLoadEncoderWeights:
         ],
     )
     def test_sentinel(self, prefix: str, name: str, weights: WeightsEnum) -> None:
-        # There is no ResNet-18 for Sentinel-1, but its stem is the same
+        # No ResNet-18 exists for Sentinel-1, but the stem of ResNet-50 is the same
         second = ResNet50_Weights.SENTINEL1_ALL_MOCO
         encoder = MoEEncoder(prefix + name, in_channels=(13, 2))
         experts = {k: v.clone() for k, v in encoder.moe.state_dict().items()}
@@ -448,7 +448,7 @@ class TestLoadEncoderWeights:
         expected = pretrained(ResNet18_Weights.SENTINEL2_RGB_MOCO)
         path = tmp_path / 'resnet18.ckpt'
         content: dict[str, Any] = expected
-        if task:  # as TorchGeo's tasks save it
+        if task:  # the format of TorchGeo's tasks
             state_dict = {f'model.{k}': v for k, v in expected.items()}
             state_dict |= {'model.fc.bias': torch.zeros(10), 'x.y': torch.zeros(1)}
             content = {

@@ -38,7 +38,7 @@ from torchgeo_m2cd.transforms import (
     StandardizeImage,
 )
 
-# Small models in each layout that TorchGeo's models take
+# Small models, one for each input layout of TorchGeo's models
 MODELS = [
     {'model': 'm2cd', 'backbone': 'mit_b0'},
     {'model': 'unet', 'backbone': 'resnet18'},
@@ -75,7 +75,7 @@ def make_datamodule(inputs: Inputs | None = None) -> SyntheticFloodDataModule:
 
 
 def record_log(task: ChangeDetectionTask) -> dict[str, float]:
-    """Make a task log to a dictionary, without a trainer."""
+    """Let a task log to a dictionary, without a trainer."""
     logged: dict[str, float] = {}
 
     def log(name: str, value: Tensor, **kwargs: Any) -> None:
@@ -127,7 +127,7 @@ class TestChangeDetectionTask:
         record_log(task)
         optimizer = torch.optim.AdamW(task.parameters(), lr=1e-3)
         batch = make_batch()
-        # Blocks that are dark in the second image have changed
+        # Dark blocks of the second image have changed
         batch['image'] = F.interpolate(batch['image'].flatten(1, 2), size=4)
         batch['image'] = F.interpolate(batch['image'], size=64).unflatten(1, (2, 3))
         batch['mask'] = (batch['image'][:, 1, :1] < 0).long()
@@ -173,7 +173,7 @@ class TestChangeDetectionTask:
         in_channels: Any,
         index: int,
     ) -> None:
-        """It takes source units, after the same random changes as the images."""
+        """It uses source units, augmented like the images."""
         batches: list[dict[str, Tensor]] = []
         sources: list[Tensor] = []
         simulated: list[Tensor] = []
@@ -207,7 +207,7 @@ class TestChangeDetectionTask:
         if in_channels == 4:
             simulated_bands = 4
         assert [tuple(s.shape) for s in simulated] == [(2, simulated_bands, 64, 64)] * 2
-        # From the images that the model saw, back to source units
+        # Convert the inputs of the model back to source units
         names = datamodule.bands if index == 0 else datamodule.sar_bands
         mean, std = (
             torch.tensor([values[name] for name in names])[:, None, None]
@@ -216,7 +216,7 @@ class TestChangeDetectionTask:
         for source, batch in zip(sources, batches, strict=True):
             expected = batch['image'][:, index, :bands] * std + mean
             torch.testing.assert_close(source, expected, rtol=1e-4, atol=1e-2)
-        # Flipped or turned, and not read once more
+        # The images are augmented ones, not those of the dataset
         dataset = datamodule.train_dataset
         assert isinstance(dataset, SyntheticFlood)
         chips = [dataset[i]['image'][index, :bands] for i in range(len(dataset))]
@@ -235,7 +235,7 @@ class TestChangeDetectionTask:
         task = make_task(o2sp=o2sp, model_args={'experts': None}).eval()
         logged = record_log(task)
         batch = make_batch()
-        batch['mask'][:] = 255  # the guide loss alone
+        batch['mask'][:] = 255  # leaves only the guide loss
         torch.manual_seed(1)
         task.training_step(batch, 0).backward()
         gradients = [p.grad for p in task.model.encoder.parameters()]
@@ -312,7 +312,7 @@ class TestChangeDetectionTask:
         logged = record_log(task)
         batch = make_batch()
         task.validation_step(batch, 0)
-        # The same on an image that has no pixels to ignore
+        # The same for an image without ignored pixels
         logits = task.model(batch['image'])[:, :, 8:].flatten(1)[None]
         target = batch['mask'][:, :, 8:].flatten(1)[None]
         expected = {
@@ -336,7 +336,7 @@ class TestChangeDetectionTask:
             expected = F.cross_entropy(logits[:, :, 8:], batch['mask'][:, 0, 8:])
             assert logged['val_loss'] == pytest.approx(expected.item(), rel=1e-4)
         before = logged['val_loss']
-        batch['image'][:, :, :, :1] += 1  # changes features, but not the ignored mask
+        batch['image'][:, :, :, :1] += 1
         prediction = task.predict_step(batch, 0)
         assert prediction.shape == (2, 3, 32, 32)
         torch.testing.assert_close(prediction.sum(1), torch.ones(2, 32, 32))
@@ -497,13 +497,13 @@ class TestChangeDetectionTask:
         if loss == 'ce':
             kwargs |= {'task': 'multiclass', 'num_classes': 2}
         kwargs |= {'model_args': {'experts': None}}
-        # Logits are about 0 at first: about half of the pixels are below 1/2
+        # Initial logits are about 0: about half of the pixels are below 1/2
         task = make_task(ohem=OHEM(0.5, 100), **kwargs)
         logged = record_log(task)
         batch = make_batch()
         task.training_step(batch, 0)
         with torch.no_grad():
-            # Batch norm, and drop path with the same draws
+            # Batch norm in training mode, drop path with the same random draws
             torch.manual_seed(0)
             task.training_step(batch, 0)
             torch.manual_seed(0)
@@ -515,7 +515,7 @@ class TestChangeDetectionTask:
         assert 100 < (true < 0.5).sum() < true.numel()
         expected = -true[true < 0.5].log().mean().item()
         assert logged['train_supervised_loss'] == pytest.approx(expected, rel=1e-4)
-        # Validation is that of all pixels
+        # Validation uses all pixels
         task.eval().validation_step(batch, 0)
         plain = make_task(**kwargs).eval()
         plain.load_state_dict(task.state_dict())
@@ -536,7 +536,7 @@ class TestChangeDetectionTask:
         trainer.strategy.connect(first)
         trainer.save_checkpoint(path)
 
-        # The loss is another one
+        # The second task has another loss
         second = make_task(
             init_from=path, ohem=OHEM(), o2sp=OriginalO2SP(weight=0.5), **kwargs
         )
@@ -545,7 +545,7 @@ class TestChangeDetectionTask:
             torch.testing.assert_close(weights[name], value)
         assert second.hparams['init_from'] == path
 
-        # A checkpoint of the second does not need the first
+        # The checkpoint of the second does not need that of the first
         trainer.strategy.connect(second)
         other = tmp_path / 'second.ckpt'
         trainer.save_checkpoint(other)
@@ -576,7 +576,7 @@ class TestChangeDetectionTask:
             make_task(init_from=path, weights=True)
 
     def test_replaced_optimizer(self, tmp_path: Path) -> None:
-        """As the command line does for --optimizer."""
+        """The argument --optimizer replaces this method."""
         task = make_task(model='fcn', in_channels=4)
         task.configure_optimizers = lambda: None  # type: ignore[method-assign]
         trainer = make_trainer(tmp_path, logger=False)
@@ -584,7 +584,7 @@ class TestChangeDetectionTask:
             trainer.fit(task, datamodule=make_datamodule())
 
     def test_arguments_of_another_model(self) -> None:
-        """A baseline is one changed key of a config away."""
+        """To get a baseline, changing the model in a config is enough."""
         with pytest.warns(UserWarning, match="experts, o2sp not used: model is 'unet'"):
             task = ChangeDetectionTask(
                 'unet', 'resnet18', model_args={'experts': None}, o2sp=OriginalO2SP()
@@ -601,7 +601,7 @@ class TestChangeDetectionTask:
 
     @pytest.mark.parametrize('model', ['m2cd', 'fcn'])
     def test_hyper_parameters(self, model: Any) -> None:
-        """Those of the signature, and no others: a checkpoint is read with them."""
+        """Checkpoints are loaded with them: they are the arguments of the signature."""
         task = make_task(model=model)
         names = inspect.signature(ChangeDetectionTask).parameters.keys()
         assert len(names) <= 20
@@ -636,7 +636,7 @@ class TestChangeDetectionTask:
                 {'loss': 'dice', 'ohem': OHEM()},
                 "ohem needs loss 'bce' or 'ce', got 'dice'",
             ),
-            # M2CD has it, but the task does, too
+            # The task sets this argument of M2CD itself
             ({'model_args': {'classes': 2}}, "unknown key of model_args 'classes'"),
             ({'optimization': Plateau()}, 'expected an object of'),
             (
@@ -683,11 +683,11 @@ class TestChangeDetectionTask:
         path = tmp_path / 'm2cd.ckpt'
         trainer.save_checkpoint(path)
 
-        # The same parameters, but not the same function
+        # The parameters fit, but the function differs
         task = make_task(in_channels=(4, 1), model_args={'experts': {'stages': (1,)}})
         with pytest.warns(UserWarning, match='the checkpoint fits, but model_args is'):
             trainer.test(task, ckpt_path=path, datamodule=make_datamodule())
-        # As read from YAML
+        # YAML has lists in place of tuples
         task = make_task(
             in_channels=[4, 1], model_args={'experts': {'top_k': 1, 'stages': [1]}}
         )
@@ -720,7 +720,7 @@ class TestChangeDetectionTask:
             getattr(trainer, stage)(make_task(**kwargs), datamodule=make_datamodule())
 
     def test_channels_of_inputs(self, tmp_path: Path) -> None:
-        """A model is made for what it is shown, not for the bands of the data."""
+        """Channels of the inputs count, not bands of the data."""
         inputs = make_inputs()
         assert inputs.channels == (4, 2)
         trainer = make_trainer(tmp_path, logger=False, limit_train_batches=1)
@@ -749,14 +749,14 @@ class TestChangeDetectionTask:
 
 
 class TestInputs:
-    """What the model is shown belongs to it."""
+    """The inputs belong to the model."""
 
     @pytest.fixture(params=['m2cd', 'fcn'])
     def model(self, request: pytest.FixtureRequest) -> Any:
         return request.param
 
     def make(self, model: Any = 'm2cd', **kwargs: Any) -> ChangeDetectionTask:
-        # Not the channels of the bands: only the checkpoint says what they are
+        # The channels are those of the inputs, which only the checkpoint has
         in_channels = [4, 2] if model == 'm2cd' else 4
         return make_task(model=model, in_channels=in_channels, **kwargs)
 
@@ -792,7 +792,7 @@ class TestInputs:
             assert task.model.inputs is task.inputs
 
     def test_checkpoint_of_the_trainer(self, tmp_path: Path, model: Any) -> None:
-        """The data module takes them, and a batch is shown in that way."""
+        """The data module applies the inputs of the checkpoint."""
         path = self.make_checkpoint(tmp_path, model)
         trainer = make_trainer(tmp_path, logger=False)
         datamodule, task = make_datamodule(), self.make(model)
@@ -805,7 +805,7 @@ class TestInputs:
             task, datamodule=make_datamodule(make_inputs()), verbose=False
         )
         assert result == expected[0]
-        # It does matter
+        # Other inputs give another result
         other = Inputs(
             Standardize([0.0] * 4, [1000.0] * 4), Relative([5.0], [0.5, 0.85])
         )
@@ -828,7 +828,7 @@ class TestInputs:
         assert task.inputs is not None
         assert task.model.inputs is task.inputs
         assert task.inputs.to_dict() == make_inputs().to_dict()
-        # Training goes on with them, unless the data say otherwise
+        # Training uses them, unless the data module has inputs
         trainer = make_trainer(tmp_path, logger=False, limit_train_batches=1)
         trainer.fit(task, datamodule=make_datamodule())
         assert task.inputs.to_dict() == make_inputs().to_dict()
@@ -838,7 +838,7 @@ class TestInputs:
         assert task.model.inputs is task.inputs is given
 
     def test_checkpoint_without_inputs(self, tmp_path: Path) -> None:
-        """As of a model that was trained with other data modules."""
+        """Models that were trained with other data modules have none."""
         path = tmp_path / 'no.ckpt'
         trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
         trainer.strategy.connect(make_task(in_channels=4))

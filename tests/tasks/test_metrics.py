@@ -9,7 +9,7 @@ from torchgeo.tasks import ChangeDetection
 
 from torchgeo_m2cd.tasks.metrics import make_metrics, to_probabilities
 
-# Our names of TorchGeo's metrics
+# This package's names of TorchGeo's metrics
 NAMES = {
     'IoU': 'JaccardIndex',
     'F1': 'F1Score',

@@ -26,7 +26,7 @@ from torchgeo_m2cd.tasks import (
 
 
 class Momentum(Optimization):
-    """Another optimizer, of a user."""
+    """An optimizer that a user wrote."""
 
     def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> Optimizer:
         return SGD(groups, lr=lr, momentum=0.9)
@@ -84,7 +84,7 @@ class TestSchedule:
 
     @pytest.mark.parametrize('interval', ['epoch', 'step'])
     def test_cosine(self, tmp_path: Path, interval: Any) -> None:
-        """The rates of PyTorch's schedule, whose length has to be given."""
+        """Rates equal those of PyTorch's schedule with the right length."""
         optimizer = AdamW([nn.Parameter(torch.zeros(()))], lr=0.1)
         scheduler = CosineAnnealingLR(optimizer, T_max=3 if interval == 'epoch' else 6)
         expected = []
@@ -107,7 +107,7 @@ class TestSchedule:
         'schedule', [Cosine(), Cosine('step', 1), Polynomial(), Polynomial(2)]
     )
     def test_resume_with_more_epochs(self, tmp_path: Path, schedule: Schedule) -> None:
-        """From there on, the rates are those of the longer training."""
+        """A resumed run has the rates of the longer training."""
         expected, _ = fit(tmp_path / 'whole', make_task(schedule), 4)
         first, _ = fit(tmp_path, make_task(schedule), 3)
         resumed, _ = fit(
@@ -150,7 +150,7 @@ class TestSchedule:
 
 class TestOptimization:
     def test_default(self) -> None:
-        """That of TorchGeo."""
+        """The default is that of TorchGeo."""
         task = make_task(None, optimization=None)
         theirs = ChangeDetection('fcn', in_channels=4, lr=0.1, patience=10)
         actual: Any = task.configure_optimizers()
@@ -216,7 +216,7 @@ class TestOptimization:
         norms = (nn.LayerNorm, nn.BatchNorm2d)
         for name, parameter in task.model.named_parameters():
             module, _, last = name.rpartition('.')
-            # The temperature of a gate is a scalar, and does not decay
+            # The temperature of a gate is a scalar: no weight decay
             decays = not (
                 isinstance(modules[module], norms) or last in ('bias', 'temperature')
             )

@@ -16,18 +16,18 @@ from torchgeo.datasets.utils import Sample
 class FigureLogger(Callback):
     """Log figures of the first validation samples with their predictions.
 
-    The images are drawn from source units, as far as the data module keeps them
-    (``source``), as those of torchgeo_m2cd do.
+    The figures show images in source units where the batch has them (``source``, which
+    the data modules of torchgeo_m2cd add), and the inputs of the model otherwise.
 
-    Needs a logger with figures, like TensorBoard, and a TorchGeo data module whose
-    dataset can plot; without them it does nothing.
+    Needs a logger that takes figures, such as TensorBoard, and a TorchGeo data module
+    whose dataset can plot. Does nothing without them.
     """
 
     def __init__(self, num_samples: int = 4) -> None:
         """Initialize a new FigureLogger.
 
         Args:
-            num_samples: Number of figures per validation, at most one batch.
+            num_samples: Number of figures per validation, limited by the batch size.
         """
         super().__init__()
         self.num_samples = num_samples
@@ -41,12 +41,12 @@ class FigureLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Log the figures after the first batch.
+        """Log the figures of the first batch.
 
         Args:
             trainer: The trainer.
-            pl_module: A task whose ``predict_step`` gives probabilities.
-            outputs: Output of the validation step, not used.
+            pl_module: A task whose ``predict_step`` returns probabilities.
+            outputs: Output of the validation step.
             batch: The batch.
             batch_idx: Index of the batch.
             dataloader_idx: Index of the data loader.

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the routing does: shares of the experts in the tokens of each modality."""
+"""Routing statistics: the share of each expert in the tokens of each branch."""
 
 import csv
 import io
@@ -22,128 +22,130 @@ from torchgeo.datasets.utils import Sample
 from ..models.encoder import MoEEncoder, MoEEncoderOutput
 from ..utils import write_beside
 
-#: Shares of the experts, shape ``(E,)``, by stage and path.
+#: Shares of the experts, shape ``(E,)``, by stage and branch.
 Shares = Mapping[int, Mapping[str, Tensor]]
 
-# Noise on the gates blurs the shares of training, and only there this path is
+# Simulated SAR exists in training only, where noise on the gates blurs the shares
 _LABELS = {'optical': 'optical', 'sar': 'SAR', 'simulated': 'simulated\n(training)'}
 
 
 def mutual_information(shares: Tensor) -> Tensor:
-    r"""Compute how much the expert of a token tells about its modality.
+    r"""Compute the mutual information of modality and expert.
 
     .. math::
 
        I(M; E) = \sum_{m, e} p(m, e) \log_2 \frac{p(m, e)}{p(m) \, p(e)},
        \quad p(m, e) = \frac{\text{shares}_{m, e}}{M}
 
-    All modalities have the same weight, however many tokens they have.
+    All modalities have the same weight, whatever their numbers of tokens.
 
     Args:
         shares: Share of each expert in the tokens of each modality, shape
-            ``(..., M, E)``; sums to one over the experts.
+            ``(..., M, E)``. The shares of a modality sum to one.
 
     Returns:
-        Bits, shape ``(...)``: from 0, where all modalities use the experts alike, to
-        :math:`\log_2 M`, where no two of them share an expert.
+        Bits, shape ``(...)``: 0 if all modalities use the experts alike,
+        :math:`\log_2 M` if no two modalities share an expert.
     """
-    # The entropy of E, less that of E where M is known
+    # H(E) - H(E | M)
     marginal = torch.special.entr(shares.mean(dim=-2)).sum(dim=-1)
     conditional = torch.special.entr(shares).sum(dim=-1).mean(dim=-1)
     nats: Tensor = marginal - conditional
     return nats.clamp(min=0) / math.log(2)
 
 
-def _specialisation(paths: Mapping[str, Tensor]) -> float:
-    """Compute the mutual information of real modality and expert of a stage."""
-    return mutual_information(torch.stack((paths['optical'], paths['sar']))).item()
+def _specialisation(branches: Mapping[str, Tensor]) -> float:
+    """Compute the mutual information of modality and expert, without simulated SAR."""
+    real = torch.stack((branches['optical'], branches['sar']))
+    return mutual_information(real).item()
 
 
 def _quantities(shares: Shares) -> Iterator[tuple[int, str, int | str, str, float]]:
-    """Iterate over stage, path, expert, quantity and value."""
-    for stage, paths in shares.items():
-        for path, values in paths.items():
+    """Yield stage, branch, expert, quantity and value."""
+    for stage, branches in shares.items():
+        for branch, values in branches.items():
             for expert, share in enumerate(values.tolist()):
-                yield stage, path, expert, 'share', share
-        yield stage, '', '', 'mutual_information', _specialisation(paths)
+                yield stage, branch, expert, 'share', share
+        yield stage, '', '', 'mutual_information', _specialisation(branches)
 
 
 def plot_routing(shares: Shares) -> Figure:
-    """Draw the share of each expert in the tokens of each path, stage by stage.
+    """Draw the share of each expert in the tokens of each branch, stage by stage.
 
     Args:
-        shares: Shares of the experts, shape ``(E,)``, by stage and path: ``'optical'``,
-            ``'sar'`` and, if there is one, ``'simulated'``.
+        shares: Shares of the experts, shape ``(E,)``, by stage and branch:
+            ``'optical'``, ``'sar'`` and optionally ``'simulated'``.
 
     Returns:
-        Figure with a panel per stage, and in it a bar per path, stacked of experts.
+        Figure with one panel per stage and one bar per branch, stacked by expert.
     """
-    # Wide enough for its title
+    # At least as wide as the title
     figure = Figure(figsize=(max(1 + 2 * len(shares), 6), 3.4), layout='constrained')
     axes = figure.subplots(1, len(shares), sharey=True, squeeze=False)[0]
-    for ax, (stage, paths) in zip(axes, shares.items(), strict=True):
-        table = torch.stack(list(paths.values())).cpu()  # (paths, E)
-        # Can be told apart by the colour-blind, and in print
+    for ax, (stage, branches) in zip(axes, shares.items(), strict=True):
+        table = torch.stack(list(branches.values())).cpu()  # (branches, E)
+        # Colour-blind readers can tell these apart, also in greyscale
         colors = mpl.colormaps['viridis'](np.linspace(0.1, 1, table.shape[1]))
         bottom = torch.zeros(len(table))
         for expert, (share, color) in enumerate(zip(table.T, colors, strict=True)):
             bars = ax.bar(
-                range(len(paths)), share, bottom=bottom, color=color, edgecolor='white'
+                range(len(table)), share, bottom=bottom, color=color, edgecolor='white'
             )
             ax.bar_label(
                 bars,
-                # Where there is room
+                # Thin bars have no room for a label
                 [f'{expert}: {s:.0%}' if s >= 0.06 else '' for s in share.tolist()],
                 label_type='center',
                 color='white' if color[:3].mean() < 0.45 else 'black',
                 fontsize=8,
             )
             bottom += share
-        ax.set_xticks(range(len(paths)), [_LABELS[path] for path in paths])
+        ax.set_xticks(range(len(table)), [_LABELS[branch] for branch in branches])
         ax.set_title(
-            f'stage {stage}\n{_specialisation(paths):.3f} bit', fontsize='medium'
+            f'stage {stage}\n{_specialisation(branches):.3f} bit', fontsize='medium'
         )
     axes[0].set(ylabel='share of expert', ylim=(0, 1))
     figure.suptitle(
-        'Experts by path, and mutual information of expert and optical or SAR',
+        'Experts by branch, and mutual information of expert and optical or SAR',
         fontsize='medium',
     )
     return figure
 
 
 class RoutingLogger(Callback):
-    """Log which experts of M²CD the tokens of each path go to.
+    """Log which experts of M²CD the tokens of each branch go to.
 
     The share of an expert is the mean of its gate over all tokens. Each validation logs
 
-    * ``routing/stage{s}/{path}/expert{e}``, the shares, of the validation samples for
-      the paths ``optical`` and ``sar``, and of the training samples since the last
-      validation for ``simulated``, a path that only training has
-    * ``routing/stage{s}/mutual_information``, whether experts specialise by modality,
-      see :func:`mutual_information`, from the validation samples: 0 to 1 bit
-    * ``routing``, a figure of both, if the logger has figures, like TensorBoard
+    * ``routing/stage{s}/{branch}/expert{e}``: the share of each expert. The branches
+      ``optical`` and ``sar`` are measured on the validation samples; ``simulated``,
+      which only training has, on the training samples since the last validation.
+    * ``routing/stage{s}/mutual_information``: 0 to 1 bit, on the validation samples. It
+      says whether experts specialise by modality, see :func:`mutual_information`.
+    * ``routing``: a figure of both, if the logger takes figures, such as TensorBoard.
 
-    Does nothing for models other than M²CD, and for M²CD without experts.
+    Does nothing for other models, or for M²CD without experts.
     """
 
     def __init__(self, output: Path | None = None) -> None:
         """Initialize a new RoutingLogger.
 
         Args:
-            output: CSV file to write all of it to in training, if any: a row per
-                ``epoch``, ``step``, ``split`` (train or val), ``stage``, ``path`` and
-                ``expert``, whose ``quantity`` is ``share``, and a row per split and
-                stage without path and expert whose is ``mutual_information``. Training
-                that starts anew replaces it; training that goes on adds to it.
+            output: CSV file for the values of both splits during training, if any. It
+                has the columns ``epoch``, ``step``, ``split`` (train or val),
+                ``stage``, ``path`` (the branch), ``expert``, ``quantity`` and
+                ``value``. The quantity is ``share``, or ``mutual_information`` with
+                ``path`` and ``expert`` empty. A new training replaces the file, a
+                resumed one appends to it.
         """
         super().__init__()
         self.output = None if output is None else Path(output)
         self._rows: list[dict[str, Any]] = []
-        # Sum of the gates over tokens, shape (P, E), by split and stage
+        # Sum of the gates over tokens, shape (branches, E), by split and stage
         self._mass: dict[str, dict[int, Tensor]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read what was written before the checkpoint that training goes on from.
+        """Reset, and keep the rows of the file up to the step of the checkpoint.
 
         Args:
             trainer: The trainer.
@@ -165,7 +167,7 @@ class RoutingLogger(Callback):
         batch: Sample,
         batch_idx: int,
     ) -> None:
-        """Watch the gates of a training batch.
+        """Record the gates of a training batch.
 
         Args:
             trainer: The trainer.
@@ -173,7 +175,7 @@ class RoutingLogger(Callback):
             batch: The batch.
             batch_idx: Index of the batch.
         """
-        self._watch(pl_module, 'train')
+        self._record(pl_module, 'train')
 
     def on_validation_batch_start(
         self,
@@ -183,7 +185,7 @@ class RoutingLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Watch the gates of a validation batch.
+        """Record the gates of a validation batch.
 
         Args:
             trainer: The trainer.
@@ -193,7 +195,7 @@ class RoutingLogger(Callback):
             dataloader_idx: Index of the data loader.
         """
         if not trainer.sanity_checking:
-            self._watch(pl_module, 'val')
+            self._record(pl_module, 'val')
 
     def on_validation_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
@@ -215,18 +217,18 @@ class RoutingLogger(Callback):
         if not shares.get('val') or not trainer.is_global_zero:
             return
 
-        # Noise on the gates makes training another thing: only what has to is from there
+        # Gates are noisy in training: its shares are shown for simulated SAR only
         shown = {
-            stage: {**shares.get('train', {}).get(stage, {}), **paths}
-            for stage, paths in shares['val'].items()
+            stage: {**shares.get('train', {}).get(stage, {}), **branches}
+            for stage, branches in shares['val'].items()
         }
         scalars = {
-            f'routing/stage{stage}/{path}/expert{expert}'
+            f'routing/stage{stage}/{branch}/expert{expert}'
             if quantity == 'share'
             else f'routing/stage{stage}/{quantity}': value
-            for stage, path, expert, quantity, value in _quantities(shown)
+            for stage, branch, expert, quantity, value in _quantities(shown)
         }
-        # Not by the task's log, which would print them all after `validate`
+        # `pl_module.log` would print every value after `validate`
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=trainer.global_step)
             experiment: Any = getattr(logger, 'experiment', None)
@@ -240,20 +242,20 @@ class RoutingLogger(Callback):
                     'step': trainer.global_step,
                     'split': split,
                     'stage': stage,
-                    'path': path,
+                    'path': branch,
                     'expert': expert,
                     'quantity': quantity,
                     'value': f'{value:.6f}',
                 }
                 for split, stages in shares.items()
-                for stage, path, expert, quantity, value in _quantities(stages)
+                for stage, branch, expert, quantity, value in _quantities(stages)
             ]
             self._write(self.output)
 
-    def _watch(self, pl_module: LightningModule, split: str) -> None:
+    def _record(self, pl_module: LightningModule, split: str) -> None:
         """Add up the gates of the encoder's next forward pass.
 
-        Of no other: callbacks may run the model, too.
+        Later passes of the same batch do not count: callbacks may run the model, too.
         """
         encoder = getattr(getattr(pl_module, 'model', None), 'encoder', None)
         if not isinstance(encoder, MoEEncoder):
@@ -263,7 +265,7 @@ class RoutingLogger(Callback):
         def add(_module: Any, _args: Any, output: MoEEncoderOutput) -> None:
             handle.remove()
             for stage, gates in output.gates.items():
-                # Stays on the device: to read it would be to wait for it
+                # Stays on the GPU: reading it here would synchronise
                 mass = gates.detach().sum(dim=1)
                 masses[stage] = masses[stage] + mass if stage in masses else mass
 
@@ -272,14 +274,14 @@ class RoutingLogger(Callback):
     def _shares(
         self, trainer: Trainer, pl_module: LightningModule, mass: Tensor
     ) -> dict[str, Tensor]:
-        """Turn sums of gates, shape (P, E), of all processes into shares by path."""
+        """Turn sums of gates, shape (branches, E), into shares over all processes."""
         mass = trainer.strategy.reduce(mass, reduce_op='sum').cpu().double()
         shares = mass / mass.sum(dim=1, keepdim=True)
         optical = getattr(pl_module.model, 'optical_index', 0)
         order = (optical, 1 - optical, 2)
         return {
-            path: shares[i]
-            for path, i in zip(('optical', 'sar', 'simulated'), order, strict=True)
+            branch: shares[i]
+            for branch, i in zip(('optical', 'sar', 'simulated'), order, strict=True)
             if i < len(shares)
         }
 

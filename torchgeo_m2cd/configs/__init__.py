@@ -21,16 +21,16 @@ def list_configs() -> list[str]:
 
 
 def config_path(name: str) -> Path:
-    """Find a configuration.
+    """Return the path of a configuration.
 
     Args:
-        name: Its name, one of :func:`list_configs`.
+        name: Name of the configuration, one of :func:`list_configs`.
 
     Returns:
         The path of the YAML file.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If no configuration has this name.
     """
     check_choice('configuration', name, list_configs())
     return Path(__file__).parent / f'{name}.yaml'
@@ -44,11 +44,11 @@ def read_configs(*names: str) -> str:
             one, as with several ``--config`` arguments of ``torchgeo``.
 
     Returns:
-        YAML text, which ``torchgeo --config`` takes in place of a path. That of a single
-        configuration keeps its comments.
+        YAML text, which ``torchgeo --config`` takes in place of a path. The text of a
+        single configuration keeps its comments.
 
     Raises:
-        ValueError: If there is none of a name.
+        ValueError: If no configuration has one of these names.
     """
     texts = [config_path(name).read_text() for name in names]
     if len(texts) == 1:
@@ -61,7 +61,7 @@ def read_configs(*names: str) -> str:
 
 
 def _merge(base: Any, top: Any) -> Any:
-    """Put one mapping on top of another one; all other values replace each other."""
+    """Merge two mappings, key by key; any other value of *top* replaces that of *base*."""
     if not isinstance(base, dict) or not isinstance(top, dict):
         return top
     both = {key: _merge(base[key], top[key]) for key in base.keys() & top.keys()}

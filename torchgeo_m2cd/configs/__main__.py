@@ -17,7 +17,9 @@ def main() -> None:
         'ombria)"',
     )
     parser.add_argument(
-        'names', nargs='*', help='later ones replace values; lists all if left out'
+        'names',
+        nargs='*',
+        help='later names override earlier ones; without names, list all',
     )
     names = parser.parse_args().names
     if not names:

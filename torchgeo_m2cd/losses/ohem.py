@@ -14,10 +14,10 @@ from ..configurable import Configurable
 
 
 class OHEM(Configurable):
-    """Which pixels online hard example mining trains on.
+    """Selection of hard pixels for training: online hard example mining.
 
     A pixel is hard if the predicted probability of its true class is below *threshold*.
-    If fewer than *min_kept* pixels of the batch are hard, the hardest *min_kept* count.
+    If fewer than *min_kept* pixels of the batch are hard, the *min_kept* hardest are kept.
     With several labels, the hardest label of a pixel decides.
 
     If you use this in your research, please cite the following paper:
@@ -31,9 +31,9 @@ class OHEM(Configurable):
         """Initialize a new OHEM instance.
 
         Args:
-            threshold: Probability of the true class below which a pixel is hard, from 0
-                (only the *min_kept* hardest) to 1 (all pixels).
-            min_kept: Smallest number of pixels to keep of a batch, at least 1.
+            threshold: Probability of the true class below which a pixel is hard. From 0
+                (keep only the *min_kept* hardest) to 1 (keep all pixels).
+            min_kept: Smallest number of pixels to keep per batch, at least 1.
 
         Raises:
             ValueError: If *threshold* or *min_kept* is out of range.
@@ -47,10 +47,10 @@ class OHEM(Configurable):
 
 
 class OHEMLoss(nn.Module):
-    """A loss of the hard pixels only, see :class:`OHEM`.
+    """Loss of the hard pixels only, see :class:`OHEM`.
 
-    Neither the weights of the criterion nor its label smoothing change which pixels are
-    hard. In evaluation mode all pixels count.
+    The weights and the label smoothing of the criterion do not affect which pixels are
+    hard. In evaluation mode, all pixels count.
     """
 
     def __init__(self, criterion: nn.Module, ohem: OHEM) -> None:
@@ -63,7 +63,7 @@ class OHEMLoss(nn.Module):
             ohem: Which pixels to keep.
 
         Raises:
-            TypeError: If *criterion* is another loss.
+            TypeError: If *criterion* is neither of them.
         """
         super().__init__()
         if not isinstance(criterion, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss):
@@ -79,8 +79,8 @@ class OHEMLoss(nn.Module):
 
         Args:
             logits: Logits, shape ``(B, C, ...)``.
-            target: What the criterion expects: classes, shape ``(B, ...)``, for
-                cross-entropy, or labels, shape ``(B, C, ...)``.
+            target: Classes, shape ``(B, ...)``, for cross-entropy; labels, shape
+                ``(B, C, ...)``, for binary cross-entropy.
 
         Returns:
             The loss, reduced by the criterion.
@@ -96,7 +96,7 @@ class OHEMLoss(nn.Module):
         return loss
 
     def _is_hard(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Find the pixels to keep: a boolean tensor of shape (N,)."""
+        """Find the pixels to keep: Boolean, shape (N,)."""
         # The unweighted loss is -log(probability of the true class)
         if isinstance(self.criterion, nn.CrossEntropyLoss):
             ignored = self.criterion.ignore_index

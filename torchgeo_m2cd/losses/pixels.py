@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The pixels that count in a loss."""
+"""Selection of the pixels that count in a loss."""
 
 from einops import rearrange
 from torch import Tensor
@@ -10,18 +10,18 @@ from torch import Tensor
 def select_pixels(
     logits: Tensor, mask: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Select the pixels that count.
+    """Select the pixels that count in a loss.
 
-    Not every criterion can ignore a value, but all take any set of pixels.
+    Not every criterion has an ``ignore_index``, but each takes any set of pixels.
 
     Args:
         logits: Logits, shape ``(B, C, H, W)``.
         mask: Masks, shape ``(B, M, H, W)``.
-        ignore_index: Value of the mask that does not count in any of its M channels, or
-            None.
+        ignore_index: Leave out pixels that have this value in any of the M channels of
+            the mask. None selects all pixels.
 
     Returns:
-        Logits and mask of the N pixels that count, shapes ``(1, C, N)`` and
+        Logits and mask of the N selected pixels, shapes ``(1, C, N)`` and
         ``(1, M, N)``.
     """
     logits = rearrange(logits, 'b c h w -> 1 c (b h w)')

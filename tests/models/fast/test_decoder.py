@@ -14,7 +14,7 @@ from torchgeo_m2cd.models.fast.decoder import FastMLPDecoder, FastMLPHead
 
 @pytest.mark.parametrize(
     ('training', 'block_size'),
-    # All 40 channels at once, two blocks, and as many as can be
+    # One block of all 40 channels, two blocks, and as many blocks as possible
     list(itertools.product([True, False], [2**20, 2 * 32 * 48 * 20, 1])),
 )
 @pytest.mark.parametrize('compiled', [False, True])

@@ -14,7 +14,7 @@ def test_few_images_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(encoder, FastMoEEncoder)
     images = torch.randn(2, 3, 3, 64, 64)
     expected = encoder(*images)
-    # Two in the first stage, and more in the later ones
+    # Two images at a time in the first stage, more in later stages
     monkeypatch.setattr(encoder, 'block_size', 2 * expected.features[2][0, 0].numel())
     output = encoder(*images)
     torch.testing.assert_close(output.features, expected.features)

@@ -26,7 +26,7 @@ class TestFastMixtureOfExperts:
         moe = make(8, top_k=top_k)
         x = torch.randn(60, 8, requires_grad=True)
         gates, _ = moe.route(x)
-        # As if the first expert were never chosen, for k = 1
+        # For k = 1, no token chooses the first expert
         gates = gates.detach()
         if top_k == 1:
             gates = torch.eye(4)[torch.randint(1, 4, (60,))]
@@ -38,7 +38,7 @@ class TestFastMixtureOfExperts:
             results.append((tokens, *gradients))
         torch.testing.assert_close(*results)
 
-    # Blocks of 1 token, of 32 (and some that only fill up the last), and all
+    # Blocks of 1 token, of 32 (with padding in the last), of 64, and of all tokens
     @pytest.mark.parametrize('block_size', [1, 32 * 6, 64 * 6, 2**20])
     def test_gradients(self, block_size: int) -> None:
         moe = make(3, num_experts=3, expansion=2).double()
@@ -69,7 +69,7 @@ class TestFastMixtureOfExperts:
         monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
         torch.testing.assert_close(moe(x).tokens, expected)
 
-    # As torch.compile sees it; 'aot_eager' also traces the backward pass
+    # Compiled with 'aot_eager', which also traces the backward pass
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
     def test_compiled_is_the_same(self, dtype: torch.dtype) -> None:
         moe = make(8, noisy=False)
@@ -83,7 +83,7 @@ class TestFastMixtureOfExperts:
             )
             assert tokens.dtype == dtype
             results.append([tokens, *(g for g in gradients if g is not None)])
-        # Those of the gate, too
+        # Including the gradients of the gate
         assert len(results[0]) == 1 + 1 + len(list(moe.parameters()))
         atol = 1e-6 if dtype == torch.float32 else 1e-2
         torch.testing.assert_close(*results, rtol=1e-2, atol=atol)
@@ -100,9 +100,9 @@ class TestFastMixtureOfExperts:
                 tokens.sum().backward()
             counts.append((forward.get_total_flops(), backward.get_total_flops()))
         dense, sparse = counts
-        assert dense[0] == 2 * 30 * 4 * 2 * 8 * 24  # All four experts, two products
-        assert sparse[0] == dense[0] / 2  # The two of each token
-        assert sparse[1] == (dense[1] + dense[0] / 2) / 2  # Hidden values anew
+        assert dense[0] == 2 * 30 * 4 * 2 * 8 * 24  # four experts, two products
+        assert sparse[0] == dense[0] / 2  # two experts per token
+        assert sparse[1] == (dense[1] + dense[0] / 2) / 2  # recomputes hidden values
 
     def test_operator(self) -> None:
         moe = make(8)

@@ -24,7 +24,7 @@ from torchgeo_m2cd.models.fast.stand_in import StandIn
 
 @pytest.fixture(autouse=True)
 def switch() -> Iterator[None]:
-    """Switch fast modules on again after a test."""
+    """Switch fast modules back on after each test."""
     yield
     set_fast(True)
 
@@ -46,8 +46,8 @@ def fast_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def train(model: M2CD, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Make a step of training, and return all that comes out of it by name."""
-    torch.manual_seed(1)  # The same noise of the gates
+    """Run a training step, and return outputs, buffers and gradients by name."""
+    torch.manual_seed(1)  # the same noise on the gates
     image, simulated_sar = torch.randn(2, 2, 3, 64, 64), torch.randn(2, 3, 64, 64)
     with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
         output = model.forward_train(image, simulated_sar)
@@ -89,7 +89,7 @@ class TestAccelerate:
         for model in (accelerate(copy.deepcopy(plain)), plain):
             logits = train(model, torch.bfloat16)['logits'].detach()
             assert logits.dtype == torch.bfloat16
-            # As near as tokens between two experts allow
+            # Tokens between two experts may choose the other one
             error = (logits.float() - expected).abs().mean()
             assert error < 0.1 * expected.abs().mean()
 
@@ -100,7 +100,7 @@ class TestAccelerate:
         assert fast_modules(plain) == []
         counts = Counter(FAST[type(module)] for module in plain_modules(plain))
         fast = accelerate(plain)
-        assert fast is plain  # It works in place
+        assert fast is plain  # works in place
         assert plain_modules(fast) == []
         assert Counter(map(type, fast_modules(fast))) == counts
         assert counts.keys() == set(FAST.values())
@@ -109,7 +109,7 @@ class TestAccelerate:
         actual = fast.state_dict(keep_vars=True)
         assert [*actual] == [*state_dict]
         assert all(actual[name] is value for name, value in state_dict.items())
-        # Nothing more happens the second time
+        # A second call changes nothing
         before = fast_modules(fast)
         assert fast_modules(accelerate(fast)) == before
 
@@ -129,7 +129,7 @@ class TestAccelerate:
 
     @pytest.mark.parametrize('how', ['deepcopy', 'pickle'])
     def test_copies(self, how: str) -> None:
-        """A copy is fast, has parameters of its own, and its stages are its own."""
+        """A copy is fast and has its own parameters and stages."""
         model = M2CD('mit_b0').eval()
         assert plain_modules(model) == []
         if how == 'deepcopy':
@@ -147,7 +147,7 @@ class TestAccelerate:
         assert not torch.equal(other(image), expected)
 
     def test_pretrained(self, tmp_path: Path) -> None:
-        """What is saved does not say whether the model was fast."""
+        """A saved model does not say whether it was fast."""
         plain = make_plain('mit_b0').eval()
         plain.save_pretrained(tmp_path)
         fast = M2CD.from_pretrained(tmp_path)
@@ -164,7 +164,7 @@ class TestSetFast:
         model = M2CD('mit_b0')
         assert fast_modules(model) == []
         set_fast(True)
-        assert fast_modules(model) == []  # It stays what it is
+        assert fast_modules(model) == []  # existing models do not change
         assert plain_modules(M2CD('mit_b0')) == []
 
     @pytest.mark.parametrize(('value', 'expected'), [('0', 'False'), ('1', 'True')])

@@ -19,14 +19,14 @@ HEIGHT, WIDTH = 8, 12
 def outputs(
     layer: nn.Module, faster: type[StandIn], images: int
 ) -> list[tuple[Tensor, ...]]:
-    """Return output and gradients of the layer, and of its stand-in."""
+    """Return the outputs and gradients of the layer and of its stand-in."""
     torch.manual_seed(0)
     layer = layer.double()
     x = torch.randn(images, HEIGHT * WIDTH, 16, dtype=torch.float64, requires_grad=True)
     results = []
     inputs = [x, *layer.parameters()]
     for form in (layer, faster.take_over(layer)):
-        torch.manual_seed(1)  # For dropout
+        torch.manual_seed(1)  # the same dropout
         output = form(x, HEIGHT, WIDTH)  # type: ignore[operator]
         results.append((output, *torch.autograd.grad(output.square().sum(), inputs)))
     return results
