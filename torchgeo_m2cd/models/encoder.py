@@ -235,20 +235,23 @@ class MoEEncoder(nn.Module):
     ) -> Tensor:
         """Run the stem, or each image through its own."""
         if self.second_stem is None:
-            return self._run_stage(self.stem, torch.cat([*images]), call)
+            return _chain(self.stem, torch.cat([*images]), call)
         outputs = [
-            self._run_stage(
-                [*self.second_stem] if is_second else self.stem, image, call
-            )
+            _chain([*self.second_stem] if is_second else self.stem, image, call)
             for image, is_second in zip(images, second, strict=True)
         ]
         return torch.cat(outputs)
 
     def _run_stage(self, stage: Sequence[nn.Module], x: Tensor, call: Call) -> Tensor:
-        """Apply the modules of a stage one after the other."""
-        for module in stage:
-            x = call(module, x)
-        return x
+        """Run a stage."""
+        return _chain(stage, x, call)
+
+
+def _chain(modules: Sequence[nn.Module], x: Tensor, call: Call) -> Tensor:
+    """Apply modules one after the other."""
+    for module in modules:
+        x = call(module, x)
+    return x
 
 
 def _call(module: nn.Module, x: Tensor) -> Tensor:

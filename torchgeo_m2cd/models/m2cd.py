@@ -293,6 +293,6 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
 
     def _decode(self, features: Sequence[Tensor]) -> Tensor:
         """Fuse the features of both images per stage, and decode them."""
-        fused = [fuse(f[0], f[1], self.fusion) for f in features]
+        fused = [fuse(first, second, self.fusion) for first, second, *_ in features]
         logits: Tensor = self.segmentation_head(self.decoder(fused))
         return logits

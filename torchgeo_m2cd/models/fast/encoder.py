@@ -30,7 +30,7 @@ class FastMoEEncoder(StandIn, MoEEncoder):
         return super()._encode(images, second, call)
 
     def _run_stage(self, stage: Sequence[nn.Module], x: Tensor, call: Call) -> Tensor:
-        """Apply the modules of a stage one after the other."""
+        """Run a stage."""
         run = super()._run_stage
         if self.training or x.device.type != 'cpu' or torch.compiler.is_compiling():
             return run(stage, x, call)

@@ -33,13 +33,11 @@ class FastMixtureOfExperts(StandIn, MixtureOfExperts):
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        if torch.compiler.is_exporting():
-            return super().mix(x, gates)
-        if device == 'cpu':
-            return self._mix_sparse(x, gates)
         # The grouped product of other data types synchronises
-        grouped = x.dtype == torch.bfloat16
-        return self._mix_grouped(x, gates) if grouped else super().mix(x, gates)
+        grouped = x.is_cuda and x.dtype == torch.bfloat16
+        if torch.compiler.is_exporting() or (x.is_cuda and not grouped):
+            return super().mix(x, gates)
+        return self._mix_grouped(x, gates) if grouped else self._mix_sparse(x, gates)
 
     def _mix_sparse(self, x: Tensor, gates: Tensor) -> Tensor:
         """Apply each expert to its own tokens, one expert after the other.
