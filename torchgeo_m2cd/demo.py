@@ -123,11 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"""
 IoU of the flood: {iou:.2f} on unseen chips, {scene_iou:.2f} on the mapped scene
 Scene:            {scene['optical']}, {scene['sar']}
-<<<<<<< HEAD
-Change map:       {change} (probability), {classes} (0/1)
-=======
-Change map:       {change} (probabilities), {change_mask} (classes 0 and 1)
->>>>>>> wt-bench
+Change map:       {change} (probabilities), {classes} (classes 0 and 1)
 Figure:           {output / 'demo.png'}
 Checkpoint:       {checkpoint}
 Curves:           tensorboard --logdir {output}""")
