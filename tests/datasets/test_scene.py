@@ -20,6 +20,7 @@ from rasterio.warp import calculate_default_transform, reproject
 from torchgeo.datasets import DatasetNotFoundError, Sentinel1, Sentinel2
 from torchgeo.datasets.splits import random_grid_cell_assignment
 
+from tests.data.geotiff import GRID, NORTH, WEST, write
 from torchgeo_m2cd.datamodules.checks import check_values
 from torchgeo_m2cd.datasets import (
     MaskSource,
@@ -28,33 +29,6 @@ from torchgeo_m2cd.datasets import (
     SceneList,
     Source,
 )
-
-WEST, NORTH = 500_000.0, 5_300_000.0
-GRID = from_origin(WEST, NORTH, 10, 10)
-
-
-def write(
-    path: Path,
-    data: npt.ArrayLike,
-    transform: Affine = GRID,
-    crs: str | None = 'EPSG:32633',
-    nodata: float | None = None,
-) -> Path:
-    array = np.atleast_3d(np.asarray(data).T).T  # (H, W) becomes (1, H, W)
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        dtype=array.dtype,
-        count=len(array),
-        height=array.shape[1],
-        width=array.shape[2],
-        crs=crs,
-        transform=transform,
-        nodata=nodata,
-    ) as dst:
-        dst.write(array)
-    return path
 
 
 def optical(height: int = 100, width: int = 120) -> npt.NDArray[np.uint16]:
