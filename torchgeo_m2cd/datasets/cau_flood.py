@@ -13,7 +13,7 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..utils import check_choice
 from .base import OpticalSARDataset
-from .utils import Files, match_files, read_sample
+from .chips import Files, match_files, read_sample
 
 
 class _Layout(NamedTuple):

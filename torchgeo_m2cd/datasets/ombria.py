@@ -17,7 +17,7 @@ from torchgeo.datasets.utils import Path, Sample, download_url
 
 from ..utils import check_choice
 from .base import OpticalSARDataset
-from .utils import Files, match_files, read_sample
+from .chips import Files, match_files, read_sample
 
 
 class _Folders(NamedTuple):

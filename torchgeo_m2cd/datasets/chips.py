@@ -4,7 +4,6 @@
 """Reading of image files with the checks shared by all datasets, and writing."""
 
 import os
-import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import torch
-from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.transform import Affine
 from torch import Tensor
 from torchgeo.datasets.utils import Path, Sample
 
@@ -179,47 +176,3 @@ def _read(path: Path) -> npt.NDArray[Any]:
             f'({error.__cause__ or error})'
         ) from error
     return array
-
-
-def write_raster(
-    path: pathlib.Path,
-    data: npt.NDArray[Any],
-    crs: CRS | str,
-    transform: Affine,
-    nodata: float,
-    names: Sequence[str],
-) -> None:
-    """Write a GeoTIFF beside its place, and rename it when it is complete.
-
-    Args:
-        path: File to write or replace.
-        data: Bands, shape (C, H, W).
-        crs: Coordinate reference system.
-        transform: Transform from pixels to coordinates.
-        nodata: Value of pixels without data.
-        names: Names of the bands.
-    """
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        with rasterio.open(
-            part,
-            'w',
-            driver='GTiff',
-            dtype=data.dtype,
-            count=len(data),
-            height=data.shape[1],
-            width=data.shape[2],
-            crs=crs,
-            transform=transform,
-            nodata=nodata,
-            tiled=True,
-            blockxsize=256,
-            blockysize=256,
-            compress='deflate',
-            bigtiff='if_safer',
-        ) as file:
-            file.write(data)
-            file.descriptions = tuple(names)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
