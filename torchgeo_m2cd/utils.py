@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Argument checks, paths and settings shared by the whole package."""
+"""Argument checks, paths, and settings for the whole package."""
 
 import difflib
 import os
@@ -9,12 +9,12 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
-# As in TorchGeo, which takes long to import
+# Copied from TorchGeo, which takes long to import
 type Path = str | os.PathLike[str]
 
-#: Settings to read and write scenes with, see :class:`rasterio.Env`: GDAL would keep a
-#: twentieth of the machine's memory, per process.
-GDAL_ENV = {'GDAL_CACHEMAX': 64 * 2**20}  # Bytes: rasterio does not take MiB
+#: Arguments of :class:`rasterio.Env` for reading and writing scenes. By default, the cache
+#: of each process may take a twentieth of the machine's memory.
+GDAL_ENV = {'GDAL_CACHEMAX': 64 * 2**20}  # in bytes, since rasterio does not take MiB
 
 
 def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
@@ -23,11 +23,11 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
     Args:
         argument: Name of the argument, for the message.
         value: Value that the user gave.
-        choices: The names that are accepted.
+        choices: The accepted names.
 
     Raises:
-        ValueError: If *value* is not one of *choices*; the message suggests the
-            nearest one.
+        ValueError: If *value* is not one of *choices*. The message suggests the nearest
+            one.
     """
     choices = list(choices)
     if value in choices:
@@ -52,7 +52,7 @@ def list_paths(paths: Path | Iterable[Path]) -> list[str]:
         paths: One path, or several.
 
     Returns:
-        All of them, as text.
+        The paths as strings.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     return [os.fspath(path) for path in paths]
@@ -65,7 +65,7 @@ def name_paths(paths: Path | Iterable[Path]) -> str:
         paths: One path, or several.
 
     Returns:
-        At most three of them, quoted, and how many more there are.
+        At most three paths, quoted, and the number of the others.
     """
     paths = list_paths(paths)
     more = [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
@@ -73,14 +73,14 @@ def name_paths(paths: Path | Iterable[Path]) -> str:
 
 
 def beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
-    """Return a path beside another one.
+    """Make a path beside another one, in the same folder.
 
     Args:
-        path: The other one.
-        suffix: What to add to its name, after a dot.
+        path: The other path.
+        suffix: Suffix to append to its name, without the dot.
 
     Returns:
-        The path.
+        Path with the longer name.
     """
     return path.with_name(f'{path.name}.{suffix}')
 
@@ -89,8 +89,8 @@ def write_beside(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> Non
     """Write a file beside its place, and rename it when it is complete.
 
     Args:
-        path: The file.
-        write: Writes to the open file.
+        path: File to write or replace.
+        write: Function that writes to the open file.
     """
     part = beside(path, f'{os.getpid()}.part')
     try:

@@ -26,7 +26,7 @@ from torchgeo_m2cd.transforms import (
 
 B, H, W = 3, 12, 10
 
-# For any number of bands
+# Each makes a step for a number of bands
 STEPS: dict[str, Callable[[int], InputStep]] = {
     'standardize': lambda bands: Standardize(
         [20.0 * (i + 1) for i in range(bands)], [5.0 + i for i in range(bands)]
@@ -39,14 +39,14 @@ STEPS: dict[str, Callable[[int], InputStep]] = {
     'left_out': LeftOut,
 }
 PAIRS = list(itertools.product(STEPS, STEPS))
-# Those that keep all that the image says
+# Steps that lose no information
 EXACT = {'standardize', 'image', 'otsu', 'quantiles'}
 
 
 def make_image(
     optical_bands: int = 3, sar_bands: int = 1, size: Any = (H, W)
 ) -> Tensor:
-    """Pairs in source units, with some water in both images."""
+    """Make pairs in source units with some water in both images."""
     water = torch.rand(B, 1, *size) < 0.3
     images = [
         torch.where(water, 10.0, 60.0) + 5 * torch.rand(B, bands, *size)
@@ -57,19 +57,19 @@ def make_image(
 
 
 def make_valid() -> Tensor:
-    """Pixels with data in a third to all of an image."""
+    """Make masks with data in 30, 70, and 100 % of the pixels."""
     return torch.rand(B, 1, H, W) < torch.tensor([0.3, 0.7, 1]).reshape(B, 1, 1, 1)
 
 
 def pairs(valid: Tensor, like: Tensor) -> Tensor:
-    """Pixels with data of both images and all channels."""
+    """Expand pixels with data to both images and all channels."""
     return valid.unsqueeze(1).expand_as(like)
 
 
 @pytest.mark.parametrize('sar_bands', [1, 2])
 @pytest.mark.parametrize(('optical', 'sar'), PAIRS)
 class TestCombinations:
-    """Every step for the optical image with every one for the SAR image."""
+    """Combine each step for the optical image with each step for the SAR image."""
 
     def test_there_and_back(self, optical: str, sar: str, sar_bands: int) -> None:
         inputs = Inputs(STEPS[optical](3), STEPS[sar](sar_bands))
@@ -92,7 +92,7 @@ class TestCombinations:
                 inputs.inverse(shown, reference)
 
     def test_of_a_chip(self, optical: str, sar: str, sar_bands: int) -> None:
-        """A chip is measured by itself, and so is every chip of a batch."""
+        """Each chip of a batch is measured on its own."""
         inputs = Inputs(STEPS[optical](3), STEPS[sar](sar_bands))
         image, valid = make_image(3, sar_bands), make_valid()
         reference = inputs.measure(image, valid)
@@ -109,7 +109,7 @@ class TestCombinations:
     def test_no_data(
         self, optical: str, sar: str, sar_bands: int, garbage: float
     ) -> None:
-        """Pixels without data have no say, and are 0."""
+        """Pixels without data change nothing, and become 0."""
         inputs = Inputs(STEPS[optical](3), STEPS[sar](sar_bands))
         image, valid = make_image(3, sar_bands), make_valid()
         seen = pairs(valid, image)
@@ -117,7 +117,7 @@ class TestCombinations:
         again = inputs(torch.where(seen, image, garbage), valid)
         assert torch.equal(again, shown)
         assert (shown[~pairs(valid, shown)] == 0).all()
-        # Known from the optical image alone
+        # Zeros in the optical image mark pixels without data
         image = torch.where(seen, image, 0)
         image[:, 1] = torch.where(seen[:, 1], image[:, 1], garbage)
         assert torch.equal(inputs(image), shown)
@@ -126,11 +126,11 @@ class TestCombinations:
 class TestInputs:
     @pytest.fixture
     def inputs(self) -> Inputs:
-        """All that is measured by numpy in the tests below."""
+        """Inputs whose references the tests below compute with NumPy."""
         return Inputs(Darkness([0, 30, 0]), Relative([2], [0.85]))
 
     def test_land(self, inputs: Inputs) -> None:
-        """SAR is relative to what is not dark in the optical image."""
+        """The SAR reference comes from pixels that are not dark in the optical image."""
         image, valid = make_image(), make_valid()
         reference = inputs.measure(image, valid).sar.flatten()
         optical, sar = image.numpy().swapaxes(0, 1)
@@ -146,7 +146,7 @@ class TestInputs:
 
     @pytest.mark.parametrize('step', ['darkness', 'relative_darkness'])
     def test_land_in_any_units(self, step: str) -> None:
-        """Land is what has the reference of the optical image."""
+        """Each of the steps for darkness finds land. Others take all pixels for land."""
         image = make_image()
         sar = [
             Inputs(STEPS[name](3), Relative([1], [0.85])) for name in (step, 'image')
@@ -159,7 +159,7 @@ class TestInputs:
                 assert level[i].item() == pytest.approx(expected, rel=1e-5)
 
     def test_repeated(self) -> None:
-        """Both have as many channels as the larger number, in the order of a pair."""
+        """The image with fewer channels repeats them, as in a pair."""
         inputs = Inputs(Standardize([1, 2, 3], [1, 2, 4]), Standardize([5, 6], [8, 9]))
         image = make_image(3, 2)
         shown = inputs(image)
@@ -173,7 +173,7 @@ class TestInputs:
 
     @pytest.mark.parametrize('step', STEPS)
     def test_nothing_at_all(self, step: str) -> None:
-        """Images without any data, beside one that has some."""
+        """Images without data do not disturb others in the batch."""
         inputs = Inputs(STEPS[step](3), STEPS[step](1))
         image = make_image()
         expected = inputs(image[:1])
@@ -187,7 +187,7 @@ class TestInputs:
         assert (shown[1:] == 0).all()
 
     def test_valid(self, inputs: Inputs) -> None:
-        """Where one optical band has a value, and where a dataset says so."""
+        """A pixel has data if any optical band is not 0 and the dataset agrees."""
         image, valid = make_image(), make_valid()
         image[:, 0, :, :3] = 0
         image[:, 0, 2, 0] = 1
@@ -196,7 +196,7 @@ class TestInputs:
         expected[:, :, 1:3] = False
         assert torch.equal(inputs.valid(image), expected)
         assert torch.equal(inputs.valid(image, valid), valid & expected)
-        # One pair, and more SAR bands than optical ones: the others are repeated
+        # One pair without a batch, and fewer optical than SAR bands
         assert torch.equal(inputs.valid(image[1], valid[1]), (valid & expected)[1])
         inputs = Inputs(LeftOut(1), LeftOut(3))
         assert inputs.valid(image)[:, :, 1:3].sum() == 0
@@ -215,7 +215,7 @@ class TestInputs:
         ('size', 'step'), [((256, 256), 1), ((257, 256), 2), ((384, 512), 3)]
     )
     def test_thinned(self, inputs: Inputs, size: tuple[int, int], step: int) -> None:
-        """Of a large image, one pixel in two, three, ... is measured."""
+        """Large images are measured with every second, third, ... pixel."""
         image = make_image(size=size)
         level = inputs.measure(image).sar.flatten()
         optical, sar = image.flatten(3)[..., ::step].numpy().swapaxes(0, 1)
@@ -234,14 +234,14 @@ class TestInputs:
         assert torch.equal(shown['mask'], batch['mask'])
         assert batch['image'] is image
         assert 'source' not in batch
-        # Where the dataset says that there are data
+        # With the valid pixels of the dataset
         valid = make_valid()
         shown = inputs.show({**batch, 'valid': valid})
         assert torch.equal(shown['image'], inputs(image, valid))
         assert torch.equal(shown['valid'], valid)
 
     def test_show_part_of_a_scene(self) -> None:
-        """With what was measured around it."""
+        """Patches of a scene use the values measured around them."""
         inputs = Inputs(StandardizeImage([0] * 3, [1] * 3), Relative([2], [0.85]))
         image = make_image()
         reference = Reference(torch.rand(B, 2, 1, 1) + 1, torch.rand(B, 1, 1, 1))
@@ -276,7 +276,7 @@ class TestInputs:
         wrong[1] *= 1000
         with pytest.raises(ValueError, match=r'^SAR band 1 has the standard deviation'):
             inputs.check(wrong)
-        # Half of it has no data; and there is nothing to say about one pixel
+        # Pixels without data are not checked, and one pixel is too few
         wrong[0] = 0
         inputs.check(torch.cat([pixels, wrong], dim=-1))
         inputs.check(torch.cat([1e6 * pixels[..., :1], wrong], dim=-1))

@@ -23,16 +23,16 @@ B, C, H, W = 64, 3, 8, 8
 
 
 def make_batch(height: int = H, width: int = W) -> dict[str, Tensor]:
-    """Batch of which every pixel, frame, and channel has a value of its own."""
+    """Make a batch in which each pixel of each channel has a different value."""
     size = B * 2 * C * height * width
     image = torch.arange(size).reshape(B, 2, C, height, width).float()
-    # The mask is a function of the first channel, whatever is done to both
+    # The mask is a function of the first channel, also after augmentation
     mask = torch.tensor([0, 1, 255])[(image[:, 0, :1] % 3).long()]
     return {'image': image, 'mask': mask}
 
 
 def orientations(x: Tensor) -> list[Tensor]:
-    """All eight orientations of the last two dimensions."""
+    """Return all eight orientations of the last two dimensions."""
     return [
         torch.rot90(y, turns, (-2, -1)) for y in (x, x.flip(-1)) for turns in range(4)
     ]
@@ -56,7 +56,7 @@ class TestPairAugmentation:
             found.append(equal.index(True))
             expected = orientations(batch['mask'][index])[found[-1]]
             assert torch.equal(mask, expected)
-        # Every sample is turned by itself, and nothing is left out
+        # Samples are transformed independently, and all orientations occur
         assert set(found) == set(range(8))
 
     def test_interpolated(self) -> None:
@@ -66,7 +66,7 @@ class TestPairAugmentation:
         assert output['image'].shape == (B, 2, C, H, W)
         assert set(output['mask'].unique().tolist()) == {0, 1, 255}
         assert output['mask'].dtype == torch.int64
-        # The frames went through the same rotation: they differ by a constant inside
+        # Both images have the same rotation, so they differ by a constant inside
         difference = output['image'][:, 1] - output['image'][:, 0]
         inside = difference[..., 3:5, 3:5]
         torch.testing.assert_close(
@@ -87,12 +87,12 @@ class TestPairAugmentation:
         assert all(torch.equal(batch[key], before[key]) for key in batch)
 
     def test_source_and_valid(self) -> None:
-        """All have the same geometry, and each keeps its data type."""
+        """All tensors get the same geometry and keep their data types."""
         batch = make_batch()
-        # More bands than the model sees, or fewer
+        # More bands than the model is shown
         batch['source'] = torch.cat([batch['image'], 2 * batch['image']], dim=2) + 1
         batch['valid'] = batch['image'][:, 0, :1] % 5 > 0
-        # Without data, a model sees 0
+        # The model sees 0 where there are no data
         valid = batch['valid'].unsqueeze(1)
         shown = torch.where(valid, batch['image'], 0)
         augmentation = PairAugmentation(
@@ -119,7 +119,7 @@ class TestPairAugmentation:
         )
 
     def test_source_and_valid_interpolated(self) -> None:
-        """Those in source units keep their values, and garbage stays where it is."""
+        """Values in source units are not interpolated, and garbage does not spread."""
         size = 33
         columns = torch.arange(1.0, size + 1).expand(B, 2, C, size, size)
         valid = torch.ones(B, 1, size, size, dtype=torch.bool)
@@ -145,7 +145,7 @@ class TestPairAugmentation:
         assert source.isfinite()[..., inside].all()
 
     def test_changed_values_without_data(self) -> None:
-        """Where there are no data, the model sees 0 whatever changes values."""
+        """Pixels without data stay 0 when an augmentation changes values."""
         batch = make_batch()
         batch['valid'] = batch['image'][:, 0, :1] % 5 > 0
         output = PairAugmentation([RandomGainOffset(1.0)])(batch)
@@ -178,7 +178,7 @@ class TestPairAugmentation:
         for key in ('mask', 'prediction'):
             assert torch.equal(changed[key], batch[key])
         assert all(torch.equal(batch[key], before[key]) for key in batch)
-        # One list for each
+        # The other list applies to forward only
         output = augmentation(batch)
         assert torch.equal(output['image'], batch['image'].flip(-1))
 
@@ -240,7 +240,7 @@ class TestRandomRotationOrFlip:
     @pytest.mark.parametrize(('height', 'mirrors'), [(H, [0, 1, 2, 3]), (6, [0, 2])])
     def test_mirrors(self, height: int, mirrors: list[int]) -> None:
         batch = make_batch(height)
-        # Nothing is turned by less than a right angle
+        # Without small rotations
         output = PairAugmentation([RandomRotationOrFlip(0.0)])(batch)
         found = []
         for index in range(B):
@@ -249,7 +249,7 @@ class TestRandomRotationOrFlip:
                 torch.rot90(batch['image'][index].flip(-1), turns, (-2, -1))
                 for turns in mirrors
             ] + [batch['image'][index]]
-            # Interpolated: equal but for rounding; values of other pixels are 1 apart
+            # Interpolation rounds, but values of different pixels are 1 apart
             near = [
                 c.shape == image.shape and torch.allclose(image, c, atol=0.1)
                 for c in candidates
@@ -264,7 +264,7 @@ class TestRandomRotationOrFlip:
 
     def test_rotation(self) -> None:
         size = 65
-        # The value of a pixel is where it was, from the center
+        # The value of a pixel is its position relative to the centre
         axis = torch.arange(size) - (size - 1) / 2
         y, x = torch.meshgrid(axis, axis, indexing='ij')
         image = torch.stack([x, y]).expand(B, 2, 2, size, size)
@@ -277,7 +277,7 @@ class TestRandomRotationOrFlip:
         for index in range(B):
             was_x, was_y = output['image'][index, 1]
             assert (output['mask'][index, 0][inside] == 1).all()
-            # The middle of the right side came from there
+            # Angle of the former position of a pixel right of the centre
             center = size // 2
             angle = torch.atan2(was_y[center, -2], was_x[center, -2])
             if was_x.diff(dim=1)[inside[:, 1:] & inside[:, :-1]].min() < 0.5:
@@ -307,11 +307,11 @@ class TestPhotometricDistortion:
         torch.testing.assert_close(output['image'], image)
 
     def test_brightness_and_contrast(self) -> None:
-        # Far from black and white, where values are cut
+        # Far from black and white, where values are clipped
         image = 80 + 50 * torch.rand(B, 2, 3, H, W)
         distort = PhotometricDistortion(saturation=0, hue=0, p=1.0)
         output = PairAugmentation([distort])({'image': image})['image']
-        # A line per image: its slope, and where it meets zero
+        # Each image is mapped linearly: slope and added value
         x, y = image.flatten(2), output.flatten(2)
         slope = (y[..., 1] - y[..., 0]) / (x[..., 1] - x[..., 0])
         added = y[..., 0] / slope - x[..., 0]
@@ -322,7 +322,7 @@ class TestPhotometricDistortion:
         assert 1.15 < slope.max() < 1.21
         assert -10.5 < added.min() < -8
         assert 8 < added.max() < 10.5
-        # Both images of a pair by themselves
+        # Both images of a pair change independently
         assert torch.corrcoef(slope.T)[0, 1].abs() < 0.4
 
     def test_hue_and_saturation(self) -> None:
@@ -377,7 +377,7 @@ class TestRandomGainOffset:
         torch.manual_seed(0)
         image = torch.randn(400, 2, C, 2, 2)
         output = PairAugmentation([RandomGainOffset(0.2)])({'image': image})['image']
-        # The line through two pixels of a band, which all of its pixels are on
+        # Two pixels of a band give the line on which all of its pixels lie
         x, y = image.flatten(-2), output.flatten(-2)
         gain = (y[..., 1] - y[..., 0]) / (x[..., 1] - x[..., 0])
         offset = y[..., 0] - gain * x[..., 0]

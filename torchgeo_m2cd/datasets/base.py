@@ -17,14 +17,17 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 from torchgeo.datasets.utils import Sample, quantile_normalization
 
+# Values of the panels beside 0 and 1
+_MISSED, _FALSE_ALARM, _NO_DATA = 2, 3, 4
+
 
 def stack_pair(optical: Tensor, sar: Tensor) -> Tensor:
     """Stack an optical and a SAR image of the same size into one pair.
 
-    Both images get as many channels as the larger one has: the bands of the smaller
-    one are repeated cyclically, e.g. VV, VH becomes VV, VH, VV next to RGB. A model
-    that knows the band counts reads the first channels of each and loses nothing; one
-    that needs equal counts, like the Siamese models of TorchGeo, works too.
+    Both images get as many channels as the image with more bands. The bands of the other
+    image are repeated cyclically: next to RGB, VV and VH become VV, VH, VV. A model that
+    knows the band counts reads the first channels of each image and loses nothing. Models
+    that need equal counts, like TorchGeo's Siamese models, work as well.
 
     Args:
         optical: Optical image of shape (C1, H, W).
@@ -53,18 +56,18 @@ class OpticalSARDataset(NonGeoDataset):
 
     A sample holds:
 
-    * ``image``: float32 tensor of shape (2, C, H, W) in the units of the source; index
-      0 is the pre-event optical image, index 1 the post-event SAR image, see
-      :func:`stack_pair` for the channels
-    * ``mask``: int64 tensor of shape (1, H, W); 0 is unchanged, 1 is changed,
-      and 255 is to be ignored because there is no data
+    * ``image``: float32 tensor of shape (2, C, H, W) in source units. Index 0 is the
+      pre-event optical image, index 1 the post-event SAR image. :func:`stack_pair`
+      describes the channels.
+    * ``mask``: int64 tensor of shape (1, H, W). 0 is unchanged, 1 is changed, and 255 has
+      no data and is ignored.
 
     Subclasses set the attributes below.
     """
 
     #: Names of the classes, of value 0 and 1.
     classes: tuple[str, ...] = ('unchanged', 'changed')
-    #: Mask value of pixels without data, to be left out of losses and metrics.
+    #: Mask value of pixels without data, which losses and metrics ignore.
     ignore_index = 255
     #: Names of the optical bands, in the order of the channels.
     bands: tuple[str, ...]
@@ -72,16 +75,15 @@ class OpticalSARDataset(NonGeoDataset):
     sar_bands: tuple[str, ...]
     #: Names of the optical bands shown as red, green, and blue.
     rgb_bands: tuple[str, ...]
-    #: Whether SAR values grow with the logarithm of the backscatter or linearly with
-    #: its power or its amplitude. 8-bit images count as 'db'.
+    #: Whether SAR values are linear in the logarithm, the power, or the amplitude of the
+    #: backscatter. 8-bit images count as 'db'.
     sar_scale: Literal['db', 'power', 'amplitude'] = 'db'
 
     transforms: Callable[[Sample], Sample] | None = None
 
-    # Black and white for what is right and orange and blue (Okabe and Ito) for what is
-    # wrong stay apart for readers with any kind of colour blindness.
-    _black, _white, _grey = 'black', 'white', '#999999'
-    _missed, _false_alarm = '#D55E00', '#56B4E9'
+    # Colours of 0, 1, missed, false alarm, and no data. Readers with any kind of colour
+    # blindness can tell orange and blue (Okabe and Ito) from black, white, and grey.
+    _colors = ('black', 'white', '#D55E00', '#56B4E9', '#999999')
 
     @property
     def band_counts(self) -> tuple[int, int]:
@@ -93,14 +95,13 @@ class OpticalSARDataset(NonGeoDataset):
     ) -> Figure:
         """Plot a sample from the dataset.
 
-        The optical image is stretched between its 2 % and 98 % quantile, and so is the
-        SAR image (in dB if it is linear; only its first band). With both a mask and a
-        prediction, a map of the errors is added.
+        The optical image and the first SAR band are stretched between their 2 % and 98 %
+        quantiles. Linear SAR is shown in dB. If the sample has both a mask and a
+        prediction, another panel shows the errors.
 
         Args:
-            sample: A sample returned by :meth:`__getitem__`, optionally with
-                a ``prediction`` of shape (1, H, W) or (H, W), 0 or 1. The
-                mask is optional, too.
+            sample: A sample returned by :meth:`__getitem__`. The mask is optional, and so
+                is ``prediction``, 0 or 1, of shape (1, H, W) or (H, W).
             show_titles: Flag indicating whether to show titles above each panel.
             suptitle: Optional string to use as a suptitle.
 
@@ -116,84 +117,98 @@ class OpticalSARDataset(NonGeoDataset):
             raise RGBBandsMissingError from error
 
         optical, sar = sample['image'].cpu().float()
-        height, width = sar.shape[-2:]
-        panels = {
+        images = {
             'Optical (before)': rearrange(
                 quantile_normalization(optical[rgb]), 'c h w -> h w c'
             ),
             'SAR (after)': self._stretch_sar(sar[0]),
         }
-
-        # Colour and name of each value in the panels below
-        legend = {
-            self._black: self.classes[0],
-            self._white: self.classes[1],
-            self._missed: 'missed',
-            self._false_alarm: 'false alarm',
-            self._grey: 'no data',
-        }
-        colors = list(legend)
-        ignored = torch.zeros(height, width, dtype=torch.bool)
-        if 'mask' in sample:
-            mask = sample['mask'].cpu().reshape(height, width).long()
-            ignored = mask == self.ignore_index
-            panels['Ground truth'] = mask.masked_fill(ignored, 4)
-        if 'prediction' in sample:
-            prediction = sample['prediction'].cpu().reshape(height, width).long()
-            panels['Prediction'] = prediction
-        if 'mask' in sample and 'prediction' in sample:
-            errors = prediction.clone()
-            errors[(mask == 1) & (prediction == 0)] = 2
-            errors[(mask == 0) & (prediction == 1)] = 3
-            panels['Errors'] = errors.masked_fill(ignored, 4)
-
+        maps = self._class_maps(sample)
+        height, width = sar.shape[-2:]
+        count = len(images) + len(maps)
         fig, axs = plt.subplots(
             1,
-            len(panels),
-            figsize=(3 * len(panels), 3 * height / width + 0.7),
+            count,
+            figsize=(3 * count, 3 * height / width + 0.7),
             layout='constrained',
         )
-        for ax, (title, panel) in zip(axs, panels.items(), strict=True):
-            if title in ('Optical (before)', 'SAR (after)'):
-                ax.imshow(panel.numpy(), cmap='gray', vmin=0, vmax=1)
-            else:
-                ax.imshow(
-                    panel.numpy(),
-                    cmap=ListedColormap(colors),
-                    vmin=0,
-                    vmax=len(colors) - 1,
-                    interpolation='none',
-                )
+        for ax, image in zip(axs, images.values(), strict=False):
+            ax.imshow(image.numpy(), cmap='gray', vmin=0, vmax=1)
+        colors = ListedColormap(self._colors)
+        for ax, classes in zip(axs[len(images) :], maps.values(), strict=True):
+            ax.imshow(
+                classes.numpy(),
+                cmap=colors,
+                vmin=0,
+                vmax=colors.N - 1,
+                interpolation='none',
+            )
+        for ax, title in zip(axs, [*images, *maps], strict=True):
             ax.set_xticks([])
             ax.set_yticks([])
             if show_titles:
                 ax.set_title(title)
-
-        if len(panels) > 2:
-            wrong = (2, 3) if 'Errors' in panels else ()
-            values = (0, 1, *wrong, *((4,) if ignored.any() else ()))
-            handles = [
-                Patch(facecolor=color, edgecolor='black', label=legend[color])
-                for color in (colors[value] for value in values)
-            ]
-            fig.legend(handles=handles, loc='outside lower center', ncols=len(handles))
-
+        if maps:
+            self._add_legend(fig, maps)
         if suptitle is not None:
             fig.suptitle(suptitle)
-
         return fig
+
+    def _class_maps(self, sample: Sample) -> dict[str, Tensor]:
+        """Make the panels of classes, with the values of *_colors*.
+
+        Args:
+            sample: A sample, see :meth:`plot`.
+
+        Returns:
+            Int64 tensors of shape (H, W) by title.
+        """
+        height, width = sample['image'].shape[-2:]
+        maps = {}
+        if 'mask' in sample:
+            mask = sample['mask'].cpu().reshape(height, width).long()
+            ignored = mask == self.ignore_index
+            maps['Ground truth'] = mask.masked_fill(ignored, _NO_DATA)
+        if 'prediction' in sample:
+            prediction = sample['prediction'].cpu().reshape(height, width).long()
+            maps['Prediction'] = prediction
+        if 'mask' in sample and 'prediction' in sample:
+            errors = prediction.clone()
+            errors[(mask == 1) & (prediction == 0)] = _MISSED
+            errors[(mask == 0) & (prediction == 1)] = _FALSE_ALARM
+            maps['Errors'] = errors.masked_fill(ignored, _NO_DATA)
+        return maps
+
+    def _add_legend(self, fig: Figure, maps: dict[str, Tensor]) -> None:
+        """Add a legend of the colours in the panels of classes.
+
+        Args:
+            fig: The figure.
+            maps: Output of :meth:`_class_maps`.
+        """
+        labels = (*self.classes[:2], 'missed', 'false alarm', 'no data')
+        values = [0, 1]
+        if 'Errors' in maps:
+            values += [_MISSED, _FALSE_ALARM]
+        if any((classes == _NO_DATA).any() for classes in maps.values()):
+            values.append(_NO_DATA)
+        handles = [
+            Patch(facecolor=self._colors[value], edgecolor='black', label=labels[value])
+            for value in values
+        ]
+        fig.legend(handles=handles, loc='outside lower center', ncols=len(handles))
 
     def _stretch_sar(self, band: Tensor) -> Tensor:
         """Stretch one SAR band for display.
 
         Args:
-            band: SAR band of shape (H, W), see *sar_scale*.
+            band: SAR band of shape (H, W), in the scale of :attr:`sar_scale`.
 
         Returns:
             Grey values in [0, 1] of shape (H, W), linear in dB.
         """
         if self.sar_scale != 'db':
-            # 10 log10 of the power; a factor only changes what the stretch undoes
+            # The stretch undoes the factor of 10 or 20 that is missing here
             positive = band[band > 0]
             floor = positive.min() if len(positive) else torch.tensor(1.0)
             band = band.clamp(min=floor).log10()

@@ -13,11 +13,11 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..utils import check_choice
 from .base import OpticalSARDataset
-from .utils import Files, match_files, read_sample
+from .chips import Files, match_files, read_sample
 
 
 class _Layout(NamedTuple):
-    """Names of the folders in one layout of the dataset, and what they hold."""
+    """Names of the folders in one layout of the dataset, and its bands."""
 
     optical: str
     sar: str
@@ -28,42 +28,40 @@ class _Layout(NamedTuple):
 class CAUFlood(OpticalSARDataset):
     """CAU-Flood dataset.
 
-    `CAU-Flood <https://github.com/CAU-HE/CMCDNet>`__ is a dataset for flood mapping with
-    Sentinel-2 images before and Sentinel-1 images after the floods in 18 study plots.
+    `CAU-Flood <https://github.com/CAU-HE/CMCDNet>`__ is a dataset for flood mapping. It
+    has Sentinel-2 images before and Sentinel-1 images after the floods in 18 study plots.
 
-    The dataset cannot be downloaded by a program, since it is behind a share link that
-    needs a browser. The link is in the `README of CMCDNet
-    <https://github.com/CAU-HE/CMCDNet#install>`__. Extract both archives into the root
-    directory.
+    Download the dataset in a browser, since its share link does not work without one. The
+    link is in the `README of CMCDNet <https://github.com/CAU-HE/CMCDNet#install>`__.
+    Extract both archives into the root directory.
 
     Dataset format:
 
-    Two layouts are in use, and are told apart by the folders that exist:
+    There are two layouts. The names of the folders decide which one is read:
 
-    * ``{train,test}/{opt,vv,flood_vv}/``, as the authors of the dataset publish it:
-      4-band optical images, 1-band SAR images (VV), and masks
-    * ``{train,val,test}/{A,B,label}/``, as the authors of M2CD rearranged it: optical
-      images with 3 bands (RGB), SAR images, and masks
+    * ``{train,test}/{opt,vv,flood_vv}/``, published by the authors of the dataset: 4-band
+      optical images, 1-band SAR images (VV), and masks
+    * ``{train,val,test}/{A,B,label}/``, rearranged by the authors of M2CD: optical images
+      with 3 bands (RGB), SAR images, and masks
 
     The files are PNG or GeoTIFF, 8 bit or float, 256 x 256 pixels. The three files of a
-    sample have the same name apart from the suffix. Masks are 0 where there is no flood
-    and either 1 or 255 where there is.
+    sample have the same name apart from the suffix. Masks are 0 for no flood, and either
+    1 or 255 for flood.
 
     .. note::
-       Neither the paper nor the code says in which order the bands are. They are taken
-       to be B02, B03, B04, and B08 in the first layout and B04, B03, and B02 in
-       the second. Have a look at :meth:`plot`: if water and vegetation do not look
-       natural, change :attr:`layouts`.
+       Neither the paper nor the code documents the order of the bands. This class assumes
+       B02, B03, B04, and B08 in the first layout and B04, B03, and B02 in the second. If
+       water and vegetation do not look natural in :meth:`plot`, change :attr:`layouts`.
 
     Dataset classes:
 
     0. unchanged
     1. flood
 
-    If there is no folder for validation, the training images are sorted by name (numbers
-    in names by value) and divided into 16 runs of equal length. The 4th and the 12th are
-    for validation (12.5 %), the others for training. Chips of one scene mostly have names
-    that follow each other, so that few neighbours end up in different splits.
+    If there is no folder for validation, the training chips are sorted by name (numbers
+    in names by value) and divided into 16 runs of equal length. The 4th and the 12th run
+    are for validation (12.5 %), the others for training. Chips of one scene mostly have
+    successive names, so few neighbours end up in different splits.
 
     If you use this dataset in your research, please cite the following paper:
 
@@ -84,7 +82,7 @@ class CAUFlood(OpticalSARDataset):
         _Layout('A', 'B', 'label', ('B04', 'B03', 'B02')),
     )
 
-    #: Runs of training images, out of *num_runs*, that are for validation.
+    #: Indices of the *num_runs* runs of training chips that are for validation.
     num_runs = 16
     val_runs = (3, 11)
 
@@ -98,19 +96,19 @@ class CAUFlood(OpticalSARDataset):
         """Initialize a new CAUFlood dataset instance.
 
         Args:
-            root: Root directory where the dataset can be found, that is, the directory
-                with the folders ``train`` and ``test``.
+            root: Root directory of the dataset, which has the folders ``train`` and
+                ``test``.
             split: One of 'train', 'val', or 'test'.
-            bands: Optical bands to return, in this order. All bands that the layout has
-                by default.
+            bands: Optical bands to return, in this order (defaults to all bands of the
+                layout).
             transforms: A function/transform that takes an input sample and returns
                 a transformed version.
 
         Raises:
             DatasetNotFoundError: If the dataset is not found.
-            FileNotFoundError: If a file lacks a partner, or if no file is left.
-            ValueError: If *split* or one of the *bands* is unknown or not in the layout,
-                or if two files have the same name apart from the suffix.
+            FileNotFoundError: If a file of a sample is missing, or if the split is empty.
+            ValueError: If *split* is unknown, if *bands* is empty or has a band that is not
+                in the layout, or if two files have the same name apart from the suffix.
         """
         check_choice('split', split, self.splits)
         self.root = root
@@ -139,12 +137,12 @@ class CAUFlood(OpticalSARDataset):
             index: Index to return.
 
         Returns:
-            Sample with ``image`` of shape (2, C, 256, 256), C being the number of
-            *bands*, values as in the files, and ``mask`` of shape (1, 256, 256).
+            Sample with ``image`` in source units of shape (2, C, 256, 256), where C is the
+            number of *bands*, and ``mask`` of shape (1, 256, 256).
 
         Raises:
             RuntimeError: If a file cannot be read.
-            ValueError: If a file is not as expected.
+            ValueError: If a file has wrong bands or values, or another size.
         """
         sample = read_sample(
             self.files[index],
@@ -158,7 +156,7 @@ class CAUFlood(OpticalSARDataset):
         return sample
 
     def __len__(self) -> int:
-        """Return the number of data points in the dataset.
+        """Return the number of samples.
 
         Returns:
             Length of the dataset.
@@ -166,14 +164,14 @@ class CAUFlood(OpticalSARDataset):
         return len(self.files)
 
     def _find_layout(self, folder: str) -> _Layout | None:
-        """Return the first layout with any image in a folder of the root."""
+        """Return the first layout that has images in a folder of the root."""
         for layout in self.layouts:
             if any(self._list(folder, name) for name in layout[:3]):
                 return layout
         return None
 
     def _list(self, folder: str, name: str) -> dict[str, str]:
-        """List image files by stem, sorted by name with numbers by value.
+        """List image files by stem, sorted by name (numbers in names by value).
 
         Args:
             folder: Folder in the root.
@@ -200,13 +198,13 @@ class CAUFlood(OpticalSARDataset):
         """List the files of the split.
 
         Args:
-            divide: Whether the folder is to be divided into training and validation.
+            divide: Whether to divide the folder into training and validation.
 
         Returns:
             The files of each sample.
 
         Raises:
-            FileNotFoundError: If a file lacks a partner, or if no file is left.
+            FileNotFoundError: If a file of a sample is missing, or if the split is empty.
         """
         optical, sar, mask = (self._list(self.folder, name) for name in self.layout[:3])
         files = match_files(optical, sar, mask)
@@ -246,6 +244,6 @@ class CAUFlood(OpticalSARDataset):
 
 
 def _natural_key(name: str) -> list[str | int]:
-    """Return a sort key by which numbers in a name are compared by value."""
-    # Odd items are numbers and even ones are not, so only like is compared with like
+    """Return a sort key that compares numbers in names by value."""
+    # Numbers have odd indices and text even ones, so like is compared with like
     return [int(s) if s.isdecimal() else s for s in re.split(r'([0-9]+)', name)]

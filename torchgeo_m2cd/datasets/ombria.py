@@ -17,7 +17,7 @@ from torchgeo.datasets.utils import Path, Sample, download_url
 
 from ..utils import check_choice
 from .base import OpticalSARDataset
-from .utils import Files, match_files, read_sample
+from .chips import Files, match_files, read_sample
 
 
 class _Folders(NamedTuple):
@@ -31,10 +31,10 @@ class _Folders(NamedTuple):
 class OMBRIA(OpticalSARDataset):
     """OMBRIA dataset.
 
-    `OMBRIA <https://github.com/geodrak/OMBRIA>`__ is a dataset for flood mapping with
-    Sentinel-2 images before and Sentinel-1 images after 23 floods all over the world
-    from 2017 to 2021. The masks were derived from maps by the Copernicus Emergency
-    Management Service.
+    `OMBRIA <https://github.com/geodrak/OMBRIA>`__ is a dataset for flood mapping. It has
+    Sentinel-2 images before and Sentinel-1 images after 23 floods around the world from
+    2017 to 2021. The masks were derived from maps by the Copernicus Emergency Management
+    Service.
 
     Dataset format:
 
@@ -44,8 +44,8 @@ class OMBRIA(OpticalSARDataset):
     * masks: 1-channel PNG where no flood = 0, flood = 255
 
     About 7 % of the chips reach beyond the border of a scene. There, the optical image is
-    black and the SAR image is black, grey, or white. The masks do not tell this apart from
-    "no flood", and are kept as they are, so that scores are comparable.
+    black and the SAR image is black, grey, or white. The masks say "no flood" there. They
+    are not corrected, so that scores stay comparable.
 
     Dataset classes:
 
@@ -59,22 +59,23 @@ class OMBRIA(OpticalSARDataset):
     * ``test``: 70 chips
     * ``albania``, ``france``, ``guyana``, ``timor``: 22, 88, 30, and 10 chips of four
       later floods
-    * ``events``: all 150 chips of these four, for tests out of the distribution
+    * ``events``: all 150 chips of these four, for out-of-distribution tests
     * ``dry``, ``green``: 52 and 82 chips of the training folders, see below
 
-    The dataset has no validation split. Its chips are numbered row by row through
-    scenes: of 648 chips *n* and *n + 1* in training and test data, 431 have facing edges
-    of which the grey values correlate by more than 0.85, as do 0.1 % of random pairs;
-    and chips 107 to 132 and 258 to 275 show the same ground, shifted by half a chip.
-    A random choice would thus put neighbours of training chips in the validation split.
-    Instead, it consists of whole runs of chip numbers (:attr:`val_numbers`), none of
-    which has an edge or ground in common with chips outside. The test chips of the
-    authors, however, lie in between those for training, 55 of 70 right beside one:
-    expect scores on ``test`` to be higher than on ``val`` and on the events.
+    The authors provide no validation split. Chips are numbered along the lines of scenes,
+    so chips with successive numbers are often neighbours: among 648 pairs of chips *n*
+    and *n + 1* in the training and test data, the grey values of the facing edges
+    correlate by more than 0.85 in 431 pairs, but only in 0.1 % of random pairs. Chips 107
+    to 132 and 258 to 275 show the same ground, shifted by half a chip. A random validation
+    split would therefore contain neighbours of training chips. This one consists of whole
+    runs of chip numbers (:attr:`val_numbers`), which share no edge and no ground with
+    other chips. The authors' test chips, however, lie between the training chips: 55 of
+    70 are right beside one. Expect higher scores on ``test`` than on ``val`` and on the
+    events.
 
-    To choose between methods for floods that are like nothing in the training data, leave
-    out of it scenes that look different (*leave_out*), and test on those: ``dry``, with
-    bright soil, and ``green``, with the brightest and the darkest SAR images.
+    To compare methods on floods that differ from all training data, exclude scenes that
+    look different from training (*leave_out*) and test on them: ``dry`` has bright soil,
+    and ``green`` has the brightest and the darkest SAR images.
 
     If you use this dataset in your research, please cite the following paper:
 
@@ -91,17 +92,17 @@ class OMBRIA(OpticalSARDataset):
     sar_bands = ('SAR',)
 
     events = ('albania', 'france', 'guyana', 'timor')
-    #: First and last number of the runs of training chips in each group of scenes: of
-    #: 24 segments between jumps of median colour and SAR value, those that are farthest
-    #: from the rest.
+    #: First and last number of the runs of training chips in each group of scenes. Jumps of
+    #: the median colour and SAR value divide the chips into 24 segments. The groups are the
+    #: segments that differ most from the rest.
     groups: ClassVar[dict[str, tuple[tuple[int, int], ...]]] = {
         'dry': ((1, 31), (313, 341)),
         'green': ((342, 435),),
     }
     splits = ('train', 'val', 'test', 'events', *events, *groups)
 
-    #: Number of chips per part of the dataset. GitHub makes archives on demand and does
-    #: not promise the same bytes forever, so these stand in for a checksum.
+    #: Number of chips per part of the dataset. They replace a checksum: GitHub creates
+    #: archives on demand and does not promise identical bytes forever.
     counts: ClassVar[dict[str, int]] = {
         'train': 624,
         'test': 70,
@@ -111,8 +112,9 @@ class OMBRIA(OpticalSARDataset):
         'timor': 10,
     }
 
-    #: First and last number of the runs of chips that make up the validation split:
-    #: 73 chips with a flood fraction of 0.30 (0.33 in the others), dry and green scenes.
+    #: First and last number of the runs of chips in the validation split. Its 73 chips
+    #: include dry and green scenes, and 30 % of their pixels are flooded (33 % in the
+    #: training split).
     val_numbers = ((22, 31), (37, 73), (563, 602), (721, 734), (755, 771))
 
     def __init__(
@@ -127,25 +129,23 @@ class OMBRIA(OpticalSARDataset):
         """Initialize a new OMBRIA dataset instance.
 
         Args:
-            root: Root directory where the dataset can be found, that is, the directory
-                with the folders ``OmbriaS1``, ``OmbriaS2``, and ``2021``. Only the
-                folders of *split* are needed.
-            split: One of 'train', 'val', 'test', 'events', or the name of one event:
-                'albania', 'france', 'guyana', 'timor', or of a group of training chips:
-                'dry', 'green'.
+            root: Root directory of the dataset, which has the folders ``OmbriaS1``,
+                ``OmbriaS2``, and ``2021``. Only the folders of *split* are needed.
+            split: One of 'train', 'val', 'test', 'events', the name of one event
+                ('albania', 'france', 'guyana', 'timor'), or the name of a group of
+                training chips ('dry', 'green').
             transforms: A function/transform that takes an input sample and returns
                 a transformed version.
             download: If True, download the dataset and store it in the root directory.
-            checksum: If True, check that the folders hold as many files as the original
-                dataset. This is always done after a download, for which there
-                is no checksum. An incomplete copy made on purpose can be used otherwise.
-            leave_out: Groups of chips, of :attr:`groups`, that 'train' and 'val' are to
-                be without.
+            checksum: If True, check that the folders have as many files as the original
+                dataset. This check always follows a download. Without it, an incomplete
+                copy can be used on purpose.
+            leave_out: Names of :attr:`groups` to exclude from 'train' and 'val'.
 
         Raises:
             DatasetNotFoundError: If the dataset is not found and *download* is False.
             FileNotFoundError: If parts of the dataset are missing.
-            RuntimeError: If the archive is corrupted, or the number of files is wrong.
+            RuntimeError: If the archive is corrupted, or if the number of files is wrong.
             ValueError: If *split* or *leave_out* is unknown.
         """
         check_choice('split', split, self.splits)
@@ -168,12 +168,12 @@ class OMBRIA(OpticalSARDataset):
             index: Index to return.
 
         Returns:
-            Sample with ``image``, values in [0, 255], of shape (2, 3, 256, 256) and
+            Sample with ``image`` of shape (2, 3, 256, 256), values in [0, 255], and
             ``mask`` of shape (1, 256, 256).
 
         Raises:
             RuntimeError: If a file cannot be read.
-            ValueError: If a file is not as expected.
+            ValueError: If a file has wrong bands or values, or another size.
         """
         sample = read_sample(
             self.files[index],
@@ -185,7 +185,7 @@ class OMBRIA(OpticalSARDataset):
         return sample
 
     def __len__(self) -> int:
-        """Return the number of data points in the dataset.
+        """Return the number of samples.
 
         Returns:
             Length of the dataset.
@@ -194,7 +194,7 @@ class OMBRIA(OpticalSARDataset):
 
     @property
     def _parts(self) -> tuple[str, ...]:
-        """Parts of the dataset that the split is made of."""
+        """Parts of the dataset that the split takes its chips from."""
         if self.split == 'events':
             return self.events
         in_train = self.split == 'val' or self.split in self.groups
@@ -230,10 +230,10 @@ class OMBRIA(OpticalSARDataset):
 
         Returns:
             Paths of the optical image, the SAR image, and the mask of each sample,
-            in the order of the events and the chip numbers.
+            ordered by event and chip number.
 
         Raises:
-            FileNotFoundError: If a file lacks a partner, or if no file is left.
+            FileNotFoundError: If a file of a sample is missing, or if the split is empty.
         """
         files = []
         for part in self._parts:
@@ -251,7 +251,7 @@ class OMBRIA(OpticalSARDataset):
         return files
 
     def _is_within(self, number: int) -> bool:
-        """Whether a chip of the training folders belongs to the split."""
+        """Return whether a chip of the training folders belongs to the split."""
 
         def within(runs: Sequence[tuple[int, int]]) -> bool:
             return any(low <= number <= high for low, high in runs)
@@ -263,7 +263,7 @@ class OMBRIA(OpticalSARDataset):
         return within(self.val_numbers) == (self.split == 'val')
 
     def _verify(self) -> None:
-        """Verify the integrity of the dataset."""
+        """Find, extract, or download the dataset, and count its files if asked to."""
         missing = self._missing()
         if missing:
             path = os.path.join(self.root, self.zipfile)
@@ -278,7 +278,7 @@ class OMBRIA(OpticalSARDataset):
             self._check_counts(self.root, self._parts)
 
     def _missing(self) -> list[str]:
-        """Return the folders of the split without any image."""
+        """Return the folders of the split that have no images."""
         return [
             folder
             for part in self._parts
@@ -292,7 +292,7 @@ class OMBRIA(OpticalSARDataset):
         """Raise an error that says which folders are missing.
 
         Args:
-            missing: Folders without any image, relative to the root.
+            missing: Folders that have no images, relative to the root.
 
         Raises:
             DatasetNotFoundError: If all folders are missing.
@@ -332,15 +332,14 @@ class OMBRIA(OpticalSARDataset):
             )
 
     def _extract(self) -> None:
-        """Extract the archive and check what it holds.
+        """Extract the archive and count its files.
 
-        Only the images that this class reads are extracted, first into a temporary
-        directory and then moved folder by folder, so that no file of the archive can
-        end up elsewhere and no folder is ever half-written. Folders that are there
-        already are kept.
+        Only the images that this class reads are extracted. They go into a temporary
+        directory first and are then moved folder by folder. So no file of the archive can
+        end up elsewhere, and no folder is ever half-written. Existing folders are kept.
 
         Raises:
-            RuntimeError: If the archive is corrupted or not complete.
+            RuntimeError: If the archive is corrupted or incomplete.
         """
         path = os.path.join(self.root, self.zipfile)
         folders = [folder for part in self.counts for folder in self._folders(part)]
@@ -348,7 +347,7 @@ class OMBRIA(OpticalSARDataset):
             try:
                 with zipfile.ZipFile(path) as archive:
                     for member in archive.infolist():
-                        # GitHub puts everything into one folder
+                        # GitHub puts all files into one folder
                         _, _, name = member.filename.partition('/')
                         folder, _, filename = name.rpartition('/')
                         if folder in folders and re.fullmatch(

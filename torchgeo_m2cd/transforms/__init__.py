@@ -1,9 +1,11 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a model is shown, and random changes of it in training."""
+"""What a model is shown, and how it is augmented in training."""
 
+from .base import InputStep, LeftOut
 from .inputs import Inputs, KeepsInputs, Reference
+from .optical import Darkness, RelativeDarkness
 from .pair import (
     DropImage,
     PairAugmentation,
@@ -13,16 +15,8 @@ from .pair import (
     RandomRotationOrFlip,
     StrictRandomCrop,
 )
-from .speckle import estimate_decibels
-from .steps import (
-    Darkness,
-    InputStep,
-    LeftOut,
-    Relative,
-    RelativeDarkness,
-    Standardize,
-    StandardizeImage,
-)
+from .sar import Relative, estimate_decibels
+from .standardize import Standardize, StandardizeImage
 
 __all__ = (
     'Darkness',

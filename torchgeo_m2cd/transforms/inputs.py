@@ -11,42 +11,42 @@ from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
 from ..datasets import stack_pair
-from .steps import InputStep
+from .base import InputStep
 
-#: Pixels that an image is measured by; more would say nothing new.
-MAX_PIXELS = 2**16
+#: Largest number of pixels to measure an image with; more would hardly change the result.
+_MAX_PIXELS = 2**16
 
 
 class Reference(NamedTuple):
-    """What was measured of image pairs before they are shown."""
+    """Values measured in image pairs, which the input steps need."""
 
-    #: Of the optical images, shape (B, K1, 1, 1).
+    #: References of the optical images, shape (B, K1, 1, 1).
     optical: Tensor
-    #: Of the SAR images, shape (B, K2, 1, 1).
+    #: References of the SAR images, shape (B, K2, 1, 1).
     sar: Tensor
 
 
 class Inputs(nn.Module):
     """What a model is shown of an image pair, with one step per modality.
 
-    The only place that knows about statistics, thresholds, limits and modalities that
-    are left out. It belongs to the model: it is kept in its checkpoint, with
-    ``save_pretrained``, and in the metadata of an ONNX file.
+    This is the only place that knows about statistics, thresholds, limits, and modalities
+    that are left out. It belongs to the model: checkpoints, ``save_pretrained``, and the
+    metadata of ONNX files contain it.
 
-    Pixels without data never count, and the model sees 0 there. Beside those that a
-    dataset marks, these are the pixels where all optical bands are zero, as in
-    Sentinel-2's products.
+    Pixels without data do not count in measurements, and the model sees 0 there. A pixel
+    has no data if the dataset says so, or if all optical bands are zero, as in Sentinel-2
+    products.
     """
 
     def __init__(self, optical: InputStep, sar: InputStep, window: int = 256) -> None:
         """Initialize a new Inputs instance.
 
         Args:
-            optical: How to show the optical image.
-            sar: How to show the SAR image.
-            window: Height and width in pixels of the part of a scene that is measured
-                around a patch, or the patch itself, if it is larger. About the size of
-                the chips that the model was trained with. Chips are measured whole.
+            optical: Step for the optical image.
+            sar: Step for the SAR image.
+            window: Height and width in pixels of the window of a scene that is measured
+                around a patch. A larger patch is measured itself. Use about the size of
+                the chips in training. Chips are always measured as a whole.
 
         Raises:
             ValueError: If *window* is not positive.
@@ -60,33 +60,33 @@ class Inputs(nn.Module):
 
     @property
     def band_counts(self) -> tuple[int, int]:
-        """Number of optical and SAR bands of the source."""
+        """Number of optical and of SAR bands in source units."""
         return self.optical.bands, self.sar.bands
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Number of channels that the model sees of the optical and of the SAR image."""
+        """Number of channels that the model is shown of the optical and of the SAR image."""
         return self.optical.channels, self.sar.channels
 
     @property
     def measures(self) -> bool:
-        """Whether something has to be measured of an image before it can be shown."""
+        """Whether a step needs measured values."""
         return self.optical.num_references + self.sar.num_references > 0
 
     def valid(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
         """Find the pixels with data.
 
         Args:
-            image: Image pairs in source units, shape (B, 2, C, H, W), or a pair without
-                B.
-            valid: Pixels with data as far as is known, bool, shape (B, 1, H, W) or
+            image: Image pairs in source units, shape (B, 2, C, H, W), or one pair of
+                shape (2, C, H, W).
+            valid: Pixels with data according to the dataset, bool, shape (B, 1, H, W) or
                 (1, H, W).
 
         Returns:
-            Bool tensor of the shape of *valid*.
+            Bool tensor of shape (B, 1, H, W) or (1, H, W).
 
         Raises:
-            ValueError: If the image has not the bands that the steps are made for.
+            ValueError: If the image does not have the bands that the steps expect.
         """
         optical, sar = self.band_counts
         if (
@@ -104,14 +104,14 @@ class Inputs(nn.Module):
         return seen if valid is None else seen & valid
 
     def measure(self, image: Tensor, valid: Tensor | None = None) -> Reference:
-        """Measure what has to be known of images before they can be shown.
+        """Measure the references of image pairs.
 
         Args:
             image: Image pairs in source units, shape (B, 2, C, H, W).
             valid: Pixels with data, see :meth:`valid`.
 
         Returns:
-            The references; zeros for images without any pixel with data.
+            The references. They are 0 for images without data.
         """
         valid = self.valid(image, valid)
         pairs = [
@@ -141,8 +141,8 @@ class Inputs(nn.Module):
                 pixels.new_zeros(step.num_references)
                 for step in (self.optical, self.sar)
             )
-        # All of a chip of 256 x 256
-        pixels = pixels[..., :: -(-pixels.shape[-1] // MAX_PIXELS)]
+        # A chip of 256 x 256 pixels is measured completely
+        pixels = pixels[..., :: -(-pixels.shape[-1] // _MAX_PIXELS)]
         optical, sar = self._split(pixels.unsqueeze(-1), dim=0)
         optical, sar = optical[..., 0], sar[..., 0]
         everything = torch.ones(
@@ -158,20 +158,20 @@ class Inputs(nn.Module):
         valid: Tensor | None = None,
         reference: Reference | None = None,
     ) -> Tensor:
-        """Show image pairs.
+        """Turn image pairs into what the model is shown.
 
         Args:
             image: Image pairs in source units, shape (B, 2, C, H, W), with C the larger
                 number of bands, see :func:`~torchgeo_m2cd.datasets.stack_pair`.
             valid: Pixels with data, see :meth:`valid`.
-            reference: What was measured, if not of the images themselves.
+            reference: Values measured elsewhere (defaults to those of the images).
 
         Returns:
-            What the model sees, shape (B, 2, C', H, W), with C' the larger number of
-            channels; 0 where there are no data.
+            What the model is shown, shape (B, 2, C', H, W), with C' the larger number of
+            channels. Pixels without data are 0.
 
         Raises:
-            ValueError: If the image has not the bands that the steps are made for.
+            ValueError: If the image does not have the bands that the steps expect.
         """
         valid = self.valid(image, valid)
         if reference is None:
@@ -189,12 +189,12 @@ class Inputs(nn.Module):
         """Undo :meth:`forward`.
 
         Args:
-            shown: What the model sees, shape (B, 2, C', H, W).
-            reference: What was measured of the images.
+            shown: What the model is shown, shape (B, 2, C', H, W).
+            reference: Values measured in the images.
 
         Returns:
-            Image pairs in source units, shape (B, 2, C, H, W), except where there are no
-            data.
+            Image pairs in source units, shape (B, 2, C, H, W). Pixels without data are
+            not restored.
 
         Raises:
             ValueError: If a step loses information.
@@ -208,16 +208,16 @@ class Inputs(nn.Module):
         )
 
     def show(self, batch: Sample) -> Sample:
-        """Show the pairs of a batch, and keep them in source units, too.
+        """Turn the pairs of a batch into what the model is shown.
 
         Args:
-            batch: Batch with ``image`` in source units and, optionally, ``valid``, and
-                ``reference_optical`` and ``reference_sar``, what was measured around
+            batch: Batch with ``image`` in source units. ``valid`` is optional, and so are
+                ``reference_optical`` and ``reference_sar``, the values measured around
                 patches of a scene.
 
         Returns:
-            Batch with ``image`` as the model sees it, ``source``, the images in source
-            units, and ``valid``, where there are data.
+            Batch with ``image`` as the model is shown it, ``source``, the image pairs in
+            source units, and ``valid``, the pixels with data.
         """
         image = batch['image']
         valid = self.valid(image, batch.get('valid'))
@@ -228,24 +228,24 @@ class Inputs(nn.Module):
         return {**batch, 'image': shown, 'source': image, 'valid': valid}
 
     def in_decibels(self, unit: float = 1.0) -> 'Inputs':
-        """Return the same inputs for SAR images of other units, if the step knows its own.
+        """Convert the inputs to SAR images in other units, if the step depends on them.
 
         Args:
-            unit: Decibels of one unit of the images: 1 if they are in dB.
+            unit: Decibels per unit of these images, 1 if they are in dB.
 
         Returns:
-            Inputs with a step for these images.
+            Inputs for these images.
         """
         return Inputs(self.optical, self.sar.in_decibels(unit), self.window)
 
     def check(self, pixels: Tensor) -> None:
-        """Check that the values of a pair can be in the units that the model knows.
+        """Check that the values of a pair are plausible in the units of the steps.
 
         Args:
             pixels: Pixels with data in source units, shape (2, C, N).
 
         Raises:
-            ValueError: If they cannot; the message begins with the modality.
+            ValueError: If they are not. The message begins with the modality.
         """
         pixels = pixels[:, :, (pixels[0, : self.optical.bands] != 0).any(dim=0)]
         if pixels.shape[-1] < 2:
@@ -260,7 +260,7 @@ class Inputs(nn.Module):
                 raise ValueError(f'{name} {error}') from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Describe what the model is shown in plain values, as a YAML file does.
+        """Describe the inputs in plain values, as in a YAML file.
 
         Returns:
             ``optical``, ``sar`` and ``window``.
@@ -282,7 +282,7 @@ class Inputs(nn.Module):
             The inputs.
 
         Raises:
-            ValueError: If a key is missing or unknown, or a step is.
+            ValueError: If a key is missing, or a key or a step is unknown.
         """
         expected = {'optical', 'sar', 'window'}
         if set(values) != expected:
@@ -293,28 +293,28 @@ class Inputs(nn.Module):
         return cls(**steps, window=values['window'])
 
     def _split(self, image: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """Return the optical and the SAR image, each with its own bands."""
+        """Split pairs into optical and SAR images, each with its own bands."""
         optical, sar = image.unbind(dim)
         bands = self.band_counts
         return optical[..., : bands[0], :, :], sar[..., : bands[1], :, :]
 
 
 class KeepsInputs:
-    """Base class of tasks that keep what their model is shown."""
+    """Base class of tasks that keep the inputs of their model."""
 
-    #: What the model is shown; None until it is trained or loaded.
+    #: What the model is shown. None until the model is trained or loaded.
     inputs: Inputs | None
 
     def take_inputs(self, inputs: Inputs) -> None:
-        """Keep what the model is shown, as the data module decided.
+        """Keep the inputs that the data module has chosen.
 
         Args:
-            inputs: The inputs.
+            inputs: What the model is shown.
         """
         self.inputs = inputs
 
 
 def _stack(optical: Tensor, sar: Tensor) -> Tensor:
-    """Stack batches of images, as :func:`~torchgeo_m2cd.datasets.stack_pair` does."""
+    """Stack batches of images like :func:`~torchgeo_m2cd.datasets.stack_pair`."""
     pairs = stack_pair(optical.transpose(0, 1), sar.transpose(0, 1))
     return pairs.permute(2, 0, 1, 3, 4)

@@ -15,15 +15,17 @@ from torchgeo.datasets.utils import Sample
 
 
 class PairAugmentation(nn.Module):
-    """Change batches of image pairs at random, for training.
+    """Augment batches of image pairs for training.
 
     Kornia treats an image of shape (B, 2, C, H, W) as a video and cannot change its frames
-    differently. Here, the pair is one image with 2C channels: a geometric transform is the
-    same for both images, for the mask, and for the images in source units.
+    differently. This class passes the pair as one image with 2C channels instead. A
+    geometric transform is then the same for both images, the mask, and the images in
+    source units.
 
-    All but the image is resampled with nearest neighbours and keeps its values and its
-    data type. Other keys are left alone. Where a transform brings in no data, images are 0,
-    ``valid`` is False, and the mask is 255, to be ignored.
+    Only the image is interpolated. Masks and images in source units are resampled with
+    nearest neighbours, and keep their values and data types. Other keys do not change.
+    Where a transform leaves pixels without data, images are 0, ``valid`` is False, and the
+    mask is 255, to be ignored.
     """
 
     def __init__(
@@ -35,9 +37,9 @@ class PairAugmentation(nn.Module):
 
         Args:
             augmentations: Kornia augmentations of images with 2C channels, as the model
-                sees them.
-            source_augmentations: The same, of the images in source units, before
-                anything is measured of them; not geometric.
+                is shown them.
+            source_augmentations: Kornia augmentations of images with 2C channels in source
+                units, applied before the images are measured. They must not be geometric.
         """
         super().__init__()
         self.augmentations = K.AugmentationSequential(*augmentations, data_keys=None)
@@ -46,34 +48,37 @@ class PairAugmentation(nn.Module):
         )
 
     def change_source(self, batch: Sample) -> Sample:
-        """Change images in source units, before a model is shown them.
+        """Augment images in source units.
 
         Args:
             batch: Batch with ``image`` of shape (B, 2, C, H, W).
 
         Returns:
-            Batch with changed ``image``.
+            Batch with the augmented ``image``.
+
+        Raises:
+            ValueError: If the image does not have the shape above.
         """
         flat = {'image': _flatten(batch['image'])}
         changed = self.source_augmentations(flat)['image']
         return {**batch, 'image': _unflatten(changed)}
 
     def forward(self, batch: Sample) -> Sample:
-        """Change a batch as the model sees it.
+        """Augment a batch as the model is shown it.
 
         Args:
-            batch: Batch with ``image`` of shape (B, 2, C, H, W) and, optionally, ``mask``
-                and ``valid`` of shape (B, 1, H, W), and ``source`` of the shape of images.
+            batch: Batch with ``image`` of shape (B, 2, C, H, W). Optional are ``mask`` and
+                ``valid`` of shape (B, 1, H, W), and ``source`` of shape (B, 2, C', H, W).
 
         Returns:
-            Batch with the same keys changed alike; the size may be another one.
+            Batch with the same keys, transformed together. Crops change H and W.
 
         Raises:
             ValueError: If the image does not have the shape above.
         """
         image: Tensor = batch['image']
-        # Keys that begin with mask are resampled with nearest neighbours, and warped in
-        # the data type of the image, in which 255 is exact. Warping fills with 0
+        # Kornia resamples keys that begin with "mask" with nearest neighbours. It warps
+        # in the data type of the image, which represents 255 exactly, and fills with 0
         inputs = {'image': _flatten(image)}
         if 'mask' in batch:
             inputs['mask'] = 255 - batch['mask'].to(image.dtype)
@@ -87,7 +92,7 @@ class PairAugmentation(nn.Module):
             changed['mask'] = (255 - outputs['mask']).to(batch['mask'].dtype)
         if 'valid' in batch:
             changed['valid'] = outputs['mask_valid'].bool()
-            # Also after a change of all values
+            # An augmentation of values also changes pixels without data
             changed['image'] = changed['image'] * changed['valid'].unsqueeze(1)
         if 'source' in batch:
             changed['source'] = _unflatten(outputs['mask_source'])
@@ -95,7 +100,7 @@ class PairAugmentation(nn.Module):
 
 
 def _flatten(image: Tensor) -> Tensor:
-    """Make one image with 2C channels of a pair."""
+    """Turn pairs (B, 2, C, H, W) into images with 2C channels."""
     if image.ndim != 5 or image.shape[1] != 2:
         raise ValueError(
             f'image has shape {tuple(image.shape)}: expected (B, 2, C, H, W)'
@@ -104,18 +109,18 @@ def _flatten(image: Tensor) -> Tensor:
 
 
 def _unflatten(image: Tensor) -> Tensor:
-    """Make a pair of one image with 2C channels."""
+    """Turn images with 2C channels into pairs (B, 2, C, H, W)."""
     return rearrange(image, 'b (t c) h w -> b t c h w', t=2)
 
 
 class StrictRandomCrop(K.RandomCrop):  # type: ignore[misc]
-    """Random crop which does not enlarge images that are too small.
+    """Random crop that refuses images smaller than the crop.
 
-    Kornia's own would, and so change the size of pixels on the ground without a word.
+    Kornia's own crop enlarges them, which silently changes the resolution.
     """
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw the position of the crop in every image.
+        """Draw the position of the crop in each image.
 
         Args:
             batch_shape: Shape (B, C, H, W) of the images.
@@ -137,28 +142,28 @@ class StrictRandomCrop(K.RandomCrop):  # type: ignore[misc]
 
 
 class RandomQuarterTurn(K.RandomRotation90):  # type: ignore[misc]
-    """Random turn by 90 degrees, exact to the pixel, of square images.
+    """Randomly rotate square images by 90 degrees, without interpolation.
 
-    Images that are not square stay as they are: a turn would leave parts without data.
-    Together with both random flips, all eight orientations are equally likely.
+    Images that are not square do not change, since a rotation would leave parts without
+    data. Together with both random flips, all eight orientations are equally likely.
     """
 
     def __init__(self, p: float = 0.5) -> None:
         """Initialize a new RandomQuarterTurn instance.
 
         Args:
-            p: Probability to turn an image.
+            p: Probability of rotating an image.
         """
         super().__init__(times=(1, 1), resample='nearest', p=p)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw the number of turns of every image.
+        """Draw the number of quarter turns of each image.
 
         Args:
             batch_shape: Shape (B, C, H, W) of the images.
 
         Returns:
-            Parameters of the turn.
+            Parameters of the rotation.
         """
         parameters: dict[str, Tensor] = super().generate_parameters(batch_shape)
         if batch_shape[-2] != batch_shape[-1]:
@@ -167,29 +172,30 @@ class RandomQuarterTurn(K.RandomRotation90):  # type: ignore[misc]
 
 
 class RandomRotationOrFlip(K.RandomRotation):  # type: ignore[misc]
-    """Random rotation by any small angle, or else a random mirror image.
+    """Randomly rotate an image by a small angle, or mirror it.
 
-    Half of the images are rotated. Half of the others are mirrored: in a square, on each
-    of its four axes alike; in any other rectangle, horizontally or vertically, since its
-    diagonals would leave parts without data.
+    Half of the images are rotated, a quarter is mirrored, and a quarter does not change.
+    Square images are mirrored on one of their four axes, with equal probability. Other
+    images are mirrored horizontally or vertically, since mirroring on a diagonal would
+    leave parts without data.
     """
 
     def __init__(self, degrees: float = 20.0) -> None:
         """Initialize a new RandomRotationOrFlip instance.
 
         Args:
-            degrees: Largest angle of the rotation, in either direction.
+            degrees: Largest angle of the rotation in degrees, in either direction.
         """
         super().__init__(degrees, p=1.0)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw what happens to every image.
+        """Draw the transform of each image.
 
         Args:
             batch_shape: Shape (B, C, H, W) of the images.
 
         Returns:
-            Angles ``degrees``, and ``mirror``, whether to mirror before.
+            Angles ``degrees``, and bools ``mirror``, whether to mirror before rotating.
         """
         parameters: dict[str, Tensor] = super().generate_parameters(batch_shape)
         degrees = parameters['degrees']
@@ -204,15 +210,10 @@ class RandomRotationOrFlip(K.RandomRotation):  # type: ignore[misc]
     def compute_transformation(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]
     ) -> Tensor:
-        """Compute the matrices of the transforms.
-
-        Args:
-            input: Images, shape (B, C, H, W).
-            params: Output of :meth:`generate_parameters`.
-            flags: Not used.
+        """Compute the matrices of the transforms from the drawn parameters.
 
         Returns:
-            Matrices of shape (B, 3, 3), of pixel coordinates (x, y, 1).
+            Matrices for pixel coordinates (x, y, 1), shape (B, 3, 3).
         """
         rotation: Tensor = super().compute_transformation(input, params, flags)
         mirrored = torch.eye(3).to(rotation)
@@ -222,10 +223,10 @@ class RandomRotationOrFlip(K.RandomRotation):  # type: ignore[misc]
 
 
 class PhotometricDistortion(K.IntensityAugmentationBase2D):
-    """Random brightness, contrast, saturation and hue of 8-bit RGB images.
+    """Randomly change brightness, contrast, saturation, and hue of 8-bit RGB images.
 
-    Each image of a pair changes by itself. Brightness is added, and contrast multiplied:
-    its place among the others matters only for values that become too large.
+    The two images of a pair change independently. Brightness is added and contrast
+    multiplied. Their order affects only values that are clipped.
     """
 
     def __init__(
@@ -239,11 +240,11 @@ class PhotometricDistortion(K.IntensityAugmentationBase2D):
         """Initialize a new PhotometricDistortion instance.
 
         Args:
-            brightness: Largest value to add or subtract, of 255.
+            brightness: Largest value to add or subtract, for values from 0 to 255.
             contrast: Largest relative change of all values.
             saturation: Largest relative change of the saturation.
-            hue: Largest change of the hue, in degrees; the original's 10 are OpenCV's
-                units of 2 degrees.
+            hue: Largest change of the hue in degrees. The original's 10 are in OpenCV's
+                unit of 2 degrees.
             p: Probability of each of the four changes.
         """
         super().__init__(p=1.0)
@@ -261,16 +262,10 @@ class PhotometricDistortion(K.IntensityAugmentationBase2D):
         flags: dict[str, Any],
         transform: Tensor | None = None,
     ) -> Tensor:
-        """Change a batch.
-
-        Args:
-            input: Pairs of shape (B, 6, H, W), from 0 to 255.
-            params: Not used.
-            flags: Not used.
-            transform: Not used.
+        """Distort pairs of shape (B, 6, H, W) with values from 0 to 255.
 
         Returns:
-            Changed pairs, same shape and range.
+            Distorted pairs of the same shape and range.
         """
         images = rearrange(input / 255, 'b (t c) h w -> (b t) c h w', t=2)
         changed: Tensor = self.changes(images) * 255
@@ -284,8 +279,8 @@ class DropImage(K.IntensityAugmentationBase2D):
         """Initialize a new DropImage instance.
 
         Args:
-            index: Which image: 0 is the optical one, 1 the SAR image.
-            p: Probability to drop the image of a pair.
+            index: Image to drop: 0 is the optical image, 1 the SAR image.
+            p: Probability of dropping the image of a pair.
         """
         super().__init__(p=p)
         self.index = index
@@ -297,16 +292,10 @@ class DropImage(K.IntensityAugmentationBase2D):
         flags: dict[str, Any],
         transform: Tensor | None = None,
     ) -> Tensor:
-        """Drop the image of a batch.
-
-        Args:
-            input: Pairs with 2C channels, shape (B, 2C, H, W).
-            params: Not used.
-            flags: Not used.
-            transform: Not used.
+        """Set one image of pairs of shape (B, 2C, H, W) to zero.
 
         Returns:
-            Pairs, same shape.
+            Pairs of the same shape.
         """
         pair = rearrange(input, 'b (t c) h w -> b t c h w', t=2).clone()
         pair[:, self.index] = 0
@@ -314,10 +303,10 @@ class DropImage(K.IntensityAugmentationBase2D):
 
 
 class RandomGainOffset(K.IntensityAugmentationBase2D):
-    r"""Random gain and offset per band, for standardised images.
+    r"""Apply a random gain and offset to each band of standardised images.
 
-    :math:`x (1 + \sigma n_1) + \sigma n_2` with :math:`n_1, n_2 \sim N(0, 1)` per
-    sample and band.
+    A value :math:`x` becomes :math:`x (1 + \sigma n_1) + \sigma n_2` with
+    :math:`n_1, n_2 \sim N(0, 1)` per sample and band.
     """
 
     def __init__(
@@ -327,15 +316,15 @@ class RandomGainOffset(K.IntensityAugmentationBase2D):
 
         Args:
             sigma: Standard deviation of gain and offset.
-            images: Which images of a pair: 0 is the optical one, 1 the SAR image.
-            p: Probability to change an image.
+            images: Images of a pair to change: 0 is the optical image, 1 the SAR image.
+            p: Probability of changing a pair.
         """
         super().__init__(p=p)
         self.sigma = sigma
         self.images = list(images)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw gain and offset.
+        """Draw gain and offset of each band.
 
         Args:
             batch_shape: Shape (B, 2C, H, W) of the pairs.
@@ -355,16 +344,10 @@ class RandomGainOffset(K.IntensityAugmentationBase2D):
         flags: dict[str, Any],
         transform: Tensor | None = None,
     ) -> Tensor:
-        """Apply gain and offset to a batch.
-
-        Args:
-            input: Pairs with 2C channels, shape (B, 2C, H, W).
-            params: Gain and offset.
-            flags: Not used.
-            transform: Not used.
+        """Apply gain and offset to pairs of shape (B, 2C, H, W).
 
         Returns:
-            Images, same shape.
+            Pairs of the same shape.
         """
         gain, offset = (
             params[name].to(input)[..., None, None] for name in ('gain', 'offset')

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.data.cau_flood.data import write
-from torchgeo_m2cd.datasets.utils import (
+from torchgeo_m2cd.datasets.chips import (
     Files,
     match_files,
     read_image,

@@ -1,10 +1,9 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Reading of image files with the checks shared by all datasets, and writing."""
+"""Finding and reading the files of chips, with the checks that datasets share."""
 
 import os
-import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import torch
-from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.transform import Affine
 from torch import Tensor
 from torchgeo.datasets.utils import Path, Sample
 
@@ -31,18 +28,18 @@ class Files(NamedTuple):
 
 
 def read_image(path: Path, count: int) -> Tensor:
-    """Read an image and check what can be wrong with it.
+    """Read an image and check its bands and values.
 
     Args:
         path: Any raster file that GDAL can read, such as PNG or GeoTIFF.
         count: Expected number of bands.
 
     Returns:
-        Float32 tensor of shape (count, H, W) in the units of the file.
+        Float32 tensor of shape (count, H, W) in source units.
 
     Raises:
-        RuntimeError: If the file cannot be read, e.g. because it is truncated.
-        ValueError: If the file has another number of bands, or not only finite values.
+        RuntimeError: If the file cannot be read, for example because it is truncated.
+        ValueError: If the file has another number of bands, or values that are not finite.
     """
     array = _read(path)
     if len(array) != count:
@@ -61,15 +58,15 @@ def read_mask(path: Path, changed: Sequence[int] = (255,)) -> Tensor:
 
     Args:
         path: Raster file of one band.
-        changed: Values that may stand for "changed". 0 stands for "unchanged".
+        changed: Values that may mean "changed". 0 means "unchanged".
 
     Returns:
         Int64 tensor of shape (1, H, W), 0 for unchanged and 1 for changed.
 
     Raises:
         RuntimeError: If the file cannot be read.
-        ValueError: If the file has more than one band, values other than 0 and those
-            in *changed*, or more than one of the latter.
+        ValueError: If the file has more than one band, a value that is neither 0 nor in
+            *changed*, or several of the values in *changed*.
     """
     array = _read(path)
     if len(array) != 1:
@@ -98,15 +95,15 @@ def read_sample(
         files: Files of the sample.
         optical_count: Expected number of optical bands in the file.
         sar_count: Expected number of SAR bands C2.
-        optical_indices: Indices of the C1 optical bands to return. All by default.
-        changed: Mask values that may stand for "changed".
+        optical_indices: Indices of the C1 optical bands to return (defaults to all).
+        changed: Mask values that may mean "changed".
 
     Returns:
         ``image`` of shape (2, max(C1, C2), H, W) and ``mask`` of shape (1, H, W).
 
     Raises:
         RuntimeError: If a file cannot be read.
-        ValueError: If a file is not as expected, or if the three differ in size.
+        ValueError: If a file has wrong bands or values, or if the files differ in size.
     """
     optical = read_image(files.optical, optical_count)
     sar = read_image(files.sar, sar_count)
@@ -125,10 +122,10 @@ def read_sample(
 def match_files[Key](
     optical: Mapping[Key, str], sar: Mapping[Key, str], mask: Mapping[Key, str]
 ) -> list[Files]:
-    """Match the files of a dataset that belong together.
+    """Match the optical images, SAR images, and masks of a dataset.
 
     Args:
-        optical: Optical images by key, e.g. the number or the stem of the file name.
+        optical: Optical images by key, such as the number or the stem of the file name.
         sar: SAR images by key.
         mask: Masks by key.
 
@@ -136,7 +133,8 @@ def match_files[Key](
         The files of each key, in the order of *optical*.
 
     Raises:
-        FileNotFoundError: If a file lacks a partner.
+        FileNotFoundError: If the SAR image, the optical image, or the mask of a key is
+            missing.
     """
     files = {'optical': optical, 'SAR': sar, 'mask': mask}
     for paths in files.values():
@@ -159,14 +157,14 @@ def _read(path: Path) -> npt.NDArray[Any]:
         path: Raster file.
 
     Returns:
-        Array of shape (bands, H, W) and the data type of the file.
+        Array of shape (bands, H, W) in the data type of the file.
 
     Raises:
         RuntimeError: If the file cannot be read.
     """
     try:
-        # Chips have no georeference, which is nothing to warn about. GDAL's fast path for
-        # PNG fills what is missing of a truncated file with zeros and says nothing.
+        # Chips need no georeference, so GDAL must not warn about it. GDAL's fast path for
+        # PNG silently fills the missing part of a truncated file with zeros.
         with (
             warnings.catch_warnings(category=NotGeoreferencedWarning, action='ignore'),
             rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM=False),
@@ -179,47 +177,3 @@ def _read(path: Path) -> npt.NDArray[Any]:
             f'({error.__cause__ or error})'
         ) from error
     return array
-
-
-def write_raster(
-    path: pathlib.Path,
-    data: npt.NDArray[Any],
-    crs: CRS | str,
-    transform: Affine,
-    nodata: float,
-    names: Sequence[str],
-) -> None:
-    """Write a GeoTIFF beside its place, and rename it when it is complete.
-
-    Args:
-        path: File to write or replace.
-        data: Bands, shape (C, H, W).
-        crs: Coordinate reference system.
-        transform: Transform from pixels to coordinates.
-        nodata: Value of pixels without data.
-        names: Names of the bands.
-    """
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        with rasterio.open(
-            part,
-            'w',
-            driver='GTiff',
-            dtype=data.dtype,
-            count=len(data),
-            height=data.shape[1],
-            width=data.shape[2],
-            crs=crs,
-            transform=transform,
-            nodata=nodata,
-            tiled=True,
-            blockxsize=256,
-            blockysize=256,
-            compress='deflate',
-            bigtiff='if_safer',
-        ) as file:
-            file.write(data)
-            file.descriptions = tuple(names)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
