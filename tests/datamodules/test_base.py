@@ -361,7 +361,7 @@ class TestOpticalSARDataModule:
         mean = output['image'].mean(dim=(-2, -1))
         expected = (6.0 - MEAN) / STD
         torch.testing.assert_close(mean, expected.expand_as(mean))
-        # In source units, values stay what they were
+        # Values in source units are not interpolated
         assert set(output['source'].unique().tolist()) == {1, 11}
         same = (output['source'][:, 0, :1] > 5) == (output['mask'] > 0)
         assert same.all()

@@ -58,7 +58,7 @@ class TestBRIGHTDFC2025DataModule:
         for datamodule in (ours, theirs):
             datamodule.setup('validate')
             image = next(iter(datamodule.val_dataloader()))['image']
-            # With a mask, kornia 0.9 refuses what TorchGeo 0.10 asks of it
+            # Without the mask, since kornia 0.9 refuses the masks of TorchGeo 0.10
             images.append(datamodule.aug({'image': image})['image'])
         torch.testing.assert_close(*images)
 

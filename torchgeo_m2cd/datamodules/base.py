@@ -237,7 +237,7 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
 
         Args:
             bands: Optical bands, keys of :attr:`means` and :attr:`stds`.
-            sar_bands: SAR bands, or those of which the SAR image gets the statistics.
+            sar_bands: Bands whose statistics the SAR image gets, one per SAR band.
 
         Returns:
             The inputs.
