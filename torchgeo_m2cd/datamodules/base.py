@@ -83,14 +83,13 @@ class PairDataModule(BaseDataModule):
             different = [key for key in ours if ours[key] != theirs[key]]
             if different:
                 rank_zero_warn(
-                    'the model was trained with other inputs, and those of the data are '
-                    'used: '
+                    'the model was trained with other inputs than those of the data, '
+                    'which are used: '
                     + '; '.join(
                         f'{key} is {ours[key]}, trained with {theirs[key]}'
                         for key in different
                     )
-                    + '. Leave the argument inputs of the data out (null) to use those of '
-                    'the model'
+                    + '. Leave out the inputs of the data (null) to use those of the model'
                 )
         inputs = given or trained or self.default_inputs()
         for dataset in (
