@@ -55,7 +55,7 @@ class Fake(OpticalSARDataset):
 
     def __getitem__(self, index: int) -> Sample:
         image = torch.arange(2 * 2 * SIZE * SIZE).reshape(2, 2, SIZE, SIZE)
-        # The band of SAR is repeated
+        # The SAR band is repeated
         image[1, 1] = image[1, 0]
         mask = torch.zeros(1, SIZE, SIZE, dtype=torch.long)
         mask[..., :4] = 255
@@ -66,7 +66,7 @@ class Fake(OpticalSARDataset):
 
 
 class Bare(NonGeoDataset):
-    """Dataset of TorchGeo, which does not say how many bands it has."""
+    """Dataset like TorchGeo's, without band counts."""
 
     def __init__(self, split: str) -> None:
         self.split = split
@@ -79,7 +79,7 @@ class Bare(NonGeoDataset):
 
 
 class Brighter(K.IntensityAugmentationBase2D):
-    """Adds 7 to all values."""
+    """Add 7 to all values."""
 
     def __init__(self) -> None:
         super().__init__(p=1.0)
@@ -91,7 +91,7 @@ class Brighter(K.IntensityAugmentationBase2D):
 
 
 class Recorder(LightningModule):
-    """Task that does nothing but keep the batches that it gets."""
+    """Task that only keeps its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def make(**kwargs: Any) -> OpticalSARDataModule:
 
 
 def train(datamodule: OpticalSARDataModule, batch: Sample) -> Sample:
-    """Change a batch as in training."""
+    """Apply the training augmentation to a batch."""
     assert datamodule.train_aug is not None
     output: Sample = datamodule.train_aug(dict(batch))
     return output
@@ -213,7 +213,7 @@ class TestOpticalSARDataModule:
             make(standardise='otsu')
 
     def test_random_crops(self) -> None:
-        """Each from a place of its own, the same in all that belongs together."""
+        """Crops of samples are independent, but the same for image, mask, and source."""
         image = torch.arange(64 * 2 * 2 * SIZE * SIZE).reshape(64, 2, 2, SIZE, SIZE)
         batch = {'image': image.float() + 1, 'mask': image[:, 0, :1] % 2}
         output = train(make(patch_size=(4, 6), augmentation=PairAugmentation()), batch)
@@ -226,15 +226,15 @@ class TestOpticalSARDataModule:
                 expected = batch[before][index, ..., rows, columns]
                 assert torch.equal(output[key][index], expected)
             places.add((row, column))
-        # Of the 5 x 3 that there are
+        # Of 5 x 3 possible places
         assert len(places) > 10
 
     @pytest.mark.parametrize('patch_size', [None, 4])
     def test_source(self, patch_size: int | None) -> None:
-        """Flipped, turned and cropped like what the model sees."""
+        """The source is flipped, rotated, and cropped like what the model is shown."""
         datamodule = make(patch_size=patch_size)
         image = 100 * torch.rand(64, 2, 2, SIZE, SIZE)
-        # Bands of SAR are repeated
+        # The SAR band is repeated
         image[:, 1] = image[:, 1, :1]
         batch = {
             'image': image,
@@ -254,7 +254,7 @@ class TestOpticalSARDataModule:
         assert torch.equal(shown['image'], make_inputs()(image, batch['valid']))
 
     def test_changed_before_it_is_shown(self) -> None:
-        """In source units, of which something is measured afterwards, or as shown."""
+        """Augmentation happens in source units before measuring, or as the model is shown."""
         image = 10 * torch.rand(64, 2, 2, SIZE, SIZE) + 50
         image[..., :4] -= 40
         inputs = Inputs(Standardize([0, 0], [1, 1]), Relative([1, 1]))
@@ -282,7 +282,7 @@ class TestOpticalSARDataModule:
             )
 
     def test_darkness(self) -> None:
-        """Up to a limit, the optical image is what it was; what is left out stays out."""
+        """The optical image keeps its values up to a limit, and band 1 stays left out."""
         inputs = Inputs(Darkness([0, 40]), Standardize([-10], [5]))
         datamodule = make(
             inputs=inputs, augmentation=PairAugmentation([RandomGainOffset(0.5, [1])])
@@ -294,14 +294,14 @@ class TestOpticalSARDataModule:
         expected = torch.where(values < 40, (values - 40) / 20, 0)
         torch.testing.assert_close(shown[:, 0, 1], expected)
         torch.testing.assert_close(shown[:, 1, 0], (image[:, 1, 0] + 10) / 5)
-        # Gain and offset are of SAR alone
+        # Only SAR gets gain and offset
         output = train(datamodule, {'image': image})['image']
         assert torch.equal(output[:, 0], shown[:, 0])
         assert (output[:, 1] - shown[:, 1]).std() > 0.1
 
     @pytest.mark.parametrize('index', [0, 1])
     def test_one_image(self, index: int) -> None:
-        """Also in training, whatever changes the other."""
+        """An image that is left out stays 0 in training, and the other is augmented."""
         steps: list[Any] = [Standardize([1, 2], [2, 4]), Standardize([-10], [5])]
         steps[index] = LeftOut([2, 1][index])
         other: Any = 1 - index
@@ -318,7 +318,7 @@ class TestOpticalSARDataModule:
         assert not torch.allclose(output[:, other], expected[:, other])
 
     def test_optical_dropout(self) -> None:
-        """Without the optical image in a quarter of the cases, in training."""
+        """Training drops the optical image of a quarter of the pairs."""
         datamodule = make(augmentation=PairAugmentation([DropImage(0, p=0.25)]))
         batch = {'image': torch.rand(200, 2, 2, SIZE, SIZE)}
         zero = (train(datamodule, batch)['image'] == 0).flatten(2).all(dim=2)
@@ -342,7 +342,7 @@ class TestOpticalSARDataModule:
         assert output.mean(dim=(3, 4)).std() > 0.2
 
     def test_resized_crops(self) -> None:
-        """Crops of the whole chip are the chip at another resolution; masks stay masks."""
+        """Crops of the whole chip only change its resolution, and masks stay masks."""
 
         def resized(scale: float) -> Sample:
             scales = (scale, scale)
@@ -350,7 +350,7 @@ class TestOpticalSARDataModule:
             augmentation = PairAugmentation([crop, K.RandomHorizontalFlip()])
             return train(make(augmentation=augmentation), batch)
 
-        # Of one value per half
+        # Each half of the image has one value
         image = torch.full((64, 2, 2, SIZE, SIZE), 1.0)
         image[..., :4] = 11.0
         batch = {'image': image, 'mask': (image[:, 0, :1] > 5).long() * 255}
@@ -361,16 +361,16 @@ class TestOpticalSARDataModule:
         mean = output['image'].mean(dim=(-2, -1))
         expected = (6.0 - MEAN) / STD
         torch.testing.assert_close(mean, expected.expand_as(mean))
-        # In source units, values stay what they were
+        # Values in source units are not interpolated
         assert set(output['source'].unique().tolist()) == {1, 11}
         same = (output['source'][:, 0, :1] > 5) == (output['mask'] > 0)
         assert same.all()
-        # Of a quarter, of one half or of both
+        # Crops of a quarter of the area lie in one half or in both
         shares = resized(0.25)['mask'].float().mean(dim=(1, 2, 3))
         assert shares.unique().numel() > 2
 
     def test_original_augmentation(self) -> None:
-        """That of configs/ombria_stage1.yaml."""
+        """The augmentation of configs/original.yaml keeps values and masks in range."""
         inputs = Inputs(Standardize([100] * 3, [50] * 3), Standardize([100], [50]))
         datamodule = make(
             inputs=inputs,
@@ -389,8 +389,8 @@ class TestOpticalSARDataModule:
         assert image.shape == (200, 2, 3, 6, 6)
         assert mask.shape == (200, 1, 6, 6)
         assert set(mask.unique().tolist()) == {1, 255}
-        # In the middle, where no rotation reaches: colors alone, of 110 and up to 10 and
-        # a fifth more or less
+        # Rotations leave no gaps in the middle. Brightness adds up to 10 to 110, and
+        # contrast multiplies by 0.8 to 1.2
         middle = image[..., 2:4, 2:4]
         assert middle.min() >= (0.8 * 100 - 100) / 50
         assert middle.max() <= (1.2 * 120 - 100) / 50
@@ -412,7 +412,7 @@ class TestOpticalSARDataModule:
 
 class TestChooseInputs:
     def test_order(self) -> None:
-        """Those that are given, or else trained, or else the default."""
+        """Given inputs come first, then those of the trained model, then the default."""
         given, trained = make_inputs(), make_inputs(offset=3)
         datamodule = make(inputs=given)
         assert datamodule.inputs is given
@@ -420,7 +420,7 @@ class TestChooseInputs:
         with pytest.warns(UserWarning, match='was trained with other inputs') as record:
             assert datamodule.choose_inputs(trained) is given
         assert datamodule.inputs is given
-        # The whole difference, and only that
+        # The warning names what differs, and nothing else
         (warning,) = record
         message = str(warning.message)
         ours, theirs = given.to_dict(), trained.to_dict()
@@ -451,7 +451,7 @@ class TestChooseInputs:
             datamodule.choose_inputs(make_inputs())
 
     def test_default(self) -> None:
-        """Chosen when they are first needed."""
+        """Default inputs are chosen when they are first needed."""
 
         class WithDefault(OpticalSARDataModule):
             def default_inputs(self) -> Inputs:
@@ -484,7 +484,7 @@ class TestChooseInputs:
             trained.choose_inputs(inputs)
 
     def test_agree(self) -> None:
-        """With the task, before there are data loaders, when the data are known."""
+        """Data loaders agree with the task on inputs before they are made."""
 
         class Task(KeepsInputs, LightningModule):
             pass
@@ -498,13 +498,13 @@ class TestChooseInputs:
         assert datamodule.inputs is None
         assert len(datamodule.val_dataloader()) == 3
         assert datamodule.inputs is task.inputs is trained
-        # Without any, it takes those that are given
+        # A task without inputs takes those of the data module
         task.inputs, given = None, make(inputs=trained)
         given.trainer = datamodule.trainer
         given.setup('validate')
         given.val_dataloader()
         assert given.inputs is task.inputs is trained
-        # What does not fit is found
+        # Inputs of the task for other bands are refused
         task.inputs = Inputs(LeftOut(1), LeftOut(1))
         with pytest.raises(ValueError, match='but the data have 2 and 1'):
             datamodule.val_dataloader()

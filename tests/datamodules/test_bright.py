@@ -46,8 +46,8 @@ class TestBRIGHTDFC2025DataModule:
             torch.from_numpy(arrays(6)[0]).float(),
         )
 
-    def test_normalized(self, root: pathlib.Path) -> None:
-        """With mean 0 and standard deviation 255, like TorchGeo's data module."""
+    def test_standardized(self, root: pathlib.Path) -> None:
+        """With mean 0 and standard deviation 255, images are those of TorchGeo's module."""
         ours = BRIGHTDFC2025DataModule(
             root,
             inputs=Inputs(Standardize([0] * 3, [255] * 3), Standardize([0], [255])),
@@ -58,7 +58,7 @@ class TestBRIGHTDFC2025DataModule:
         for datamodule in (ours, theirs):
             datamodule.setup('validate')
             image = next(iter(datamodule.val_dataloader()))['image']
-            # With a mask, kornia 0.9 refuses what TorchGeo 0.10 asks of it
+            # Without the mask, since kornia 0.9 refuses the masks of TorchGeo 0.10
             images.append(datamodule.aug({'image': image})['image'])
         torch.testing.assert_close(*images)
 
@@ -84,7 +84,7 @@ class TestBRIGHTDFC2025DataModule:
             torch.testing.assert_close(shown[:, 1, band], expected)
 
     def test_bands(self, root: pathlib.Path) -> None:
-        """TorchGeo's dataset doesn't say how many it has."""
+        """Inputs for other bands are refused, though TorchGeo's dataset has no counts."""
         inputs = Inputs(LeftOut(3), LeftOut(3))
         datamodule = BRIGHTDFC2025DataModule(root, inputs=inputs)
         datamodule.setup('predict')

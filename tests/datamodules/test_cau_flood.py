@@ -63,7 +63,7 @@ class TestCAUFloodDataModule:
             torch.testing.assert_close(batch['image'][:, 1, band], expected)
 
     def test_wrong_bands(self, tmp_path: pathlib.Path) -> None:
-        """Inputs for RGB, and four bands in the data."""
+        """Inputs for RGB do not fit data with four bands."""
         make_cau_flood(tmp_path)
         bands = ('B02', 'B03', 'B04', 'B08')
         datamodule = CAUFloodDataModule(root=tmp_path, bands=bands)

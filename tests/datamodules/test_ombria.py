@@ -13,7 +13,7 @@ from PIL import Image
 from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.ombria.data import SIZE, make_ombria
-from torchgeo_m2cd.configs import config_path
+from torchgeo_m2cd.configs import read_configs
 from torchgeo_m2cd.datamodules import OMBRIADataModule
 from torchgeo_m2cd.datasets import OMBRIA
 from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
@@ -55,7 +55,7 @@ class TestOMBRIADataModule:
         assert len(test['image']) == length
         assert torch.equal(test['image'], predict['image'])
 
-    def test_group_that_is_trained_on(self, root: pathlib.Path) -> None:
+    def test_group_in_training(self, root: pathlib.Path) -> None:
         with pytest.raises(ValueError, match="'dry' is a group of training chips"):
             OMBRIADataModule(root=root, test_split='dry', leave_out=['green'])
         datamodule = OMBRIADataModule(root=root, test_split='dry', leave_out=['dry'])
@@ -76,7 +76,7 @@ class TestOMBRIADataModule:
             OMBRIADataModule(test_split='tst')
 
     def test_statistics(self, root: pathlib.Path) -> None:
-        """Those of the dataset, or others."""
+        """The statistics are those of the dataset, unless inputs are given."""
         image = torch.ones(1, 2, 3, 4, 4)
         image[:, 1] = 100
         shown = OMBRIADataModule(root=root).aug({'image': image})['image'][0, ..., 0, 0]
@@ -95,9 +95,14 @@ class TestOMBRIADataModule:
 
     @pytest.mark.filterwarnings(r'ignore:\s*(By default only|``instantiate_classes)')
     @pytest.mark.parametrize(
-        ('name', 'size', 'changes', 'source_changes'),
+        ('names', 'size', 'changes', 'source_changes'),
         [
-            ('ombria_stage1', 8, ['RandomRotationOrFlip'], ['PhotometricDistortion']),
+            (
+                'original original_ombria',
+                8,
+                ['RandomRotationOrFlip'],
+                ['PhotometricDistortion'],
+            ),
             (
                 'ombria',
                 128,
@@ -114,13 +119,13 @@ class TestOMBRIADataModule:
     def test_config(
         self,
         root: pathlib.Path,
-        name: str,
+        names: str,
         size: int,
         changes: list[str],
         source_changes: list[str],
     ) -> None:
-        """Configuration files make the inputs and the augmentation that they describe."""
-        values = yaml.safe_load(config_path(name).read_text())['data']
+        """Configurations make the inputs and the augmentation that they describe."""
+        values = yaml.safe_load(read_configs(*names.split()))['data']
         values['init_args'] |= {'root': str(root), 'patch_size': None, 'batch_size': 6}
         values['init_args']['num_workers'] = 0
         parser = ArgumentParser()
@@ -162,7 +167,7 @@ class TestOMBRIADataModule:
         )
         for datamodule in datamodules:
             datamodule.prepare_data()
-        # Only what is needed, and nothing unless asked for
+        # Only with download=True, and only the parts that are needed
         given = {'root': root, 'download': True, 'checksum': True, 'leave_out': ()}
         assert calls == [given | {'split': split} for split in ('train', 'timor')]
 
@@ -178,8 +183,8 @@ class TestOMBRIADataModule:
         files = OMBRIA(REAL).files
         optical = np.stack([np.asarray(Image.open(f.optical)) for f in files])
         sar = np.stack([np.asarray(Image.open(f.sar)) for f in files])[..., None]
-        for name, images in (('optical', optical), ('sar', sar)):
-            for statistic in ('mean', 'std'):
-                actual = getattr(OMBRIADataModule, f'{name}_{statistic}')
-                expected = getattr(images, statistic)((0, 1, 2), dtype=np.float64)
-                np.testing.assert_allclose(actual, expected, atol=0.0051)
+        for bands, images in (('RGB', optical), (['SAR'], sar)):
+            for band, image in zip(bands, np.moveaxis(images, -1, 0), strict=True):
+                mean, std = OMBRIADataModule.means[band], OMBRIADataModule.stds[band]
+                assert image.mean(dtype=np.float64) == pytest.approx(mean, abs=0.0051)
+                assert image.std(dtype=np.float64) == pytest.approx(std, abs=0.0051)

@@ -43,7 +43,7 @@ class TestSyntheticFloodDataModule:
         assert datamodule.train_dataset is None
 
     def test_statistics(self) -> None:
-        """Normalised images have mean 0 and standard deviation 1."""
+        """Standardised images have mean 0 and standard deviation 1."""
         datamodule = SyntheticFloodDataModule(
             batch_size=64, eval_length=64, size=128, sar_bands=('VV', 'VH')
         )
@@ -73,8 +73,8 @@ class TestSyntheticFloodDataModule:
         with pytest.raises(ValueError, match='unknown bands'):
             SyntheticFloodDataModule(bands=('B1',))
 
-    def test_what_the_model_sees(self) -> None:
-        """Arguments of all data modules: water alone in the near infrared."""
+    def test_inputs(self) -> None:
+        """Inputs replace the default: here only dark pixels in the near infrared."""
         datamodule = SyntheticFloodDataModule(
             length=8,
             eval_length=4,

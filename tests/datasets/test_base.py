@@ -67,7 +67,7 @@ class Fake(OpticalSARDataset):
 
 
 def shown(ax: Axes) -> npt.NDArray[Any]:
-    """Colours on screen of the image in a panel, (H, W, 3)."""
+    """Return the displayed colours of a panel, shape (H, W, 3)."""
     image = ax.get_images()[0]
     array = image.get_array()
     assert array is not None
@@ -128,7 +128,7 @@ class TestOpticalSARDataset:
         assert (grey[:, :zeros] == 0).all()
 
     def test_errors(self, dataset: Fake, sample: Sample) -> None:
-        # Rows 0 to 2 are changed, column 0 has no data
+        # Rows of pixels 0 to 2 are changed, and column 0 has no data
         sample['prediction'] = torch.zeros(1, H, W, dtype=torch.long)
         sample['prediction'][:, 2:4] = 1
         figure = dataset.plot(sample)

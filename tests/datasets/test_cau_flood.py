@@ -14,7 +14,7 @@ from torchgeo_m2cd.datasets import CAUFlood
 
 
 def numbers(dataset: CAUFlood) -> list[int]:
-    """Numbers in the names of the optical images."""
+    """Return the numbers in the names of the optical images."""
     return [int(pathlib.Path(f.optical).stem.split('_')[-1]) for f in dataset.files]
 
 
@@ -34,7 +34,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 class TestCAUFlood:
     def test_divided(self, authors: pathlib.Path) -> None:
-        # 32 samples are 16 runs of two, of which the 4th and the 12th are for validation
+        # 32 samples make 16 runs of two. The 4th and the 12th run are for validation
         val = [6, 7, 22, 23]
         assert numbers(CAUFlood(authors, 'val')) == val
         train = CAUFlood(authors, 'train')

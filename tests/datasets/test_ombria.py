@@ -19,7 +19,7 @@ REAL = pathlib.Path(__file__).parents[2].parent / 'shared' / 'data' / 'ombria'
 
 
 def numbers(dataset: OMBRIA) -> list[int]:
-    """Numbers in the names of the optical images."""
+    """Return the numbers in the names of the optical images."""
     return [int(pathlib.Path(f.optical).stem.split('_')[-1]) for f in dataset.files]
 
 
@@ -164,7 +164,7 @@ class TestDownload:
         tmp_path: pathlib.Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> MakeArchive:
-        """Make a stand-in for the archive of GitHub, which the class then downloads."""
+        """Make a fake of GitHub's archive, which the class then downloads."""
 
         def make(without: str = '', extra: str = '') -> pathlib.Path:
             path = tmp_path / 'github.zip'
@@ -196,7 +196,7 @@ class TestDownload:
         assert torch.equal(
             dataset[0]['image'][0], torch.from_numpy(optical).permute(2, 0, 1).float()
         )
-        # Later splits need neither the network nor the archive
+        # Other splits need neither the network nor the archive
         (target / 'OMBRIA.zip').unlink()
         for split in set(OMBRIA.splits) - {'green'}:  # No such chip in the fake data
             OMBRIA(target, split, checksum=True)

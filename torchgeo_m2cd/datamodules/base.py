@@ -4,8 +4,8 @@
 """Base classes for all data modules of image pairs."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
 
 import kornia.augmentation as K
 from kornia.augmentation.base import _AugmentationBase
@@ -20,18 +20,19 @@ from ..transforms import (
     KeepsInputs,
     PairAugmentation,
     RandomQuarterTurn,
+    Standardize,
     StrictRandomCrop,
 )
 
 
 class PairDataModule(BaseDataModule):
-    """Base class for data modules of image pairs: what a model is shown of them.
+    """Base class for data modules of image pairs.
 
-    Every batch goes through :attr:`inputs`, and in training then through
+    Each batch passes through :attr:`inputs`. Training batches are also changed by
     :attr:`augmentation`.
     """
 
-    #: What the model is shown; None until it is known, see :meth:`choose_inputs`.
+    #: What the model is shown. None until :meth:`choose_inputs` has decided.
     inputs: Inputs | None
 
     #: Random changes in training.
@@ -40,11 +41,12 @@ class PairDataModule(BaseDataModule):
     def _set_inputs(
         self, inputs: Inputs | None, augmentation: PairAugmentation | None
     ) -> None:
-        """Keep the arguments that all data modules of pairs have.
+        """Set the arguments that all data modules of pairs have.
 
         Args:
-            inputs: What the model is shown, if it was given.
-            augmentation: Random changes in training (defaults to flips and turns).
+            inputs: What the model is shown, if the user says so.
+            augmentation: Random changes in training (defaults to flips and rotations by
+                multiples of 90 degrees).
         """
         self.inputs = self._given = inputs
         if augmentation is None:
@@ -62,17 +64,18 @@ class PairDataModule(BaseDataModule):
     def choose_inputs(self, trained: Inputs | None = None) -> Inputs:
         """Decide what the model is shown.
 
-        That is what the argument *inputs* says, or else what the model was trained with,
-        or else what the data suggest. Warns if the first two are there and differ.
+        The argument *inputs* comes first, then the inputs that the model was trained with,
+        then :meth:`default_inputs`. Warns if the first two exist and differ.
 
         Args:
-            trained: What the model was trained with, if it was trained.
+            trained: Inputs that the model was trained with, if any.
 
         Returns:
             The inputs.
 
         Raises:
-            ValueError: If they are for other bands than the data have, or there are none.
+            TypeError: If there are no inputs at all.
+            ValueError: If the inputs and the data have different band counts.
         """
         given = self._given
         if given is not None and trained is not None:
@@ -80,20 +83,19 @@ class PairDataModule(BaseDataModule):
             different = [key for key in ours if ours[key] != theirs[key]]
             if different:
                 rank_zero_warn(
-                    'the model was trained with other inputs, and those of the data are '
-                    'used: '
+                    'the model was trained with other inputs than those of the data, '
+                    'which are used: '
                     + '; '.join(
                         f'{key} is {ours[key]}, trained with {theirs[key]}'
                         for key in different
                     )
-                    + '. Leave the argument inputs of the data out (null) to use those of '
-                    'the model'
+                    + '. Leave out the inputs of the data (null) to use those of the model'
                 )
         inputs = given or trained or self.default_inputs()
         for dataset in (
             self.train_dataset, self.val_dataset, self.test_dataset, self.predict_dataset
         ):  # fmt: skip
-            # Datasets of TorchGeo don't say
+            # TorchGeo's datasets have no band counts
             counts = getattr(dataset, 'band_counts', None)
             if counts not in (None, inputs.band_counts):
                 raise ValueError(
@@ -104,10 +106,13 @@ class PairDataModule(BaseDataModule):
         return inputs
 
     def _agree(self) -> Inputs:
-        """Decide with the task, if it keeps them, what the model is shown.
+        """Decide what the model is shown, and tell the task if it keeps inputs.
 
-        To be called when there are data loaders to make: only then Lightning has read the
-        checkpoint.
+        Call this when data loaders are made, since Lightning has read the checkpoint only
+        then.
+
+        Returns:
+            The inputs.
         """
         task = None if self.trainer is None else self.trainer.lightning_module
         if isinstance(task, KeepsInputs):
@@ -117,20 +122,23 @@ class PairDataModule(BaseDataModule):
         return self.inputs or self.choose_inputs()
 
     def default_inputs(self) -> Inputs:
-        """Return what a new model is shown, if nothing else is said.
+        """Return the inputs of a new model if the user gives none.
 
         Returns:
             The inputs.
+
+        Raises:
+            TypeError: If the data module has no default.
         """
         raise TypeError(f'{type(self).__name__} has no default inputs')
 
     def _show(self, batch: Sample) -> Sample:
-        """Show a batch."""
+        """Turn a batch into what the model is shown."""
         inputs = self.inputs or self.choose_inputs()
         return inputs.show(batch)
 
     def _show_and_augment(self, batch: Sample) -> Sample:
-        """Show a training batch, changed at random."""
+        """Turn a training batch into what the model is shown, and augment it."""
         shown = self._show(self.augmentation.change_source(batch))
         augmented: Sample = self.augmentation(shown)
         return augmented
@@ -139,9 +147,14 @@ class PairDataModule(BaseDataModule):
 class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
     """Base class for all data modules of chips.
 
-    In training, batches are also flipped, turned by multiples of 90 degrees and cropped
-    at random, by default.
+    By default, training batches are randomly flipped, rotated by multiples of 90 degrees,
+    and cropped.
     """
+
+    #: Mean of each band in source units, of subclasses with default inputs.
+    means: ClassVar[dict[str, float]]
+    #: Standard deviation of each band in source units.
+    stds: ClassVar[dict[str, float]]
 
     def __init__(
         self,
@@ -162,22 +175,22 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
                 :class:`~torchgeo_m2cd.datasets.OpticalSARDataset`.
             batch_size: Size of each mini-batch.
             patch_size: Size of the random crops in training, either ``size`` or
-                ``(height, width)``, at most that of the chips. Whole chips are used if
-                None.
+                ``(height, width)``, at most the size of the chips. If None, whole chips
+                are used.
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
-            predict_split: Split used for prediction, if not *test_split*.
-            inputs: What the model is shown (defaults to what it was trained with, and in
-                training to one mean and standard deviation per band).
-            augmentation: How images are changed at random in training, before they are
-                cropped (defaults to flips and turns by multiples of 90 degrees).
+            predict_split: Split used for prediction (defaults to *test_split*).
+            inputs: What the model is shown (defaults to the inputs that it was trained
+                with, or for a new model to one mean and standard deviation per band).
+            augmentation: Random changes in training before the crop (defaults to flips
+                and rotations by multiples of 90 degrees).
             **kwargs: Additional keyword arguments passed to *dataset_class*.
 
         Raises:
             TypeError: If *dataset_class* does not take one of *kwargs*.
             ValueError: If *patch_size* is not positive.
         """
-        # Fail early: datasets are not made before training starts
+        # Fail early, since datasets are made only when training starts
         inspect.signature(dataset_class).bind_partial(**kwargs)
         super().__init__(dataset_class, batch_size, num_workers, **kwargs)
         self.patch_size = (
@@ -206,7 +219,7 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
         if stage in ['fit', 'validate']:
             super().setup(stage)
         if stage == 'fit':
-            # TorchGeo drops the last batch if it is incomplete: nothing would be left
+            # TorchGeo drops an incomplete last batch, which would leave nothing
             samples = len(cast(NonGeoDataset, self.train_dataset))
             if samples < self.batch_size:
                 raise ValueError(
@@ -218,12 +231,31 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
         if stage in ['predict']:
             self.predict_dataset = make_dataset(split=self.predict_split, **self.kwargs)
 
+    def _standardized(self, bands: Sequence[str], sar_bands: Sequence[str]) -> Inputs:
+        """Make inputs with the mean and standard deviation of each band.
+
+        Args:
+            bands: Optical bands, keys of :attr:`means` and :attr:`stds`.
+            sar_bands: Bands whose statistics the SAR image gets, one per SAR band.
+
+        Returns:
+            The inputs.
+        """
+        optical, sar = (
+            Standardize(
+                [self.means[band] for band in names],
+                [self.stds[band] for band in names],
+            )
+            for names in (bands, sar_bands)
+        )
+        return Inputs(optical, sar)
+
     def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
-        """Implement one or more PyTorch DataLoaders."""
+        """Make data loaders, once it is known what the model is shown."""
         self._agree()
         return super()._dataloader_factory(split)
 
     def _show_and_augment(self, batch: Sample) -> Sample:
-        """Show a training batch, changed and cropped at random."""
+        """Turn a training batch into what the model is shown, augment it, and crop it."""
         cropped: Sample = self.crop(super()._show_and_augment(batch))
         return cropped

@@ -3,18 +3,18 @@
 
 """BRIGHT data module."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchgeo.datasets import BRIGHTDFC2025
 from torchgeo.datasets.utils import Path
 
-from ..transforms import Inputs, Standardize
+from ..transforms import Inputs
 from .base import OpticalSARDataModule
 
 
 class _BRIGHTDFC2025(BRIGHTDFC2025):
-    """TorchGeo's dataset, which tells a task and a checkpoint its bands."""
+    """TorchGeo's dataset with the band counts that inputs are checked against."""
 
     band_counts = (3, 1)
 
@@ -22,21 +22,27 @@ class _BRIGHTDFC2025(BRIGHTDFC2025):
 class BRIGHTDFC2025DataModule(OpticalSARDataModule):
     """LightningDataModule implementation for the BRIGHT dataset.
 
-    TorchGeo's :class:`~torchgeo.datasets.BRIGHTDFC2025`: building damage from an optical
-    image before and a SAR image after a disaster, in four classes. TorchGeo's own data
-    module gives whole chips of 1024 x 1024 pixels, unchanged; this one gives random crops,
-    like for any other pair.
+    TorchGeo's :class:`~torchgeo.datasets.BRIGHTDFC2025` maps building damage in four
+    classes from an optical image before and a SAR image after a disaster. TorchGeo's data
+    module gives whole chips of 1024 x 1024 pixels without augmentation. This one crops and
+    augments them, as for any other pair.
 
-    The masks of the test split are not public: the val split is for tests, too, and
-    predictions are made for the test split.
+    The masks of the test split are not public. So the val split is also used for tests,
+    and the test split for predictions.
 
-    By default, both images are normalized with the statistics of ImageNet, like in the
+    By default, both images are standardised with the statistics of ImageNet, as in the
     original M²CD.
     """
 
-    # The images have 8 bits
-    means = tuple(255 * value for value in IMAGENET_DEFAULT_MEAN)
-    stds = tuple(255 * value for value in IMAGENET_DEFAULT_STD)
+    # ImageNet's are for images from 0 to 1, and these have 8 bits
+    means: ClassVar[dict[str, float]] = {
+        band: 255 * value
+        for band, value in zip('RGB', IMAGENET_DEFAULT_MEAN, strict=True)
+    }
+    stds: ClassVar[dict[str, float]] = {
+        band: 255 * value
+        for band, value in zip('RGB', IMAGENET_DEFAULT_STD, strict=True)
+    }
 
     def __init__(
         self,
@@ -51,18 +57,18 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
         """Initialize a new BRIGHTDFC2025DataModule instance.
 
         Args:
-            root: Root directory where the dataset is, or is downloaded to.
+            root: Root directory of the dataset, to which it can be downloaded.
             batch_size: Size of each mini-batch.
             patch_size: Size of the random crops in training, either ``size`` or
-                ``(height, width)``. Whole chips of 1024 x 1024 pixels are used if None.
+                ``(height, width)``. If None, whole chips of 1024 x 1024 pixels are used.
             num_workers: Number of workers for parallel data loading.
-            download: Whether to download the dataset if it is not there yet.
-            checksum: Whether to check the archive (may be slow).
+            download: Whether to download the dataset if it is missing.
+            checksum: Whether to verify the checksum of the archive (may be slow).
             **kwargs: Additional keyword arguments passed to
                 :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
-            ValueError: If an argument is not as described.
+            ValueError: If *patch_size* is not positive.
         """
         super().__init__(
             _BRIGHTDFC2025,
@@ -78,12 +84,9 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
         )
 
     def default_inputs(self) -> Inputs:
-        """Return what a new model is shown, if nothing else is said.
+        """Return the inputs of a new model if the user gives none.
 
         Returns:
             Inputs with the statistics of ImageNet.
         """
-        return Inputs(
-            Standardize(self.means, self.stds),
-            Standardize(self.means[:1], self.stds[:1]),
-        )
+        return self._standardized('RGB', 'R')

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torchgeo.datasets.utils import Path
 
 from ..datasets import CAUFlood
-from ..transforms import Inputs, Standardize
+from ..transforms import Inputs
 from ..utils import check_choice
 from .base import OpticalSARDataModule
 
@@ -17,12 +17,12 @@ from .base import OpticalSARDataModule
 class CAUFloodDataModule(OpticalSARDataModule):
     """LightningDataModule implementation for the CAU-Flood dataset.
 
-    By default, the optical image is RGB, and both images are normalized with the
-    statistics of ImageNet, like in the original M²CD. This is meant for 8-bit images; set
-    *inputs* for float images and for other bands.
+    By default, the optical image is RGB, and both images are standardised with the
+    statistics of ImageNet, as in the original M²CD. This suits 8-bit images. Set *inputs*
+    for float images and for other bands.
     """
 
-    # ImageNet, times 255: red, green, and blue
+    # Red, green, and blue of ImageNet, times 255
     means: ClassVar[dict[str, float]] = {'B04': 123.675, 'B03': 116.28, 'B02': 103.53}
     stds: ClassVar[dict[str, float]] = {'B04': 58.395, 'B03': 57.12, 'B02': 57.375}
 
@@ -38,17 +38,17 @@ class CAUFloodDataModule(OpticalSARDataModule):
         """Initialize a new CAUFloodDataModule instance.
 
         Args:
-            root: Root directory where the dataset is.
+            root: Root directory of the dataset.
             batch_size: Size of each mini-batch.
             patch_size: Size of the random crops in training, either ``size`` or
-                ``(height, width)``. Whole chips of 256 x 256 pixels are used if None.
+                ``(height, width)``. If None, whole chips of 256 x 256 pixels are used.
             num_workers: Number of workers for parallel data loading.
             bands: Optical bands to use.
             **kwargs: Additional keyword arguments passed to
                 :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
-            ValueError: If one of *bands* is unknown, or an argument is not as described.
+            ValueError: If one of *bands* is unknown, or if *patch_size* is not positive.
         """
         for band in bands:
             check_choice('band', band, CAUFlood.all_bands)
@@ -64,13 +64,13 @@ class CAUFloodDataModule(OpticalSARDataModule):
         self.bands = bands
 
     def default_inputs(self) -> Inputs:
-        """Return what a new model is shown, if nothing else is said.
+        """Return the inputs of a new model if the user gives none.
 
         Returns:
             Inputs with the statistics of ImageNet.
 
         Raises:
-            ValueError: If ImageNet has none for a band.
+            ValueError: If ImageNet has no statistics for a band.
         """
         unknown = [band for band in self.bands if band not in self.means]
         if unknown:
@@ -78,7 +78,4 @@ class CAUFloodDataModule(OpticalSARDataModule):
                 f'ImageNet has no statistics of {", ".join(unknown)}: expected inputs, or '
                 f'only {", ".join(self.means)}'
             )
-        mean, std = (
-            [values[band] for band in self.bands] for values in (self.means, self.stds)
-        )
-        return Inputs(Standardize(mean, std), Standardize(mean[:1], std[:1]))
+        return self._standardized(self.bands, self.bands[:1])

@@ -4,12 +4,12 @@
 """OMBRIA data module."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torchgeo.datasets.utils import Path
 
 from ..datasets import OMBRIA
-from ..transforms import Inputs, Standardize
+from ..transforms import Inputs
 from ..utils import check_choice
 from .base import OpticalSARDataModule
 
@@ -17,16 +17,23 @@ from .base import OpticalSARDataModule
 class OMBRIADataModule(OpticalSARDataModule):
     """LightningDataModule implementation for the OMBRIA dataset.
 
-    Uses the train, val, and test splits of the dataset. Set *test_split* to test on the
-    floods of 2021: all ('events') or one of them ('albania', 'france', 'guyana',
-    'timor').
+    It uses the train, val, and test splits of the dataset. Set *test_split* to test on all
+    floods of 2021 ('events') or on one of them ('albania', 'france', 'guyana', 'timor').
     """
 
     # Over all pixels of the 551 chips of the training split, rounded to two digits
-    optical_mean = (72.46, 76.26, 32.08)
-    optical_std = (29.30, 26.35, 20.49)
-    sar_mean = (152.82,)
-    sar_std = (49.99,)
+    means: ClassVar[dict[str, float]] = {
+        'R': 72.46,
+        'G': 76.26,
+        'B': 32.08,
+        'SAR': 152.82,
+    }
+    stds: ClassVar[dict[str, float]] = {
+        'R': 29.30,
+        'G': 26.35,
+        'B': 20.49,
+        'SAR': 49.99,
+    }
 
     def __init__(
         self,
@@ -43,21 +50,22 @@ class OMBRIADataModule(OpticalSARDataModule):
         """Initialize a new OMBRIADataModule instance.
 
         Args:
-            root: Root directory where the dataset is, or is downloaded to.
+            root: Root directory of the dataset, to which it can be downloaded.
             batch_size: Size of each mini-batch.
             patch_size: Size of the random crops in training, either ``size`` or
-                ``(height, width)``. Whole chips of 256 x 256 pixels are used if None.
+                ``(height, width)``. If None, whole chips of 256 x 256 pixels are used.
             num_workers: Number of workers for parallel data loading.
             test_split: Split used for testing and prediction.
-            download: Whether to download what is needed and not there yet.
+            download: Whether to download the dataset if it is missing.
             checksum: Whether to count the files.
-            leave_out: Groups of chips not to train and validate on, to test on them, see
+            leave_out: Groups of chips to exclude from training and validation, see
                 :class:`~torchgeo_m2cd.datasets.OMBRIA`.
             **kwargs: Additional keyword arguments passed to
                 :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
-            ValueError: If *test_split* is unknown, or an argument is not as described.
+            ValueError: If *test_split* is unknown or used for training, or if *patch_size*
+                is not positive.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
         if test_split in OMBRIA.groups and test_split not in leave_out:
@@ -79,18 +87,15 @@ class OMBRIADataModule(OpticalSARDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Download the parts of the dataset that are needed and not there yet."""
+        """Download the dataset if it is missing."""
         if self.kwargs['download']:
             for split in ('train', self.test_split):
                 OMBRIA(split=split, **self.kwargs)
 
     def default_inputs(self) -> Inputs:
-        """Return what a new model is shown, if nothing else is said.
+        """Return the inputs of a new model if the user gives none.
 
         Returns:
             Inputs with the statistics of the training split.
         """
-        return Inputs(
-            Standardize(self.optical_mean, self.optical_std),
-            Standardize(self.sar_mean, self.sar_std),
-        )
+        return self._standardized(OMBRIA.bands, OMBRIA.sar_bands)

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..datasets import SyntheticFlood
-from ..transforms import Inputs, Standardize
+from ..transforms import Inputs
 from .base import OpticalSARDataModule
 
 
 class SyntheticFloodDataModule(OpticalSARDataModule):
     """LightningDataModule implementation for the Synthetic Flood dataset.
 
-    The splits are disjoint: no landscape is in two of them.
+    The splits share no landscape.
     """
 
-    # Over the first 500 chips of 256 x 256 pixels of the training split with seed 0 and
-    # 4 looks, all pixels counted alike
+    # Over all pixels of the first 500 chips of 256 x 256 pixels of the training split, with
+    # seed 0 and 4 looks
     means: ClassVar[dict[str, float]] = {
         'B02': 634.12,
         'B03': 866.40,
@@ -55,7 +55,7 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
         Args:
             batch_size: Size of each mini-batch.
             patch_size: Size of the random crops in training, either ``size`` or
-                ``(height, width)``. Whole chips are used if None.
+                ``(height, width)``. If None, whole chips are used.
             num_workers: Number of workers for parallel data loading.
             length: Number of training samples.
             eval_length: Number of samples of the validation and of the test split.
@@ -63,12 +63,12 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             sar_bands: SAR bands to use.
             size: Height and width of a sample in pixels.
             seed: Seed of all samples.
-            looks: Looks of the SAR image, which set its speckle.
+            looks: Number of looks of the SAR speckle.
             **kwargs: Additional keyword arguments passed to
                 :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
-            ValueError: If an argument is wrong.
+            ValueError: If a band is unknown, or if a number is out of its range.
         """
         dataset_kwargs: dict[str, Any] = {
             'bands': bands,
@@ -77,7 +77,7 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             'seed': seed,
             'looks': looks,
         }
-        # Check the arguments now, not when training starts
+        # Fail early, since datasets are made only when training starts
         SyntheticFlood(length=min(length, eval_length), **dataset_kwargs)
         super().__init__(
             SyntheticFlood,
@@ -110,16 +110,9 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             )
 
     def default_inputs(self) -> Inputs:
-        """Return what a new model is shown, if nothing else is said.
+        """Return the inputs of a new model if the user gives none.
 
         Returns:
             Inputs with the statistics of the training split.
         """
-        optical, sar = (
-            Standardize(
-                [self.means[band] for band in bands],
-                [self.stds[band] for band in bands],
-            )
-            for bands in (self.bands, self.sar_bands)
-        )
-        return Inputs(optical, sar)
+        return self._standardized(self.bands, self.sar_bands)

@@ -156,11 +156,7 @@ class CAUFlood(OpticalSARDataset):
         return sample
 
     def __len__(self) -> int:
-        """Return the number of samples.
-
-        Returns:
-            Length of the dataset.
-        """
+        """Return the number of samples."""
         return len(self.files)
 
     def _find_layout(self, folder: str) -> _Layout | None:

@@ -185,11 +185,7 @@ class OMBRIA(OpticalSARDataset):
         return sample
 
     def __len__(self) -> int:
-        """Return the number of samples.
-
-        Returns:
-            Length of the dataset.
-        """
+        """Return the number of samples."""
         return len(self.files)
 
     @property
@@ -199,31 +195,6 @@ class OMBRIA(OpticalSARDataset):
             return self.events
         in_train = self.split == 'val' or self.split in self.groups
         return ('train',) if in_train else (self.split,)
-
-    def _folders(self, part: str) -> _Folders:
-        """Return the folders of one part of the dataset, relative to the root."""
-        if part in self.events:
-            event = f'2021/{part.upper()}'
-            return _Folders(
-                f'{event}/Sentinel2/BEFORE',
-                f'{event}/Sentinel1/AFTER',
-                f'{event}/Sentinel1/MASK',
-            )
-        return _Folders(
-            f'OmbriaS2/{part}/BEFORE', f'OmbriaS1/{part}/AFTER', f'OmbriaS1/{part}/MASK'
-        )
-
-    def _list(self, part: str, root: Path) -> list[dict[int, str]]:
-        """List the files in each folder of one part by chip number, sorted."""
-        listing = []
-        for folder in self._folders(part):
-            paths = {
-                int(match[1]): os.fspath(path)
-                for path in pathlib.Path(root, folder).glob('*.png')
-                if (match := re.fullmatch(r'[a-zA-Z]\w*_(\d+)\.png', path.name))
-            }
-            listing.append(dict(sorted(paths.items())))
-        return listing
 
     def _load_files(self) -> list[Files]:
         """List the files of the split.
@@ -237,10 +208,10 @@ class OMBRIA(OpticalSARDataset):
         """
         files = []
         for part in self._parts:
-            optical, sar, mask = self._list(part, self.root)
+            optical, sar, mask = _list_images(part, self.root)
             matched = match_files(optical, sar, mask)
             for number, sample in zip(optical, matched, strict=True):
-                if part != 'train' or self._is_within(number):
+                if part != 'train' or self._is_in_split(number):
                     files.append(sample)
         if not files:
             raise FileNotFoundError(
@@ -250,17 +221,13 @@ class OMBRIA(OpticalSARDataset):
             )
         return files
 
-    def _is_within(self, number: int) -> bool:
+    def _is_in_split(self, number: int) -> bool:
         """Return whether a chip of the training folders belongs to the split."""
-
-        def within(runs: Sequence[tuple[int, int]]) -> bool:
-            return any(low <= number <= high for low, high in runs)
-
         if self.split in self.groups:
-            return within(self.groups[self.split])
-        if any(within(self.groups[group]) for group in self.leave_out):
+            return _is_in(self.groups[self.split], number)
+        if any(_is_in(self.groups[group], number) for group in self.leave_out):
             return False
-        return within(self.val_numbers) == (self.split == 'val')
+        return _is_in(self.val_numbers, number) == (self.split == 'val')
 
     def _verify(self) -> None:
         """Find, extract, or download the dataset, and count its files if asked to."""
@@ -283,7 +250,7 @@ class OMBRIA(OpticalSARDataset):
             folder
             for part in self._parts
             for folder, paths in zip(
-                self._folders(part), self._list(part, self.root), strict=True
+                _folders(part), _list_images(part, self.root), strict=True
             )
             if not paths
         ]
@@ -322,7 +289,7 @@ class OMBRIA(OpticalSARDataset):
             f'{folder} has {len(paths)} instead of {self.counts[part]}'
             for part in parts
             for folder, paths in zip(
-                self._folders(part), self._list(part, root), strict=True
+                _folders(part), _list_images(part, root), strict=True
             )
             if len(paths) != self.counts[part]
         ]
@@ -342,21 +309,10 @@ class OMBRIA(OpticalSARDataset):
             RuntimeError: If the archive is corrupted or incomplete.
         """
         path = os.path.join(self.root, self.zipfile)
-        folders = [folder for part in self.counts for folder in self._folders(part)]
+        folders = [folder for part in self.counts for folder in _folders(part)]
         with tempfile.TemporaryDirectory(prefix='.ombria-', dir=self.root) as temp:
             try:
-                with zipfile.ZipFile(path) as archive:
-                    for member in archive.infolist():
-                        # GitHub puts all files into one folder
-                        _, _, name = member.filename.partition('/')
-                        folder, _, filename = name.rpartition('/')
-                        if folder in folders and re.fullmatch(
-                            r'[a-zA-Z]\w*\.png', filename
-                        ):
-                            target = pathlib.Path(temp, folder, filename)
-                            target.parent.mkdir(parents=True, exist_ok=True)
-                            with archive.open(member) as src, open(target, 'wb') as dst:
-                                shutil.copyfileobj(src, dst)
+                _extract_images(path, folders, temp)
                 self._check_counts(temp, tuple(self.counts))
             except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
                 raise RuntimeError(
@@ -370,3 +326,54 @@ class OMBRIA(OpticalSARDataset):
                 if not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(pathlib.Path(temp, folder), target)
+
+
+def _folders(part: str) -> _Folders:
+    """Return the folders of one part of the dataset, relative to the root."""
+    if part in ('train', 'test'):
+        return _Folders(
+            f'OmbriaS2/{part}/BEFORE', f'OmbriaS1/{part}/AFTER', f'OmbriaS1/{part}/MASK'
+        )
+    event = f'2021/{part.upper()}'
+    return _Folders(
+        f'{event}/Sentinel2/BEFORE',
+        f'{event}/Sentinel1/AFTER',
+        f'{event}/Sentinel1/MASK',
+    )
+
+
+def _is_in(runs: Sequence[tuple[int, int]], number: int) -> bool:
+    """Return whether a chip number lies in a run, both ends included."""
+    return any(low <= number <= high for low, high in runs)
+
+
+def _list_images(part: str, root: Path) -> list[dict[int, str]]:
+    """List the files in each folder of one part by chip number, sorted."""
+    listing = []
+    for folder in _folders(part):
+        paths = {
+            int(match[1]): os.fspath(path)
+            for path in pathlib.Path(root, folder).glob('*.png')
+            if (match := re.fullmatch(r'[a-zA-Z]\w*_(\d+)\.png', path.name))
+        }
+        listing.append(dict(sorted(paths.items())))
+    return listing
+
+
+def _extract_images(path: Path, folders: Sequence[str], target: Path) -> None:
+    """Extract the images in some folders of the archive.
+
+    Args:
+        path: The archive.
+        folders: Folders to extract, relative to the folder that GitHub puts all files in.
+        target: Folder to extract to.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            _, _, name = member.filename.partition('/')
+            folder, _, filename = name.rpartition('/')
+            if folder in folders and re.fullmatch(r'[a-zA-Z]\w*\.png', filename):
+                image = pathlib.Path(target, folder, filename)
+                image.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as src, open(image, 'wb') as dst:
+                    shutil.copyfileobj(src, dst)

@@ -165,11 +165,7 @@ class SyntheticFlood(OpticalSARDataset):
         return sample
 
     def __len__(self) -> int:
-        """Return the number of samples.
-
-        Returns:
-            Length of the dataset.
-        """
+        """Return the number of samples."""
         return self.length
 
     def write_scene(

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Input steps for optical images: what is dark in them."""
+"""Input steps that reduce optical images to their dark pixels."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class _DarkStep(InputStep):
 
 
 class Darkness(_DarkStep):
-    r"""Reduce the optical image to what is dark in it.
+    r"""Reduce an optical image to its dark pixels.
 
     A band :math:`x` of limit :math:`l` becomes :math:`2 \min(x / l, 1) - 2`: 0 at and
     above the limit, and -2 where the image is black. In the near infrared, only water is
@@ -86,7 +86,7 @@ class Darkness(_DarkStep):
 
 
 class RelativeDarkness(_DarkStep):
-    """Reduce an optical image in any units to what is dark in it.
+    """Reduce an optical image in any units to its dark pixels.
 
     This is :class:`Darkness` with the limit of a band given as a share of its median over
     land. Land are the pixels above the same share of the 0.85 quantile, which is bright

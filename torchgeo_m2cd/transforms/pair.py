@@ -18,7 +18,7 @@ class PairAugmentation(nn.Module):
     """Augment batches of image pairs for training.
 
     Kornia treats an image of shape (B, 2, C, H, W) as a video and cannot change its frames
-    differently. This class passes the pair as one image with 2C channels instead. A
+    differently. This class passes the pair on as one image with 2C channels instead. A
     geometric transform is then the same for both images, the mask, and the images in
     source units.
 
