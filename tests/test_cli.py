@@ -360,6 +360,7 @@ class TestErrors:
             )
 
 
+@pytest.mark.slow
 class TestStages:
     def test_both(self, tmp_path: Path) -> None:
         """The first stage's best checkpoint starts the second stage."""
@@ -494,6 +495,7 @@ class TestStages:
         assert 'test_AverageJaccardIndex' in output
 
 
+@pytest.mark.slow
 class TestScene:
     def test_train_test_and_map(self, tmp_path: Path) -> None:
         """From a user's own files to a map, without writing Python."""

@@ -93,6 +93,7 @@ class TestM2CD:
         loss.backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('encoder', ENCODERS)
     def test_training_step_of_every_family(self, encoder: str) -> None:
         model = M2CD(encoder, num_experts=2)
@@ -357,6 +358,7 @@ class TestM2CD:
             monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
             torch.testing.assert_close(model(image), expected, rtol=0, atol=1e-4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18'])
     def test_compile(self, encoder: str) -> None:
         model = M2CD(encoder).eval()
@@ -365,6 +367,7 @@ class TestM2CD:
         with torch.no_grad(), untraced():
             torch.testing.assert_close(compiled(image), model(image), rtol=0, atol=1e-4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ('encoder', 'moe_stages'), [('mit_b0', [2]), ('resnet18', [4])]
     )

@@ -242,7 +242,8 @@ class TestMixtureOfExperts:
             results.append([tokens, *(g for g in gradients if g is not None)])
         # Those of the gate, too
         assert len(results[0]) == 1 + 1 + len(list(moe.parameters()))
-        atol = 1e-6 if dtype == torch.float32 else 1e-2
+        # Gradients of bfloat16 differ from those of float32 by as much
+        atol = 1e-6 if dtype == torch.float32 else 3e-2
         torch.testing.assert_close(*results, rtol=1e-2, atol=atol)
 
     def test_flops(self) -> None:

@@ -115,6 +115,7 @@ class TestChangeDetectionTask:
         assert prediction.min() >= 0
         assert prediction.max() <= 1
 
+    @pytest.mark.slow
     def test_loss_falls(self) -> None:
         torch.manual_seed(0)
         task = make_task(lr=1e-3)
@@ -472,6 +473,7 @@ class TestChangeDetectionTask:
         assert trainer.global_step == 1
         assert trainer.callback_metrics['train_loss'].isfinite()
 
+    @pytest.mark.slow
     def test_distributed(self, tmp_path: Path) -> None:
         # Without find_unused_parameters: every expert needs a gradient in every step
         trainer = make_trainer(
@@ -575,9 +577,10 @@ class TestChangeDetectionTask:
             freeze_backbone=True,
         )
         optimizer: Any = task.configure_optimizers()
-        (group,) = optimizer['optimizer'].param_groups
-        assert group['lr'] == pytest.approx(1e-2)
-        assert group['weight_decay'] == 0
+        # timm 1.0.12 keeps biases in a group of their own, also without weight decay
+        for group in optimizer['optimizer'].param_groups:
+            assert group['lr'] == pytest.approx(1e-2)
+            assert group['weight_decay'] == 0
 
     @pytest.mark.parametrize('loss', ['bce', 'ce'])
     def test_ohem(self, loss: Any) -> None:
