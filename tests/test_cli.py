@@ -481,6 +481,7 @@ class TestErrors:
             )
 
 
+@pytest.mark.slow
 class TestStages:
     def test_both(self, tmp_path: Path) -> None:
         """The second stage starts from the best checkpoint of the first."""
@@ -618,6 +619,7 @@ class TestStages:
         assert 'test_IoU' in output
 
 
+@pytest.mark.slow
 class TestScene:
     def test_train_test_and_map(self, tmp_path: Path) -> None:
         """Users get from their files to a map without writing Python."""

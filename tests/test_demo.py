@@ -12,6 +12,7 @@ from PIL import Image
 from torchgeo_m2cd.demo import main
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many workers')
 def test_main(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -27,6 +27,7 @@ def smooth(image: np.ndarray) -> np.ndarray:
 
 
 class TestThresholds:
+    @pytest.mark.slow
     def test_otsu(self, matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
         path, output = write(matrix), tmp_path / 'out'
         assert compare.main([str(path), str(output)]) == 0
@@ -72,6 +73,7 @@ class TestThresholds:
         sample['mask'] = torch.tensor([[[0, 1, 1, 1]]])
         assert best_darkness([sample]) == 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('kind', ['global', 'change', 'oracle', 'smooth-oracle'])
     def test_kinds(
         self, matrix: dict[str, Any], write: Write, tmp_path: Path, kind: str

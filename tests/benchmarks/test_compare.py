@@ -17,6 +17,7 @@ from benchmarks.scores import check
 Write = Callable[[dict[str, Any]], Path]
 
 
+@pytest.mark.slow
 def test_trained_cell(matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
     matrix['models'] = {
         'FCN': {
@@ -67,6 +68,7 @@ def test_trained_cell(matrix: dict[str, Any], write: Write, tmp_path: Path) -> N
     assert list(table['mean of albania']) == list(table['albania'])
 
 
+@pytest.mark.slow
 def test_failing_cell(
     matrix: dict[str, Any],
     write: Write,

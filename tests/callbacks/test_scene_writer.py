@@ -263,6 +263,7 @@ class TestSceneWriter:
         predict(paths, writer, PixelTask(3))
         assert output.read_bytes() == first
 
+    @pytest.mark.slow
     def test_resume(self, paths: dict[str, Path], tmp_path: Path) -> None:
         """After an interruption, only missing rows of patches are predicted."""
 
@@ -581,6 +582,7 @@ class TestSeveralScenes:
         with pytest.raises(ValueError, match=r'expected \{name\} in each of them'):
             trainer.predict(PixelTask(), datamodule=datamodule)
 
+    @pytest.mark.slow
     def test_two_processes(self, two_scenes: Path, tmp_path: Path) -> None:
         """Two processes of torchrun write the same files as one process."""
         checkpoint = tmp_path / 'model.ckpt'

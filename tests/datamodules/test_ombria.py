@@ -176,6 +176,7 @@ class TestOMBRIADataModule:
         with pytest.raises(DatasetNotFoundError):
             datamodule.setup('fit')
 
+    @pytest.mark.slow
     @pytest.mark.skipif(
         not REAL.is_dir(), reason='needs the real data in ../shared/data/ombria'
     )

@@ -107,6 +107,7 @@ class TestSyntheticFlood:
         for i, image in enumerate(images):
             assert not any(torch.equal(image, other) for other in images[:i])
 
+    @pytest.mark.slow
     def test_deterministic(self) -> None:
         dataset = SyntheticFlood(size=64, length=8, seed=5)
         expected = [dataset[i] for i in range(8)]

@@ -96,6 +96,7 @@ class TestM2CD:
         loss.backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('encoder', ENCODERS)
     def test_training_step_of_every_family(self, encoder: str) -> None:
         model = M2CD(encoder, experts={'num_experts': 2})
@@ -361,6 +362,7 @@ class TestM2CD:
             monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
             torch.testing.assert_close(model(image), expected, rtol=0, atol=1e-4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18'])
     def test_compile(self, encoder: str) -> None:
         model = M2CD(encoder).eval()
@@ -382,6 +384,7 @@ class TestM2CD:
             dict(other.named_buffers()), dict(model.named_buffers())
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ('encoder', 'stages'), [('mit_b0', [2]), ('resnet18', [4])]
     )

@@ -121,6 +121,7 @@ class TestChangeDetectionTask:
         assert prediction.min() >= 0
         assert prediction.max() <= 1
 
+    @pytest.mark.slow
     def test_loss_falls(self) -> None:
         torch.manual_seed(0)
         task = make_task(lr=1e-3)
@@ -479,6 +480,7 @@ class TestChangeDetectionTask:
         assert trainer.global_step == 1
         assert trainer.callback_metrics['train_loss'].isfinite()
 
+    @pytest.mark.slow
     def test_distributed(self, tmp_path: Path) -> None:
         # Without find_unused_parameters: every expert needs a gradient in every step
         trainer = make_trainer(
