@@ -111,7 +111,8 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
 
     Returns:
         Probability of change, float32, shape (H, W), or of each class or label, shape
-        (classes, H, W). NaN where an image has no data.
+        (classes, H, W), in the memory of the CPU. NaN where an image has no data. The
+        classes of a model that is no task exclude each other.
 
     Raises:
         ValueError: If the model has no inputs, or an image does not have the expected
@@ -126,7 +127,7 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
         )
     arrays = (optical, sar)
     pair = [
-        _channels_first(name, torch.as_tensor(array), bands)
+        _channels_first(name, torch.as_tensor(array).cpu(), bands)
         for name, array, bands in zip(
             ('optical', 'sar'), arrays, inputs.band_counts, strict=True
         )
@@ -134,7 +135,7 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
     image = stack_pair(*pair)[None]
     known = image.isfinite().all(dim=2).all(dim=1, keepdim=True)
     if valid is not None:
-        given = torch.as_tensor(valid).bool()
+        given = torch.as_tensor(valid).cpu().bool()
         if given.shape != known.shape[2:]:
             raise ValueError(
                 f'valid has shape {tuple(given.shape)}: expected {tuple(known.shape[2:])}'

@@ -139,7 +139,10 @@ class PairDataModule(BaseDataModule):
 
     def _show_and_augment(self, batch: Sample) -> Sample:
         """Turn a training batch into what the model is shown, and augment it."""
-        shown = self._show(self.augmentation.change_source(batch))
+        inputs = self.inputs or self.choose_inputs()
+        # A random change may turn values without data into others, or others into zeros
+        valid = inputs.valid(batch['image'], batch.get('valid'))
+        shown = inputs.show(self.augmentation.change_source(batch), valid)
         augmented: Sample = self.augmentation(shown)
         return augmented
 

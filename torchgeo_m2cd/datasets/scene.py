@@ -247,7 +247,8 @@ class SceneDataset(IntersectionDataset):
         """Read all of the scene at a lower resolution, by nearest neighbour.
 
         Args:
-            max_size: Largest height and width in pixels.
+            max_size: Largest height and width in pixels, more if the scene is more than
+                as many times longer than wide.
 
         Returns:
             Sample with ``image``, ``valid``, ``bounds`` and ``transform``.
@@ -256,7 +257,8 @@ class SceneDataset(IntersectionDataset):
             RuntimeError: If a file cannot be read.
         """
         height, width = self.shape
-        step = -(-max(self.shape) // max_size)
+        # At least one pixel of a scene that is much longer than wide
+        step = min(-(-max(self.shape) // max_size), *self.shape)
         return self.read(
             *self.pixel_slice(0, 0, height - height % step, width - width % step, step)
         )

@@ -14,8 +14,20 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from .. import __version__
+from ..configurable import plain
 from ..samplers import SceneSampler
 from ..transforms import Inputs
+
+# Weights alone do not say it all: two values of `top_k` have the same
+_ARGUMENTS = (
+    'model',
+    'backbone',
+    'in_channels',
+    'model_args',
+    'task',
+    'num_classes',
+    'num_labels',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +38,8 @@ class MapPlan:
 
     Args:
         version: Version of this package.
+        arguments: Arguments of the task that its architecture and the meaning of its
+            outputs depend on.
         model: Names of the model, and the SHA-256 of its weights, see the
             tags of a map.
         inputs: What the model is shown, see
@@ -42,6 +56,7 @@ class MapPlan:
     """
 
     version: str
+    arguments: Mapping[str, Any]
     model: Mapping[str, str]
     inputs: Mapping[str, Any]
     precision: str
@@ -99,11 +114,16 @@ def plan_maps(
     Returns:
         A plan per scene.
     """
-    model = _describe_model(trainer.lightning_module)
+    task = trainer.lightning_module
+    model = _describe_model(task)
+    arguments = {
+        name: plain(task.hparams[name]) for name in _ARGUMENTS if name in task.hparams
+    }
     scenes = [sampler.dataset for sampler in samplers]
     return [
         MapPlan(
             version=__version__,
+            arguments=arguments,
             model=model,
             inputs=inputs.to_dict(),
             precision=str(trainer.precision),

@@ -81,8 +81,9 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
     fused, stage by stage, and a decoder turns them into change logits.
 
     In training, a third path may run through the same encoder, the optical-to-SAR path
-    (O2SP): the optical image with speckle. It is a bridge: a guide loss draws the
-    features of both real images to its features. See :meth:`forward_train`.
+    (O2SP): a SAR image that is simulated from the optical one. It is a bridge: a guide
+    loss draws the features of both real images to its features. See
+    :meth:`forward_train`.
 
     If you use this model in your research, please cite the following paper:
 

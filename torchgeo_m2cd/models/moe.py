@@ -113,8 +113,9 @@ class CosineGate(nn.Module):
        \text{logits} = \frac{P x}{\lVert P x \rVert} \cdot
        \frac{S}{\lVert S \rVert_\text{columns}} \cdot e^{\min(\tau, \ln 100)}
 
-    with a linear projection :math:`P: C \to \min(C / 2, 256)`, one direction
-    per expert :math:`S`, and a learned temperature :math:`\tau`.
+    with an affine projection :math:`P: C \to \min(C / 2, 256)` (``proj``), one direction
+    per expert :math:`S` (``experts``), and a learned temperature :math:`\tau`
+    (``temperature``): the larger, the sharper is the choice.
     """
 
     def __init__(self, dim: int, num_experts: int) -> None:
@@ -170,11 +171,11 @@ class MixtureOfExperts(nn.Module):
     Each expert is ``Linear(C, expansion * C)``, GELU, ``Linear(expansion * C, C)``.
     A token :math:`x` becomes :math:`\sum_e g_e(x) \, \text{expert}_e(x)`, where the
     gates :math:`g` are the softmax over its ``top_k`` largest gate logits, and zero
-    elsewhere.
+    elsewhere: :math:`g = \text{softmax}(\text{top}_k(\text{logits}))`.
 
     In training, the logits are noisy: :math:`\epsilon \sim N(0, 1)` is drawn per token
     and expert, and added with the learned scale
-    :math:`\sigma = \text{softplus}(x W_\text{noise}) + 0.01`.
+    :math:`\sigma = \text{softplus}(x W_\text{noise}) + 0.01` (``noise``).
 
     The balance loss keeps all experts in use:
     :math:`cv^2(\text{importance}) + cv^2(\text{load})`, with
@@ -184,7 +185,7 @@ class MixtureOfExperts(nn.Module):
     :math:`\sum_x \Phi((\text{logit}_e - \text{threshold}_e) / \sigma_e)`. The threshold
     is the :math:`(k + 1)`-th largest noisy logit if the expert is among the top
     :math:`k`, and else the :math:`k`-th largest. Without noise (in evaluation, or if
-    ``top_k = num_experts``) the load is the number of tokens.
+    ``noisy`` is off), and if ``top_k = num_experts``, the load is the number of tokens.
 
     If you use this layer in your research, please cite the following papers:
 

@@ -96,7 +96,8 @@ class OriginalO2SP(O2SP):
         """Initialize a new OriginalO2SP instance.
 
         Args:
-            max_variance: Largest variance of the noise, at least 1.
+            max_variance: Largest variance of the noise, at least 1. The larger, the
+                stronger is the noise.
             weight: Weight of the guide loss, at least 0.
             distance: Distance of the features, see :func:`guide_loss`.
             detach: Whether the simulated SAR gets no gradient from the guide loss.
@@ -134,7 +135,8 @@ class PhysicalO2SP(O2SP):
         """Initialize a new PhysicalO2SP instance.
 
         Args:
-            max_looks: Largest number of looks, at least 1.
+            max_looks: Largest number of looks, at least 1. The larger, the weaker is
+                the speckle.
             weight: Weight of the guide loss, at least 0.
             distance: Distance of the features, see :func:`guide_loss`.
             detach: Whether the simulated SAR gets no gradient from the guide loss.
@@ -175,7 +177,7 @@ def simulate_sar(
         The simulated SAR image, shape ``(B, channels, H, W)``.
     """
     v = float(torch.randint(1, max_variance + 1, ()))
-    return _speckle(_match(optical, channels), torch.full((), 1 / v))
+    return _gamma_noise(_match(optical, channels), torch.full((), 1 / v))
 
 
 def simulate_speckled_sar(
@@ -208,7 +210,7 @@ def simulate_speckled_sar(
     looks = torch.randint(
         1, max_looks + 1, (len(optical), 1, 1, 1), device=optical.device
     )
-    intensity = _speckle(luminance, looks.to(optical.dtype))
+    intensity = _gamma_noise(luminance, looks.to(optical.dtype))
     # Black pixels have no logarithm: a floor 40 dB below the brightest pixel
     floor = 1e-4 * intensity.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     decibel = 10 * torch.maximum(intensity, floor).log10()
@@ -274,7 +276,7 @@ def _match(image: Tensor, channels: int | None) -> Tensor:
     return image.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
 
 
-def _speckle(image: Tensor, shape: Tensor) -> Tensor:
+def _gamma_noise(image: Tensor, shape: Tensor) -> Tensor:
     """Multiply by Gamma noise of mean 1 and variance 1 / shape."""
     shape = shape.to(image.device, torch.float32).expand(image.shape)
     gamma = torch.distributions.Gamma(shape, shape, validate_args=False)

@@ -90,4 +90,6 @@ def _simulate_sar(
                 'module of torchgeo_m2cd'
             )
         image, bands = batch['source'], inputs.band_counts[index]
-    return o2sp.simulate(image[:, index, :bands], sar_bands)
+    sar = o2sp.simulate(image[:, index, :bands], sar_bands)
+    # No data are 0, as in both real images
+    return sar * batch['valid'] if 'valid' in batch else sar

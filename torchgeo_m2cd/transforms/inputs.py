@@ -35,7 +35,7 @@ class Inputs(nn.Module):
 
     Pixels without data do not count in measurements, and the model sees 0 there. A pixel
     has no data if the dataset says so, or if all optical bands are zero, as in Sentinel-2
-    products.
+    products. Losses and metrics follow the mask alone: it says which pixels count.
     """
 
     def __init__(self, optical: InputStep, sar: InputStep, window: int = 256) -> None:
@@ -113,7 +113,10 @@ class Inputs(nn.Module):
         Returns:
             The references. They are 0 for images without data.
         """
-        valid = self.valid(image, valid)
+        return self._measure(image, self.valid(image, valid))
+
+    def _measure(self, image: Tensor, valid: Tensor) -> Reference:
+        """Measure the references in the pixels with data."""
         pairs = [
             self.measure_pixels(pair[:, :, inside[0]])
             if self.measures
@@ -173,9 +176,14 @@ class Inputs(nn.Module):
         Raises:
             ValueError: If the image does not have the bands that the steps expect.
         """
-        valid = self.valid(image, valid)
+        return self._forward(image, self.valid(image, valid), reference)
+
+    def _forward(
+        self, image: Tensor, valid: Tensor, reference: Reference | None
+    ) -> Tensor:
+        """Turn the pixels with data into what the model is shown."""
         if reference is None:
-            reference = self.measure(image, valid)
+            reference = self._measure(image, valid)
         images = self._split(image, dim=1)
         shown = [
             step(own, values)
@@ -207,24 +215,27 @@ class Inputs(nn.Module):
             )
         )
 
-    def show(self, batch: Sample) -> Sample:
+    def show(self, batch: Sample, valid: Tensor | None = None) -> Sample:
         """Turn the pairs of a batch into what the model is shown.
 
         Args:
             batch: Batch with ``image`` in source units. ``valid`` is optional, and so are
                 ``reference_optical`` and ``reference_sar``, the values measured around
                 patches of a scene.
+            valid: Pixels with data, bool, shape (B, 1, H, W), if the images were changed
+                since they were found (defaults to those that :meth:`valid` finds).
 
         Returns:
             Batch with ``image`` as the model is shown it, ``source``, the image pairs in
             source units, and ``valid``, the pixels with data.
         """
         image = batch['image']
-        valid = self.valid(image, batch.get('valid'))
+        if valid is None:
+            valid = self.valid(image, batch.get('valid'))
         reference = None
         if 'reference_sar' in batch:
             reference = Reference(batch['reference_optical'], batch['reference_sar'])
-        shown = self(image, valid, reference)
+        shown = self._forward(image, valid, reference)
         return {**batch, 'image': shown, 'source': image, 'valid': valid}
 
     def in_decibels(self, unit: float = 1.0) -> 'Inputs':
