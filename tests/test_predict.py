@@ -519,6 +519,7 @@ class TestAgreement:
         ]
         self.check(found, expected)
 
+    @pytest.mark.slow
     def test_onnx(self, path: Path, expected: Tensor, tmp_path: Path) -> None:
         with untraced():
             export_onnx(self.load(path).model, tmp_path / 'model.onnx', size=64)

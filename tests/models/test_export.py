@@ -46,6 +46,7 @@ def exported(model: M2CD, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 class TestExportONNX:
     def test_metadata(self, exported: Path) -> None:
         session = onnxruntime.InferenceSession(exported)
