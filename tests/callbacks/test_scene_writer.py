@@ -233,6 +233,7 @@ class TestSceneWriter:
             predict(paths, SceneWriter(*files), PixelTask())
         # Existing files do not matter to `fit`
         SceneWriter(*files).setup(Mock(), PixelTask(), 'fit')
+        SceneWriter(*files).teardown(Mock(), PixelTask(), 'fit')
         assert (tmp_path / name).read_text() == 'precious'
         assert [path.name for path in tmp_path.iterdir()] == [name]
 

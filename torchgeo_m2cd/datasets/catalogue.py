@@ -106,7 +106,7 @@ def _read_table(path: pathlib.Path, what: str) -> pd.DataFrame:
                     path, dtype=str, keep_default_na=False, na_values=['']
                 )
             case '.json' | '.geojson':
-                table = _read_stac(json.loads(path.read_text()))
+                table = _read_stac(json.loads(path.read_text(encoding='utf-8')))
             case _:
                 table = gpd.read_file(path)
     except (RuntimeError, ValueError) as error:

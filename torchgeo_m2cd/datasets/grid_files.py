@@ -367,9 +367,9 @@ def _name_band(path: str, band: str, pattern: re.Pattern[str]) -> str:
     """Return the file of a band, given that of another."""
     folder, base = os.path.split(path)
     match = pattern.match(base)
-    if match and 'band' in match.groupdict():
-        base = base[: match.start('band')] + band + base[match.end('band') :]
-    return os.path.join(folder, base)
+    assert match is not None  # Other files are not in the index
+    start, end = match.span('band')
+    return os.path.join(folder, base[:start] + band + base[end:])
 
 
 def _shape(x: slice, y: slice) -> tuple[int, int]:

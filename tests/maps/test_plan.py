@@ -1,0 +1,74 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+from tests.data.geotiff import write
+from torchgeo_m2cd.datasets import SARSource, SceneDataset
+from torchgeo_m2cd.maps import MapPlan, plan_maps
+from torchgeo_m2cd.samplers import SceneSampler
+from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.transforms import Inputs, Standardize
+
+INPUTS = Inputs(Standardize([0], [1]), Standardize([-10], [5]))
+
+
+def make_plan(folder: Path, scale: str = 'db', top_k: int = 2) -> MapPlan:
+    """Plan the map of a scene whose optical image is in an archive."""
+    optical = write(folder / 'optical.tif', np.ones((1, 64, 64), np.float32))
+    with zipfile.ZipFile(folder / 'optical.zip', 'w') as archive:
+        archive.write(optical, 'optical.tif')
+    sar = write(folder / 'sar.tif', np.ones((1, 64, 64), np.float32))
+    source = SARSource(sar, scale=scale)  # type: ignore[arg-type]
+    scene = SceneDataset(f'/vsizip/{folder}/optical.zip/optical.tif', source)
+    task = ChangeDetectionTask(
+        'm2cd', 'mit_b0', in_channels=1,
+        model_args={'experts': {'stages': [4], 'top_k': top_k}},
+    )  # fmt: skip
+    for parameter in task.parameters():
+        parameter.data.fill_(0.5)
+    trainer = Mock(lightning_module=task, precision='32-true')
+    (plan,) = plan_maps(trainer, INPUTS, [SceneSampler(scene, (32, 32), (16, 16))], 4)
+    return plan
+
+
+class TestMapPlan:
+    def test_contents(self, tmp_path: Path) -> None:
+        plan = make_plan(tmp_path)
+        optical, sar = plan.files
+        # There is no time of a file that only GDAL can see
+        assert optical == [f'/vsizip/{tmp_path}/optical.zip/optical.tif']
+        stat = (tmp_path / 'sar.tif').stat()
+        assert sar == [str(tmp_path / 'sar.tif'), stat.st_size, stat.st_mtime_ns]
+        assert plan.model['MODEL'] == 'ChangeDetectionTask, m2cd, mit_b0'
+        assert plan.inputs == INPUTS.to_dict()
+        assert (plan.shape, plan.size, plan.stride) == ([64, 64], [32, 32], [16, 16])
+
+    def test_digest(self, tmp_path: Path) -> None:
+        """Whatever changes the probabilities changes the digest."""
+        plan = make_plan(tmp_path)
+        digests = {plan.digest(), plan.digest(threshold=0.4)}
+        digests |= {
+            replace(plan, batch_size=5).digest(),
+            replace(plan, version='0').digest(),
+            replace(plan, precision='16').digest(),
+        }
+        # The same weights, and another way to use them; the same files, read otherwise
+        others = (make_plan(tmp_path, top_k=1), make_plan(tmp_path, scale='other'))
+        for other in others:
+            assert other.model == plan.model
+            digests.add(replace(other, files=plan.files).digest())
+        assert len(digests) == 7
+
+    @pytest.mark.parametrize('more', [{}, {'threshold': 0.5}])
+    def test_text(self, tmp_path: Path, more: dict[str, float]) -> None:
+        """The same plan is always the same text."""
+        plan = make_plan(tmp_path)
+        shuffled = dict(reversed(list(plan.inputs.items())))
+        assert replace(plan, inputs=shuffled).digest(**more) == plan.digest(**more)
