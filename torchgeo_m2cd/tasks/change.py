@@ -154,7 +154,8 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         """Initialize the model."""
         check_arguments(self.hparams, self.weights)
         # TorchGeo's arguments that this task has elsewhere
-        self.remove_ignored_hparams(['patience', 'num_filters'])
+        for name in ('patience', 'num_filters'):
+            self.hparams.pop(name, None)
         if self.hparams['model'] == 'm2cd':
             self.model = make_m2cd(self.hparams, self.weights)
             return
