@@ -16,18 +16,11 @@ from lightning.pytorch import LightningModule, Trainer
 from .. import __version__
 from ..configurable import plain
 from ..samplers import SceneSampler
+from ..tasks.checkpoint import ARCHITECTURE
 from ..transforms import Inputs
 
 # Weights alone do not say it all: two values of `top_k` have the same
-_ARGUMENTS = (
-    'model',
-    'backbone',
-    'in_channels',
-    'model_args',
-    'task',
-    'num_classes',
-    'num_labels',
-)
+_ARGUMENTS = (*ARCHITECTURE, 'task')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from ..configurable import plain
 #: Start of the names of a model's parameters: the criterion may have weights, too.
 MODEL_PREFIX = 'model.'
 
-# Arguments that change what a model computes
-_ARGUMENTS = (
+#: Arguments of the task that change what its model computes.
+ARCHITECTURE = (
     'model',
     'backbone',
     'in_channels',
@@ -77,7 +77,7 @@ def check_fits(task: BaseTask, checkpoint: Mapping[str, Any], prefix: str = '') 
     saved = checkpoint.get('hyper_parameters', {})
     differences = [
         f'{name} is {task.hparams[name]!r}, in the checkpoint {saved[name]!r}'
-        for name in _ARGUMENTS
+        for name in ARCHITECTURE
         if name in saved
         # An empty model_args is none
         and (plain(task.hparams[name]) or None) != (plain(saved[name]) or None)
