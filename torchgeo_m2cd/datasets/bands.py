@@ -1,0 +1,57 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""One name for each band, whatever a file, a catalogue or a product calls it."""
+
+import re
+
+# The bands of Sentinel-2 by the names that STAC's eo extension gives them
+_COLOURS = {
+    'coastal': 'B01',
+    'blue': 'B02',
+    'green': 'B03',
+    'red': 'B04',
+    'rededge1': 'B05',
+    'rededge2': 'B06',
+    'rededge3': 'B07',
+    'nir': 'B08',
+    'nir08': 'B8A',
+    'nir09': 'B09',
+    'cirrus': 'B10',
+    'swir16': 'B11',
+    'swir22': 'B12',
+}
+
+#: Names of the bands, in the order in which a stack of single files is read.
+BANDS = ('VV', 'VH', 'HH', 'HV', *_COLOURS.values())
+
+# Landsat's products have bands of the same numbers, which are others
+_FOREIGN = {'sr', 'st', 'qa'}
+
+
+def name_band(text: str | None) -> str:
+    """Find out which band a text names.
+
+    Args:
+        text: Description of a band, key or common name of an asset, or name of a file:
+            ``'B4'``, ``'red'``, ``'Sigma0_VV_db'``, ``'iw-vv.rtc.tiff'``, ...
+
+    Returns:
+        One of :data:`BANDS`: a polarisation, or a band of Sentinel-2, which colours stand
+        for. Empty if the text names none, or more than one.
+    """
+    words = re.split(r'[^a-z0-9]+', (text or '').lower())
+    found = {_name_word(word) for word in words} - {''}
+    if len(found) != 1 or _FOREIGN & set(words):
+        return ''
+    return found.pop()
+
+
+def _name_word(word: str) -> str:
+    """Return the band that a word names, if any."""
+    if word in _COLOURS:
+        return _COLOURS[word]
+    # B4 and B04, but not band 4 of something else
+    match = re.fullmatch(r'b0?(\d)', word)
+    name = f'B0{match[1]}' if match else word.upper()
+    return name if name in BANDS else ''
