@@ -178,7 +178,7 @@ class TestSceneDataset:
     def test_turned(self, tmp_path: Path) -> None:
         """An optical scene that is not north-up gets a grid that is."""
         turned = GRID @ Affine.rotation(20)
-        sar = np.zeros((300, 300), np.float32)
+        sar = np.full((300, 300), -10, np.float32)
         dataset = SceneDataset(
             write(tmp_path / 'optical.tif', np.full((1, 100, 100), 7.0), turned),
             write(
@@ -193,7 +193,7 @@ class TestSceneDataset:
     def test_nodata(self, tmp_path: Path) -> None:
         image = optical()
         image[:, :10] = 0
-        image[1, 20, 20] = 0
+        image[1, 20, 20] = 0  # Dark in one band
         sar = np.full((100, 120), -9999, np.float32)
         sar[:, 5:] = -10
         sar[50, 50] = np.nan
@@ -204,7 +204,7 @@ class TestSceneDataset:
         sample = read_all(dataset)
         expected = torch.ones(100, 120, dtype=torch.bool)
         expected[:10] = expected[:, :5] = False
-        expected[20, 20] = expected[50, 50] = False
+        expected[50, 50] = False
         assert torch.equal(sample['valid'][0], expected)
         assert (sample['image'][:, :, ~expected] == 0).all()
         assert (sample['image'][1, 0, expected] == -10).all()
@@ -399,10 +399,14 @@ class TestSceneDataset:
     def test_truncated(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         path = write(tmp_path / 'half.tif', np.ones((100, 120), np.float32))
         path.write_bytes(path.read_bytes()[:24_000])
+        match = r"SAR file '.*half\.tif' cannot be .*IReadBlock failed"
+        with pytest.raises(RuntimeError, match=match):
+            SceneDataset(pair[0], path)
+        # Nothing is read before it has to be if the file says what no data are
+        with rasterio.open(path, 'r+') as src:
+            src.nodata = 0
         dataset = SceneDataset(pair[0], path)
-        with pytest.raises(
-            RuntimeError, match=r"SAR file '.*half\.tif' cannot be .*IReadBlock failed"
-        ):
+        with pytest.raises(RuntimeError, match=match):
             read_all(dataset)
 
 
@@ -471,9 +475,7 @@ class TestFiles:
             assert sample['image'][0, 2, 21, 41].item() == pytest.approx(
                 (corner * weights).sum(), rel=1e-5
             )
-        with pytest.raises(
-            ValueError, match=r"bands \['B02'\] are names: expected num"
-        ):
+        with pytest.raises(ValueError, match="optical band 'B02', did you mean 'B03'"):
             SceneDataset(Source(optical_files[0], ['B02']), sar_files[0])
         with pytest.raises(ValueError, match="unknown optical band 'B3', did you mean"):
             SceneDataset(Source(tmp_path, ['B3'], Sentinel2), tmp_path)
@@ -529,7 +531,7 @@ class TestFiles:
         self, pair: tuple[Path, Path]
     ) -> None:
         dataset = SceneDataset(pair[0], SARSource(pair[1], scale='power'))
-        match = r"SAR file '.*sar\.tif' has values below zero, but scale is 'power'"
+        match = r"SAR file '.*sar\.tif' has the value -25, but scale is 'power'"
         with pytest.raises(ValueError, match=match):
             read_all(dataset)
         with pytest.raises(ValueError, match="unknown scale of sar 'linear'"):

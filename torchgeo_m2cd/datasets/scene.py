@@ -9,7 +9,6 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 import shapely
 import torch
 from pyproj import CRS
@@ -145,19 +144,12 @@ class SceneDataset(IntersectionDataset):
     def rgb_channels(self) -> list[int]:
         """Channels of the optical image to show as red, green and blue.
 
-        By the names of the bands, of Sentinel-2 or of colours; else the first three.
+        By the names of the bands, if they are known; else the first three.
         """
         names = self.optical.band_names
-        if not names:
-            with rasterio.open(self.optical.files[0]) as src:
-                names = [src.descriptions[i - 1] for i in self.optical.channels]
-        for wanted in (
-            ('B04', 'B03', 'B02'),
-            ('B4', 'B3', 'B2'),
-            ('red', 'green', 'blue'),
-        ):
-            if set(wanted) <= set(names):
-                return [names.index(name) for name in wanted]
+        wanted = ('B04', 'B03', 'B02')
+        if set(wanted) <= set(names):
+            return [names.index(name) for name in wanted]
         return [min(i, self.optical.band_count - 1) for i in range(3)]
 
     def pixel_slice(
