@@ -8,10 +8,9 @@ import pytest
 import rasterio
 import shapely
 
-from tests.data.geotiff import GRID, write
+from tests.data.geotiff import GRID, NORTH, WEST, write
 from torchgeo_m2cd.datasets.radiometry import (
     Radiometry,
-    find_inside,
     find_margin,
     is_sentinel_2,
     read_safe,
@@ -75,6 +74,12 @@ class TestReadSafe:
         assert read_safe(str(tmp_path / short / 'x.jp2'), 'B02') is None
         assert read_safe(str(tmp_path / 'x.jp2'), 'B02') is None
 
+    def test_empty_metadata(self, tmp_path: Path) -> None:
+        """Downloads of Sentinel-2 may have them (eoreader issue 34)."""
+        (tmp_path / L2A).mkdir()
+        (tmp_path / L2A / 'MTD_MSIL2A.xml').touch()
+        assert read_safe(str(tmp_path / L2A / 'x.jp2'), 'B02') == Radiometry(1e-4, -0.1)
+
     @pytest.mark.parametrize('text', ['<a>', '<a></a>'])
     def test_unreadable(self, text: str, tmp_path: Path) -> None:
         path = tmp_path / L2A / 'MTD_MSIL2A.xml'
@@ -102,12 +107,11 @@ class TestFindMargin:
         expected = shapely.Polygon(
             [GRID @ xy for xy in ((0, 0), (width / 2, 0), (0, height / 2))]
         )
-        assert margin.symmetric_difference(expected).area < 0.1 * expected.area
-        with rasterio.open(tmp_path / 'a.tif') as src:
-            inside = find_inside(src, margin)
-        assert inside.intersection(expected).area < 0.01 * expected.area
-        lake = shapely.Point(GRID @ (width // 2 + 10, height // 2 + 10))
-        assert inside.contains(lake)
+        assert margin.intersection(expected).area > 0.999 * expected.area
+        assert margin.area < 1.4 * expected.area
+        assert not margin.intersects(
+            shapely.Point(GRID @ (width // 2 + 10, height // 2 + 10))
+        )
 
     @pytest.mark.parametrize('edge', ['top', 'bottom', 'left', 'right'])
     def test_thin(self, edge: str, tmp_path: Path) -> None:
@@ -121,7 +125,14 @@ class TestFindMargin:
         assert margin is not None
         west, north = GRID @ box[:2]
         east, south = GRID @ box[2:]
-        assert margin.equals(shapely.box(west, south, east, north))
+        found = margin.intersection(shapely.box(WEST, NORTH - 400, WEST + 600, NORTH))
+        # Two pixels more than there are zeros
+        line = shapely.box(west, south, east, north)
+        assert found.equals(
+            line.buffer(20, join_style='mitre').intersection(
+                shapely.box(WEST, NORTH - 400, WEST + 600, NORTH)
+            )
+        )
 
     def test_none(self, tmp_path: Path) -> None:
         """Neither single zeros, nor zeros of one band, nor a lake are a margin."""

@@ -402,10 +402,10 @@ class TestSceneDataset:
         match = r"SAR file '.*half\.tif' cannot be .*IReadBlock failed"
         with pytest.raises(RuntimeError, match=match):
             SceneDataset(pair[0], path)
-        # Nothing is read before it has to be if the file says what no data are
+        # Nothing is read before it has to be if the file says where it has no data
         with rasterio.open(path, 'r+') as src:
             src.nodata = 0
-        dataset = SceneDataset(pair[0], path)
+        dataset = SceneDataset(pair[0], SARSource(path, scale='other'))
         with pytest.raises(RuntimeError, match=match):
             read_all(dataset)
 

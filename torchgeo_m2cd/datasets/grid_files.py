@@ -4,6 +4,7 @@
 """Raster and vector files that are read on one pixel grid."""
 
 import atexit
+import dataclasses
 import functools
 import math
 import os
@@ -37,6 +38,24 @@ from .granules import Band, Granule
 from .grid import Grid, is_north_up
 from .layers import LayerReader, open_file, unreadable
 from .source import MaskSource, Source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Margin:
+    """Area where zeros are no data, and what was mixed with them when it was warped."""
+
+    area: shapely.Geometry
+    rim: int
+
+    def hide(self, image: npt.NDArray[np.float32], x: slice, y: slice) -> None:
+        """Set no data in a window, in place."""
+        zero = image == 0
+        if zero.any() and self.area.intersects(
+            shapely.box(x.start, y.start, x.stop, y.stop)
+        ):
+            transform = from_origin(x.start, y.stop, x.step, y.step)
+            zero &= geometry_mask([self.area], zero.shape, transform, invert=True)
+            image[_grow(zero, self.rim)] = math.nan
 
 
 class GridRaster(GeoDataset):
@@ -97,8 +116,8 @@ class GridRaster(GeoDataset):
                 grid = Grid.of(src, crs, res)
         self.grid = grid
         self._res = grid.res
-        # Where zeros of a file are data, in coordinates of the grid
-        self._inside: dict[str, shapely.Geometry] = {}
+        # Where zeros of a file are no data
+        self._margins: dict[str, _Margin] = {}
         always = (pd.Timestamp.min, pd.Timestamp.max)
         self.index = gpd.GeoDataFrame(
             {'filepath': [granule.files[0] for granule in self.granules]},
@@ -236,9 +255,11 @@ class GridRaster(GeoDataset):
     ) -> npt.NDArray[np.float32]:
         """Read a granule in a window, NaN in all bands where it has no data."""
         trim = math.ceil(self.source.trim * self.grid.res[0] / x.step - 1e-6)
+        margins = [self._margins.get(band.path) for band in granule.bands]
+        halo = trim + max([margin.rim for margin in margins if margin], default=0)
         wide_x, wide_y = (
             slice(
-                edge.start - trim * edge.step, edge.stop + trim * edge.step, edge.step
+                edge.start - halo * edge.step, edge.stop + halo * edge.step, edge.step
             )
             for edge in (x, y)
         )
@@ -250,14 +271,15 @@ class GridRaster(GeoDataset):
         missing = np.isnan(values)
         if missing.any():
             self._restore_dark(granule, values, missing)
-            self._restore_calm(granule, values, missing, wide_x, wide_y)
+        for image, margin in zip(values, margins, strict=True):
+            if margin is not None:
+                margin.hide(image, wide_x, wide_y)
         _calibrate(values, granule.bands)
         missing = np.isnan(values).any(axis=0)
         if trim:
-            missing = _grow(missing, trim)[trim:-trim, trim:-trim]
-            values = values[:, trim:-trim, trim:-trim]
+            missing = _grow(missing, trim)
         values[:, missing] = math.nan
-        return values
+        return values[:, halo:-halo, halo:-halo] if halo else values
 
     def _read_layer(
         self, path: str, bands: Sequence[Band], x: slice, y: slice
@@ -289,31 +311,20 @@ class GridRaster(GeoDataset):
             dark = missing & ~missing.all(axis=0) & np.array(zeros)[:, None, None]
             values[dark] = 0
 
-    def _restore_calm(
-        self,
-        granule: Granule,
-        values: npt.NDArray[np.float32],
-        missing: npt.NDArray[np.bool_],
-        x: slice,
-        y: slice,
-    ) -> None:
-        """Restore the zeros of a SAR image that are calm water without noise."""
-        for band, gaps in enumerate(missing):
-            area = self._inside.get(granule.bands[band].path)
-            if area is not None and gaps.any():
-                transform = from_origin(x.start, y.stop, x.step, y.step)
-                inside = geometry_mask([area], gaps.shape, transform, invert=True)
-                values[band, gaps & inside] = 0
-
     def _locate(self, granule: Granule) -> shapely.Polygon:
         """Return the extent of a granule in whole pixels of the grid."""
         boxes = []
         for path in granule.files:
             with open_file(path) as src:
                 left, top, right, bottom = self._box(path, src)
-                area = self.layers[path].inside
+                area = self.layers[path].margin
                 if area is not None:
-                    self._inside[path] = self.grid.project(area, src.crs)
+                    # Grid pixels to which one of the file reaches when it is warped
+                    rim = math.ceil((right - left) / src.width)
+                    self._margins[path] = _Margin(
+                        self.grid.project(area, src.crs),
+                        0 if self._is_on_grid(path, src) else rim,
+                    )
             west, north = self.grid.transform @ (left, top)
             east, south = self.grid.transform @ (right, bottom)
             boxes.append((west, south, east, north))
@@ -336,41 +347,43 @@ class GridRaster(GeoDataset):
             *(math.ceil(edge - 0.01) for edge in edges[2:]),
         )
 
+    def _is_on_grid(self, path: str, src: DatasetReader) -> bool:
+        """Whether pixels of a file are pixels of the grid, and it says what has data."""
+        edges = self.grid.edges(src)
+        left, top, right, bottom = self._box(path, src)
+        return (
+            src.crs == RasterioCRS.from_user_input(self.grid.crs)
+            and not self.grid.place(src)
+            and _is_same(self.layers[path].nodata, src.nodata)
+            and is_north_up(src.transform)
+            and src.shape == (bottom - top, right - left)
+            and max(abs(edge - round(edge)) for edge in edges) < 0.01
+        )
+
     # As many open files as TorchGeo has; none is shared with a forked process
     @functools.lru_cache(maxsize=128)  # noqa: B019
     def _on_grid(self, path: str, process: int) -> DatasetReader | WarpedVRT:
         """Open a file such that its pixels are pixels of the grid."""
         src = open_file(path)
-        edges = self.grid.edges(src)
-        left, top, right, bottom = self._box(path, src)
-        height, width = bottom - top, right - left
-        target = RasterioCRS.from_user_input(self.grid.crs)
-        place = self.grid.place(src)
-        nodata = self.layers[path].nodata
-        if (
-            src.crs == target
-            and not place
-            and _is_same(nodata, src.nodata)
-            and is_north_up(src.transform)
-            and (src.height, src.width) == (height, width)
-            and max(abs(edge - round(edge)) for edge in edges) < 0.01
-        ):
+        if self._is_on_grid(path, src):
             return src
+        left, top, right, bottom = self._box(path, src)
+        nodata = self.layers[path].nodata
         masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
         with src:
             return WarpedVRT(
                 src,
-                crs=target,
+                crs=RasterioCRS.from_user_input(self.grid.crs),
                 transform=self.grid.shift(left, top),
-                height=height,
-                width=width,
+                height=bottom - top,
+                width=right - left,
                 resampling=self.resampling,
                 src_nodata=math.nan if nodata is None and not masked else nodata,
                 nodata=math.nan,
                 dtype='float32',
                 # A dark band is no data only where all others are
                 UNIFIED_SRC_NODATA='YES' if self.source.is_optical else 'NO',
-                **place,
+                **self.grid.place(src),
             )
 
 

@@ -22,7 +22,7 @@ from rasterio.io import DatasetReader
 from ..utils import check_choice, name_paths
 from .bands import name_band
 from .granules import Band, Granule, find_granules
-from .radiometry import Radiometry, find_inside, find_margin, is_sentinel_2, read_safe
+from .radiometry import Radiometry, find_margin, is_sentinel_2, read_safe
 from .source import Source
 
 # Largest height and width of what stands for a whole file
@@ -35,12 +35,11 @@ class Layer:
 
     Args:
         nodata: Value without data, None if NaN, a mask or nothing says where that is.
-        inside: Area in coordinates of the file where that value is data nevertheless, as
-            that of calm water in SAR images whose noise was removed.
+        margin: Area along its edges, in coordinates of the file, where 0 is no data, too.
     """
 
     nodata: float | None
-    inside: shapely.Geometry | None = None
+    margin: shapely.Geometry | None = None
 
     def scan(
         self, src: DatasetReader, bands: Sequence[Band]
@@ -203,22 +202,21 @@ class LayerReader:
         """Find out where a file has data."""
         nodata = self.source.no_data(src)
         masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
-        if nodata is not None or masked or not self.source.has_margins:
+        declared = nodata is not None or masked
+        if not self.source.has_margins or (self.source.is_optical and declared):
             return Layer(nodata)
+        if self.source.is_optical and is_sentinel_2(path):
+            self._assume(path, '0 in all bands is taken for no data')
+            return Layer(0.0)
         try:
+            # Also of files that declare another value, such as old Sentinel-1 products
             margin = find_margin(src, [band.number for band in bands])
         except RasterioError as error:
             raise unreadable(self.name, path, error) from error
-        if self.source.is_optical:
-            if margin is None and not is_sentinel_2(path):
-                return Layer(None)
-            self._assume(path, '0 in all bands is taken for no data')
-            return Layer(0.0)
-        if margin is None:
-            return Layer(None)
+        if margin is None or nodata == 0:
+            return Layer(nodata)
         self._assume(path, '0 along the edges is taken for no data')
-        inside = find_inside(src, margin)
-        return Layer(0.0, None if inside.is_empty else inside)
+        return Layer(0.0) if self.source.is_optical else Layer(nodata, margin)
 
     def _assume(self, path: str, assumption: str) -> None:
         """Note what was assumed of a file."""

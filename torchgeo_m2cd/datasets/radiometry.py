@@ -34,7 +34,7 @@ _BAND_IDS = (
 )  # fmt: skip
 
 # Largest size of what is looked at, and of what counts as an area
-_MAX_SIZE, _AREA = 512, 5
+_MAX_SIZE, _AREA = 512, 7
 
 
 class Radiometry(NamedTuple):
@@ -75,7 +75,9 @@ def read_safe(path: str, band: str) -> Radiometry | None:
         if folder.suffix.upper() != '.SAFE':
             continue
         for file in sorted(pathlib.Path(folder).glob('MTD_MSIL*.xml')):
-            return _read_metadata(file)[band]
+            # Downloads may leave it empty
+            if file.stat().st_size:
+                return _read_metadata(file)[band]
         baseline = re.search(r'_N(\d{4})_', folder.name)
         if baseline is not None:
             offset = -1000.0 if int(baseline[1]) >= 400 else 0.0
@@ -115,9 +117,10 @@ def find_margin(src: DatasetReader, numbers: list[int]) -> shapely.Geometry | No
         numbers: Numbers of the bands.
 
     Returns:
-        The area in coordinates of the file, None if there is none.
+        The area in coordinates of the file, a little larger than it looked, None if there
+        is none.
     """
-    step = _find_step(src)
+    step: int = math.ceil(max(src.shape) / _MAX_SIZE)
     size = math.ceil(src.height / step), math.ceil(src.width / step)
     zero = (src.read(numbers, out_shape=(len(numbers), *size)) == 0).all(axis=0)
     scale_y, scale_x = src.height / size[0], src.width / size[1]
@@ -132,7 +135,7 @@ def find_margin(src: DatasetReader, numbers: list[int]) -> shapely.Geometry | No
     if not areas:
         return None
     return shapely.transform(
-        shapely.union_all(areas),
+        shapely.union_all(areas).buffer(step + 1),
         lambda xy: np.column_stack(src.transform @ (xy[:, 0], xy[:, 1])),
     )
 
@@ -163,39 +166,20 @@ def _find_lines(
     return areas
 
 
-def find_inside(src: DatasetReader, margin: shapely.Geometry) -> shapely.Geometry:
-    """Find the area of a file that is surely within its margin.
-
-    Args:
-        src: The file.
-        margin: Area along its edges without data.
-
-    Returns:
-        The area in coordinates of the file.
-    """
-    step = _find_step(src)
-    corners = ((0, 0), (src.width, 0), (src.width, src.height), (0, src.height))
-    outline = shapely.Polygon([src.transform @ corner for corner in corners])
-    # As the margin was seen at low resolution, and is resampled
-    unsure = (step + 1) * max(map(abs, src.res))
-    return outline.buffer(-unsure).difference(margin.buffer(unsure))
-
-
-def _find_step(src: DatasetReader) -> int:
-    """Return every how many pixels a file is looked at."""
-    step: int = math.ceil(max(src.shape) / _MAX_SIZE)
-    return step
-
-
 def _open_mask(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Keep the pixels of a mask that are part of a square of set pixels.
 
-    Beyond the edges of the mask, pixels are as the nearest ones within.
+    The square may reach beyond an edge, where pixels are as the nearest ones within.
     """
-    edge = _AREA // 2
-    window = (_AREA, _AREA)
-    padded = np.pad(mask, edge, mode='edge')
     view = np.lib.stride_tricks.sliding_window_view
-    eroded = np.pad(view(padded, window).all(axis=(2, 3)), edge, mode='edge')
-    opened: npt.NDArray[np.bool_] = view(eroded, window).any(axis=(2, 3))
-    return opened & mask
+    opened = np.zeros_like(mask)
+    if min(mask.shape) < _AREA:
+        return opened
+    for beyond in ((_AREA - 1, 0), (0, _AREA - 1)):
+        outside = [(edge, edge) for edge in beyond]
+        eroded = view(np.pad(mask, outside, mode='edge'), (_AREA, _AREA)).all(
+            axis=(2, 3)
+        )
+        inside = np.pad(eroded, [(edge, edge) for edge in beyond[::-1]])
+        opened |= view(inside, (_AREA, _AREA)).any(axis=(2, 3))
+    return opened
