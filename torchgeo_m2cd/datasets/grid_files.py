@@ -244,7 +244,7 @@ class GridRaster(GeoDataset):
                     raise unreadable(self.name, path, error) from error
             size = np.max([layer.shape[1:] for layer in layers], axis=0)
             values = np.concatenate([_zoom(layer, *size) for layer in layers])
-            self._restore_dark(granule, values, np.isnan(values))
+            values = self._check_dark(granule, values)
             _calibrate(values, granule.bands)
             name = f'{self.name} file {name_paths(granule.files)}'
             known = ~np.isnan(values).any(axis=0)
@@ -268,9 +268,7 @@ class GridRaster(GeoDataset):
             for path, bands in granule.by_file()
         ]
         values = np.concatenate(layers) if len(layers) > 1 else layers[0]
-        missing = np.isnan(values)
-        if missing.any():
-            self._restore_dark(granule, values, missing)
+        values = self._check_dark(granule, values)
         for image, margin in zip(values, margins, strict=True):
             if margin is not None:
                 margin.hide(image, wide_x, wide_y)
@@ -299,17 +297,17 @@ class GridRaster(GeoDataset):
             raise unreadable(self.name, path, error) from error
         return cast(npt.NDArray[np.float32], values)
 
-    def _restore_dark(
-        self,
-        granule: Granule,
-        values: npt.NDArray[np.float32],
-        missing: npt.NDArray[np.bool_],
-    ) -> None:
-        """Restore the zeros of single bands of an optical image, which are dark."""
-        if self.source.is_optical:
-            zeros = [self.layers[band.path].nodata == 0 for band in granule.bands]
+    def _check_dark(
+        self, granule: Granule, values: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Let zeros of an optical image be no data where all bands are, and only there."""
+        zeros = [self.layers[band.path].nodata == 0 for band in granule.bands]
+        if self.source.is_optical and any(zeros):
+            missing = np.isnan(values)
             dark = missing & ~missing.all(axis=0) & np.array(zeros)[:, None, None]
             values[dark] = 0
+            values[:, (values == 0).all(axis=0)] = math.nan
+        return values
 
     def _locate(self, granule: Granule) -> shapely.Polygon:
         """Return the extent of a granule in whole pixels of the grid."""
@@ -354,11 +352,18 @@ class GridRaster(GeoDataset):
         return (
             src.crs == RasterioCRS.from_user_input(self.grid.crs)
             and not self.grid.place(src)
-            and _is_same(self.layers[path].nodata, src.nodata)
+            and self._says_nodata(path, src)
             and is_north_up(src.transform)
             and src.shape == (bottom - top, right - left)
             and max(abs(edge - round(edge)) for edge in edges) < 0.01
         )
+
+    def _says_nodata(self, path: str, src: DatasetReader) -> bool:
+        """Whether a file says itself where it has no data, or that is seen in it."""
+        nodata, own = self.layers[path].nodata, src.nodata
+        if nodata == 0 and self.source.is_optical:
+            return True
+        return str(nodata) == str(None if own is None else float(own))
 
     # As many open files as TorchGeo has; none is shared with a forked process
     @functools.lru_cache(maxsize=128)  # noqa: B019
@@ -459,11 +464,6 @@ def _calibrate(values: npt.NDArray[np.float32], bands: Sequence[Band]) -> None:
             image += np.float32(band.offset)
             # Where all bands are 0, models see no data
             image[image == 0] = np.finfo(np.float32).tiny
-
-
-def _is_same(nodata: float | None, other: float | None) -> bool:
-    """Whether two values without data are the same, or both none."""
-    return str(nodata) == str(None if other is None else float(other))
 
 
 def _grow(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:

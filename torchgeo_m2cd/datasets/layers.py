@@ -203,20 +203,20 @@ class LayerReader:
         nodata = self.source.no_data(src)
         masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
         declared = nodata is not None or masked
-        if not self.source.has_margins or (self.source.is_optical and declared):
-            return Layer(nodata)
-        if self.source.is_optical and is_sentinel_2(path):
+        if self.source.is_optical and not declared:
+            # As models see no data there
             self._assume(path, '0 in all bands is taken for no data')
             return Layer(0.0)
+        if not self.source.has_margins or nodata == 0:
+            return Layer(nodata)
         try:
             # Also of files that declare another value, such as old Sentinel-1 products
             margin = find_margin(src, [band.number for band in bands])
         except RasterioError as error:
             raise unreadable(self.name, path, error) from error
-        if margin is None or nodata == 0:
-            return Layer(nodata)
-        self._assume(path, '0 along the edges is taken for no data')
-        return Layer(0.0) if self.source.is_optical else Layer(nodata, margin)
+        if margin is not None:
+            self._assume(path, '0 along the edges is taken for no data')
+        return Layer(nodata, margin)
 
     def _assume(self, path: str, assumption: str) -> None:
         """Note what was assumed of a file."""

@@ -46,9 +46,9 @@ class Source:
             all).
         naming: Dataset of TorchGeo that knows the names of the files of this sensor,
             for one file per band: ``torchgeo.datasets.Sentinel2``.
-        nodata: Value of pixels without data (defaults to what the files say, and to 0 in
-            all bands of Sentinel-2 products and along the edges of files that say
-            nothing).
+        nodata: Value of pixels without data (defaults to what the files say, in optical
+            files that say nothing to 0 in all bands, and in SAR files along their edges to
+            0, too).
         gain: A sample holds *gain* times the value of the file, plus *offset* (both
             default to what catalogues, products and tags say; optical samples are then
             reflectance x 10,000).
@@ -85,7 +85,7 @@ class Source:
     @property
     def has_margins(self) -> bool:
         """Whether files may have zeros along their edges that are no data."""
-        return True
+        return False
 
     def no_data(self, src: DatasetReader) -> float | None:
         """Return the value of pixels without data in a file.
