@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Raster and vector files that are read on one pixel grid."""
+"""Raster files that are read on one pixel grid."""
 
 import atexit
 import functools
@@ -21,19 +21,17 @@ import torch
 from pyproj import CRS
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS as RasterioCRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
-from rasterio.features import rasterize
 from rasterio.io import DatasetReader
-from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample, find_files
 
-from ..utils import GDAL_ENV, check_choice, name_paths
+from ..utils import GDAL_ENV, name_paths
 from .grid import Grid, is_north_up
-from .source import MaskSource, Source, expand
+from .source import Source, expand
 
 
 class GridRaster(GeoDataset):
@@ -253,9 +251,11 @@ class GridRaster(GeoDataset):
         left, top, right, bottom = self._box(path, src, self.grid)
         height, width = bottom - top, right - left
         target = RasterioCRS.from_user_input(self.grid.crs)
+        nodata = self.source.no_data(src)
+        tag = math.nan if src.nodata is None else src.nodata
         if (
             src.crs == target
-            and self.source.nodata is None
+            and (nodata is None or np.array_equal(nodata, tag, equal_nan=True))
             and is_north_up(src.transform)
             and (src.height, src.width) == (height, width)
             and max(abs(edge - round(edge)) for edge in edges) < 0.01
@@ -269,19 +269,10 @@ class GridRaster(GeoDataset):
                 height=height,
                 width=width,
                 resampling=self.resampling,
-                src_nodata=self._nodata(src),
+                src_nodata=nodata,
                 nodata=math.nan,
                 dtype='float32',
             )
-
-    def _nodata(self, src: DatasetReader) -> float | None:
-        """Return the value of pixels without data, None if a mask says where they are."""
-        if self.source.nodata is not None:
-            return self.source.nodata
-        if src.nodata is not None:
-            return float(src.nodata)
-        masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
-        return None if masked else math.nan
 
     def _open(self, path: str) -> DatasetReader:
         """Open a file."""
@@ -301,66 +292,6 @@ class GridRaster(GeoDataset):
 
 # Before Python takes GDAL apart
 atexit.register(GridRaster._on_grid.cache_clear)
-
-
-class GridVector:
-    """Polygons that are burnt into a grid, 0 where there are none.
-
-    Unlike those of TorchGeo's ``VectorDataset``, the files are read and warped once, not
-    for every patch.
-    """
-
-    def __init__(self, name: str, source: MaskSource, grid: Grid) -> None:
-        """Initialize a new GridVector instance.
-
-        Args:
-            name: What the files are, for messages.
-            source: The files, and how to read them.
-            grid: Grid to burn them into.
-
-        Raises:
-            FileNotFoundError: If a file does not exist.
-            RuntimeError: If a file cannot be read.
-            ValueError: If a file lacks the attribute.
-        """
-        self.paths = source.paths
-        self.attribute = source.attribute
-        tables = []
-        for path in source.find_paths(name):
-            try:
-                tables.append(gpd.read_file(path).to_crs(grid.crs))
-            except (RuntimeError, ValueError) as error:
-                raise RuntimeError(
-                    f'{name} file {path!r} cannot be read: expected polygons with a CRS '
-                    f'({error})'
-                ) from error
-            if self.attribute is not None:
-                columns = tables[-1].columns
-                check_choice(f'attribute of {path}', self.attribute, columns)
-        self.polygons = pd.concat(tables)
-
-    def read(self, x: slice, y: slice) -> Tensor:
-        """Burn the polygons of a window.
-
-        Args:
-            x: Left and right edge, and width of a pixel.
-            y: Lower and upper edge, and height of a pixel.
-
-        Returns:
-            Classes of shape (1, H, W), float32.
-        """
-        hit = self.polygons.cx[x.start : x.stop, y.start : y.stop]
-        image = np.zeros(_shape(x, y), np.float32)
-        if len(hit):
-            classes = [1.0] * len(hit)
-            if self.attribute is not None:
-                classes = [float(value) for value in hit[self.attribute]]
-            rasterize(
-                zip(hit.geometry, classes, strict=True),
-                out=image,
-                transform=from_origin(x.start, y.stop, x.step, y.step),
-            )
-        return torch.from_numpy(image[None])
 
 
 def _name_band(path: str, band: str, pattern: re.Pattern[str]) -> str:

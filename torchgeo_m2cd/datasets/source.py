@@ -1,9 +1,10 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Which files an image or a mask consists of, and how to read them."""
+"""Which files an image consists of, and how to read them."""
 
 import glob
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.enums import MaskFlags
+from rasterio.io import DatasetReader
 from torchgeo.datasets import RasterDataset
 
 from ..utils import check_choice, list_paths
@@ -127,6 +130,22 @@ class Source:
         """
         return values
 
+    def no_data(self, src: DatasetReader) -> float | None:
+        """Say which value of a file stands for pixels without data.
+
+        Args:
+            src: The open file.
+
+        Returns:
+            The value, None if a mask says where they are.
+        """
+        if self.nodata is not None:
+            return self.nodata
+        if src.nodata is not None:
+            return float(src.nodata)
+        masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
+        return None if masked else math.nan
+
     def describe(self) -> dict[str, Any]:
         """Describe how the files are read, in plain values.
 
@@ -196,24 +215,6 @@ class SARSource(Source):
         decibels = np.full_like(values, np.nan)
         np.log10(values, out=decibels, where=values > 0)
         return decibels * np.float32(_DECIBELS[self.scale])
-
-
-@dataclass(frozen=True)
-class MaskSource(Source):
-    """The files of a change mask, and how to read them.
-
-    Args:
-        paths: Raster files, with negative values where there is no label; or vector
-            files, whose polygons are changed and all else is not.
-        bands: Band of raster files (defaults to the first).
-        naming: See :class:`Source`.
-        nodata: See :class:`Source`.
-        attribute: Attribute of vector files that holds the class (defaults to class 1
-            for all polygons).
-    """
-
-    bands: Sequence[int] | Sequence[str] | None = (1,)
-    attribute: str | None = None
 
 
 def expand(name: str, paths: Paths) -> list[str]:
