@@ -3,6 +3,7 @@
 
 import json
 import math
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ def save(
 def read(
     source: MaskSource | Path, grid: Grid = UTM, shape: tuple[int, int] = (EDGE, EDGE)
 ) -> npt.NDArray[np.int64]:
-    """Read the first pixels of a grid."""
-    mask = Mask(MaskSource.of(source), grid)
+    """Read the first pixels of a grid, as a spawned worker does."""
+    mask: Mask = pickle.loads(pickle.dumps(Mask(MaskSource.of(source), grid)))
     west, north = grid.transform.c, grid.transform.f
     x = slice(west, west + shape[1] * grid.res[0], grid.res[0])
     y = slice(north - shape[0] * grid.res[1], north, grid.res[1])
@@ -306,6 +307,13 @@ class TestRaster:
             dst.write(RASTER, 1)
         np.testing.assert_array_equal(read(tmp_path / 'bit.tif'), RASTER)
 
+    def test_complex(self, tmp_path: Path) -> None:
+        path = write(tmp_path / 'm.tif', RASTER.astype(np.complex64))
+        with pytest.raises(
+            ValueError, match=r"m\.tif' has complex values: expected cl"
+        ):
+            read(path)
+
     def test_rgb(self, tmp_path: Path) -> None:
         grey = np.where(RASTER == 1, 255, 0).astype(np.uint8)
         path = write(tmp_path / 'm.tif', np.stack([grey] * 3))
@@ -462,7 +470,9 @@ class TestVector:
         labels = read(MaskSource(path, attribute='notation', classes=classes))
         expected = burn((2, 6, 2, 12, 1), (0, 1, 0, 20, 2), (19, 20, 0, 20, 255))
         np.testing.assert_array_equal(labels, expected)
-        with pytest.raises(ValueError, match=r'mask\.classes is .* mask\.attribute'):
+        with pytest.raises(
+            ValueError, match=r'mask\.classes is given, .* mask\.attribute'
+        ):
             read(MaskSource(path, classes=classes))
 
     @pytest.mark.parametrize(
@@ -559,6 +569,7 @@ class TestVector:
         assert (read(MaskSource(path, attribute='kind')) == 0).all()
         assert (read(save(tmp_path / 'l.gpkg', [])) == 0).all()
 
+    @pytest.mark.filterwarnings("ignore:'crs' was not provided")
     def test_invalid(self, tmp_path: Path) -> None:
         path = save(tmp_path / 'l.shp', list(self.SHAPES), crs=None)
         with pytest.raises(
@@ -581,6 +592,10 @@ class TestVector:
                 ValueError, match=r"mask\.(layer|attribute) is 'x', but .*m"
             ):
                 read(source)
+        with pytest.raises(
+            ValueError, match=r"mask folder .* 'l\.shp'.*: expected the"
+        ):
+            read(tmp_path)
         with pytest.raises(
             ValueError, match=r"mask\.area_layer is 'x': .* mask\.area,"
         ):
@@ -656,7 +671,7 @@ class TestArea:
         expected: npt.NDArray[np.int64],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
-        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         """Files beside each other, named as Copernicus EMS names them."""
         for name, shape in (
@@ -670,7 +685,10 @@ class TestArea:
         # Of another area, and of another version
         for name in (area.replace('EMSR', 'EMSR9'), area.replace('v', 'v0')):
             table.to_file(tmp_path / name, driver=driver)
-        np.testing.assert_array_equal(read(tmp_path / event), expected)
+        with caplog.at_level('INFO', 'lightning'):
+            np.testing.assert_array_equal(read(tmp_path / event), expected)
+        assert area in caplog.text
+        assert cloud in caplog.text
         monkeypatch.chdir(tmp_path)
         np.testing.assert_array_equal(read(Path(event)), expected)
         with pytest.raises(

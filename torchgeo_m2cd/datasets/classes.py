@@ -3,11 +3,14 @@
 
 """Which class each value of a mask is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
+import geopandas as gpd
+import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ..utils import check_choice
 from .base import OpticalSARDataset
 
 #: Value of a raster or of an attribute.
@@ -113,6 +116,51 @@ def guess_classes(
             'mask.nodata=0 makes it no data'
         )
     return known
+
+
+def make_classifier(
+    attribute: str | None, table: Mapping[Value, int] | None
+) -> Callable[[gpd.GeoDataFrame, str], Sequence[int]] | None:
+    """Make the function that gives polygons their classes.
+
+    Args:
+        attribute: Attribute that holds the class, if there is one.
+        table: Class of each of its values, see :func:`assign_classes`.
+
+    Returns:
+        Function that returns the classes of a table of polygons, given also the name of
+        its file. It raises a ValueError if the table lacks the attribute, if that is
+        empty, or if values are no classes. None without *attribute*.
+
+    Raises:
+        ValueError: If there is a *table*, but no *attribute*.
+    """
+    if attribute is None:
+        if table is not None:
+            raise ValueError(
+                'mask.classes is given, but the mask is polygons: expected mask.attribute, '
+                'the attribute that has these values'
+            )
+        return None
+
+    def classify(polygons: gpd.GeoDataFrame, name: str) -> list[int]:
+        if polygons.empty:
+            return []
+        check_choice(f'mask.attribute of {name}', attribute, polygons.columns)
+        values = [
+            None if pd.isna(value) or value == '' else to_value(value)
+            for value in polygons[attribute]
+        ]
+        found = {value for value in values if value is not None}
+        if not found:
+            raise ValueError(
+                f'{name} has an empty attribute {attribute!r}: expected mask.attribute '
+                'to hold classes, or none if all polygons are changed'
+            )
+        classes = assign_classes(found, table, f'attribute {attribute!r} of {name}')
+        return [UNKNOWN if value is None else classes[value] for value in values]
+
+    return classify
 
 
 def _list_values(values: Iterable[Value]) -> str:

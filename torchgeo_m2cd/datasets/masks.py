@@ -6,10 +6,9 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -20,8 +19,15 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from torch import Tensor
 
-from ..utils import check_choice, name_paths
-from .classes import UNKNOWN, Value, assign_classes, guess_classes, to_value
+from ..utils import name_paths
+from .classes import (
+    UNKNOWN,
+    Value,
+    assign_classes,
+    guess_classes,
+    make_classifier,
+    to_value,
+)
 from .grid import Grid
 from .grid_files import GridRaster
 from .polygons import VECTOR_SUFFIXES, Polygons, choose_layer, is_vector, list_layers
@@ -30,13 +36,12 @@ from .source import Paths, Source, expand
 # Path and layer of a vector file
 type Layer = tuple[str, str | None]
 
-
-# Names of the files and layers of Copernicus EMS, by which its products say what was mapped
+# Names of files and layers in products of Copernicus EMS rapid mapping
 _EVENT = re.compile('observed_?event_?a', re.IGNORECASE)
 _AREA = re.compile('area_?of_?interest', re.IGNORECASE)
 _NOT_SEEN = re.compile('not_?analy[sz]ed', re.IGNORECASE)
 
-# Values of a file that is none of classes are not all kept
+# A file with more values than these is an image
 _MOST_VALUES = 1000
 
 
@@ -54,8 +59,9 @@ class MaskSource(Source):
         attribute: Attribute of vector files that holds the class (defaults to class 1
             for all polygons).
         classes: Class of each value of the raster files or the attribute: 0 unchanged,
-            1 changed, 255 not known. If no value is, 0 is unchanged. By default, values
-            are classes, and what is negative or empty is not known.
+            1 changed, 255 not known. If it names nothing unchanged, 0 is, also if it is
+            the no-data value of the file. By default, values are classes, and what is
+            negative or empty is not known.
         area: Vector files of the area that was mapped: outside of it, the class is not
             known (defaults to what the products of Copernicus EMS say).
         area_layer: Layer of *area*, or without it of the mask itself.
@@ -127,20 +133,17 @@ class Mask:
         #: Files, folders and patterns, as they were given.
         self.paths = source.paths
         files = source.find_paths('mask')
-        vector = [path for path in files if is_vector(path)]
+        layers: list[Layer] = []
         self._labels: RasterLabels | Polygons
-        if vector == files:
+        if _is_vector(source, files):
             layers = _choose_layers('mask', files, source.layer)
-            self._labels = Polygons('mask', layers, grid, _classifier(source))
-            found = {0, *self._labels.values}
-            mapped, not_seen = _list_areas(source, layers)
+            classify = make_classifier(source.attribute, source.table)
+            self._labels = Polygons('mask', layers, grid, classify)
         else:
-            _check_raster(source, files, vector)
             self._labels = RasterLabels(source, grid)
-            found = self._labels.values
-            mapped, not_seen = _list_areas(source, [])
         #: Classes that occur in the files.
-        self.classes = found - {UNKNOWN}
+        self.classes = self._labels.values - {UNKNOWN}
+        mapped, not_seen = _list_areas(source, layers)
         self._mapped = Polygons('mask.area', mapped, grid) if mapped else None
         self._not_seen = Polygons('mask', not_seen, grid) if not_seen else None
 
@@ -227,6 +230,10 @@ class RasterLabels(GridRaster):
         tags: set[Value] = set()
         for path in self.files:
             with self._open(path) as src:
+                if src.dtypes[0].startswith('complex'):
+                    raise ValueError(
+                        f'mask file {path!r} has complex values: expected classes'
+                    )
                 tag = self.source.no_data(src)
                 for values in _read_strips(src, self.channels, masked=tag is None):
                     if not all(
@@ -258,54 +265,31 @@ def _read_strips(
         yield values
 
 
-def _classifier(
-    source: MaskSource,
-) -> Callable[[gpd.GeoDataFrame, str], Sequence[int]] | None:
-    """Make the function that returns the classes of polygons by their attribute."""
-    attribute, table = source.attribute, source.table
-    if attribute is None:
-        if table is not None:
-            raise ValueError(
-                f'mask.classes is {source.classes}, but the mask is polygons: expected '
-                'mask.attribute, which holds these values'
-            )
-        return None
-
-    def classify(features: gpd.GeoDataFrame, name: str) -> list[int]:
-        if features.empty:
-            return []
-        check_choice(f'mask.attribute of {name}', attribute, features.columns)
-        values = [
-            None if pd.isna(value) or value == '' else to_value(value)
-            for value in features[attribute]
-        ]
-        found = {value for value in values if value is not None}
-        if not found:
-            raise ValueError(
-                f'{name} has an empty attribute {attribute!r}: expected mask.attribute '
-                'to hold classes, or none if all polygons are changed'
-            )
-        classes = assign_classes(found, table, f'attribute {attribute!r} of {name}')
-        return [UNKNOWN if value is None else classes[value] for value in values]
-
-    return classify
-
-
-def _check_raster(
-    source: MaskSource, files: Sequence[str], vector: Sequence[str]
-) -> None:
-    """Check that nothing is said of raster files that only vector files have."""
+def _is_vector(source: MaskSource, files: Sequence[str]) -> bool:
+    """Whether the files are vector files, after a check that all are of one kind."""
+    vector = [path for path in files if is_vector(path)]
     if vector:
-        raise ValueError(
-            f'mask has raster and vector files, {name_paths(files)}: expected one kind'
-        )
+        if vector != files:
+            raise ValueError(
+                f'mask has raster and vector files, {name_paths(files)}: expected one '
+                'kind of them'
+            )
+        return True
     for argument in ('layer', 'attribute'):
         value = getattr(source, argument)
         if value is not None:
             raise ValueError(
-                f'mask.{argument} is {value!r}, but {name_paths(files)} is not a vector '
+                f'mask.{argument} is {value!r}, but {name_paths(files)} is no vector '
                 f'file: expected one of {", ".join(VECTOR_SUFFIXES)}'
             )
+    for folder in filter(os.path.isdir, files):
+        found = [name for name in sorted(os.listdir(folder)) if is_vector(name)]
+        if found:
+            raise ValueError(
+                f'mask folder {folder!r} has the vector files {name_paths(found)}: '
+                'expected the path of the one that counts'
+            )
+    return False
 
 
 def _choose_layers(
@@ -318,7 +302,7 @@ def _choose_layers(
         if argument == 'mask' and given is None and _AREA.search(layer or ''):
             raise ValueError(
                 f'mask file {path!r} is, by its name, the area that was mapped: expected '
-                'it as mask.area, and as mask the polygons that are changed'
+                'it as mask.area, or as mask.layer if it is what changed'
             )
         layers.append((path, layer))
     return layers

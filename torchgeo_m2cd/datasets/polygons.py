@@ -69,7 +69,7 @@ class Polygons:
             table = _read(name, path, layer)
             values = [1] * len(table) if label is None else label(table, name)
             shapes = gpd.GeoDataFrame(
-                {'value': values},
+                {'value': np.array(values, np.int64)},
                 geometry=shapely.force_2d(table.geometry.to_numpy()),
                 crs=table.crs,
             )
@@ -78,8 +78,8 @@ class Polygons:
 
     @property
     def values(self) -> set[int]:
-        """Values of the polygons."""
-        return set(self.table['value'].tolist())
+        """Values that are read: those of the polygons, and 0."""
+        return {0, *self.table['value'].tolist()}
 
     def read(self, x: slice, y: slice) -> Tensor:
         """Burn the polygons of a window.
@@ -96,7 +96,9 @@ class Polygons:
         image = np.zeros((height, width), np.int32)
         turn = _full_turn(self.crs)
         for shift in (0.0,) if turn is None else (-turn, 0.0, turn):
-            hit = self.table.cx[x.start + shift : x.stop + shift, y.start : y.stop]
+            window = shapely.box(x.start + shift, y.start, x.stop + shift, y.stop)
+            # In their order, which says what is on top
+            hit = self.table.iloc[np.sort(self.table.sindex.query(window))]
             if len(hit):
                 rasterize(
                     zip(hit.geometry, hit['value'], strict=True),
