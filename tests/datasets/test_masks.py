@@ -601,6 +601,28 @@ class TestVector:
         ):
             read(MaskSource(raster, area_layer='x'))
 
+    @pytest.mark.parametrize('crs', ['EPSG:32634', 'EPSG:3035', 'EPSG:3857'])
+    def test_other_crs(self, crs: str, tmp_path: Path) -> None:
+        table = gpd.GeoDataFrame(geometry=list(self.SHAPES), crs='EPSG:32633')
+        table.to_crs(crs).to_file(tmp_path / 'l.gpkg')
+        expected = burn((2, 6, 2, 12, 1), (8, 18, 10, 14, 1))
+        np.testing.assert_array_equal(read(tmp_path / 'l.gpkg'), expected)
+
+    @pytest.mark.filterwarnings('error')
+    def test_many(self, tmp_path: Path) -> None:
+        """An order of thousands, an empty file, and nothing to warn of."""
+        rng = np.random.default_rng(0)
+        corners = rng.integers(0, EDGE - 5, (3000, 2)).tolist()
+        shapes = [pixels(y, y + 5, x, x + 5) for y, x in corners]
+        labels = np.arange(3000) % 200
+        path = save(tmp_path / 'l.gpkg', shapes, kind=labels)
+        expected = burn(
+            *((y, y + 5, x, x + 5, i % 200) for i, (y, x) in enumerate(corners))
+        )
+        empty = save(tmp_path / 'e.geojson', [])
+        found = read(MaskSource([empty, path], attribute='kind'))
+        np.testing.assert_array_equal(found, expected)
+
     def test_out_of_reach(self, tmp_path: Path) -> None:
         """A polygon that the CRS of the grid has no place for."""
         there = gpd.GeoSeries([self.SHAPES[0]], crs=32633).to_crs(4326)[0]
@@ -783,6 +805,26 @@ class TestAntimeridian:
         assert labels[150:250, 200].all()
         assert not labels[:, :120].any()
         assert not labels[:, 280:].any()
+
+    @pytest.mark.parametrize('shapes', SHAPES)
+    def test_mercator(self, shapes: list[shapely.Polygon], tmp_path: Path) -> None:
+        """A CRS with two ends: what is at one of them is not in between."""
+        crs = CRS.from_epsg(3857)
+        path = save(tmp_path / 'l.gpkg', [*shapes, shapely.box(0, 51, 0.1, 51.1)], 4326)
+        to_crs = Transformer.from_crs(4326, crs, always_xy=True)
+        for west, left, right in (
+            (179.8, 10, 20),
+            (-180, 0, 10),
+            (-0.05, 5, 15),
+            (90, 0, 0),
+        ):
+            x, y = to_crs.transform([west, west + 0.2], [51.1, 51])
+            step = (x[1] - x[0]) / 20
+            labels = read(
+                path, Grid(crs, from_origin(x[0], y[0], step, step)), (10, 20)
+            )
+            np.testing.assert_array_equal(labels[:, left:right], 1)
+            assert labels.sum() == 10 * (right - left)
 
     def test_from_utm(self, tmp_path: Path) -> None:
         """Polygons of UTM in a geographic grid, with a hole on the other side."""

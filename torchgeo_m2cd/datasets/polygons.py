@@ -221,6 +221,8 @@ def _project(table: gpd.GeoDataFrame, name: str, crs: CRS) -> gpd.GeoDataFrame:
         return table.set_crs(crs, allow_override=True)
     table = _unwrap(table)
     if table.crs != crs:
+        if not crs.is_geographic:
+            table = _cut(table)
         # Straight edges become curves: 100 km of a parallel leave it by 100 m
         table = table.set_geometry(
             table.segmentize(0.1 if table.crs.is_geographic else 10_000.0)
@@ -252,6 +254,25 @@ def _unwrap(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     shapes = table.geometry.to_numpy(copy=True)
     shapes[wide] = [_unwrap_polygon(shape, turn) for shape in shapes[wide]]
     return table.set_geometry(gpd.GeoSeries(shapes, table.index, crs=table.crs))
+
+
+def _cut(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Cut polygons at 180 degrees, where a projected CRS may have its two ends."""
+    turn = _full_turn(table.crs)
+    if turn is None:
+        return table
+    bounds = table.bounds
+    beyond = (bounds.minx < -turn / 2) | (bounds.maxx > turn / 2)
+    if not beyond.any():
+        return table
+    pieces = [table[~beyond]]
+    for shift in (-turn, 0.0, turn):
+        world = shapely.box(shift - turn / 2, -turn, shift + turn / 2, turn)
+        shapes = table.geometry[beyond].make_valid().intersection(world)
+        pieces.append(table[beyond].set_geometry(shapes.translate(-shift)))
+    # In the order of the polygons, which says what is on top
+    table = pd.concat(pieces).sort_index(kind='stable').explode(ignore_index=True)
+    return table[(table.geom_type == 'Polygon') & ~table.is_empty]
 
 
 def _unwrap_polygon(polygon: shapely.Polygon, turn: float) -> shapely.Polygon:
