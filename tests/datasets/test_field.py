@@ -305,7 +305,7 @@ class TestPlace:
 
     def test_complex(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         path = write(tmp_path / 'slc.tif', sar().astype(np.complex64))
-        match = r"SAR file '.*slc\.tif' holds complex values: expected detected ones"
+        match = r"SAR file '.*slc\.tif' has complex values: expected real ones"
         with pytest.raises(ValueError, match=match):
             SceneDataset(pair[0], path)
 

@@ -6,12 +6,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
-import shapely
 import torch
 from pyproj import Transformer
 from rasterio.enums import ColorInterp
@@ -261,7 +259,7 @@ class TestSceneDataset:
             image = optical(50, 60) + np.uint16(i)
             tiles.append(write(tmp_path / f'{i}.tif', image, corner))
         sar = write(tmp_path / 'sar.tif', np.full((100, 120), -9, np.float32))
-        dataset = SceneDataset(tiles, sar, write(tmp_path / 'm.tif', np.ones((9, 9))))
+        dataset = SceneDataset(tiles, sar, write(tmp_path / 'm.tif', np.zeros((9, 9))))
         sample = read_all(dataset)
         expected = torch.zeros(100, 120, dtype=torch.bool)
         expected[:50, :60] = expected[50:, 60:] = True
@@ -612,49 +610,11 @@ class TestFiles:
 
 
 class TestLabels:
-    @pytest.mark.parametrize('suffix', ['.gpkg', '.geojson', '.shp'])
-    def test_vector(self, suffix: str, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        """Polygons in another CRS are where they belong."""
-        boxes = [
-            shapely.box(WEST + 400, NORTH - 600, WEST + 600, NORTH - 500),
-            shapely.box(WEST + 900, NORTH - 900, WEST + 1000, NORTH - 400),
-        ]
-        table = gpd.GeoDataFrame({'kind': [1, 2]}, geometry=boxes, crs='EPSG:32633')
-        path = tmp_path / f'labels{suffix}'
-        table.to_crs(4326).to_file(path)
-        for label, values in ((None, (1, 1)), ('kind', (1, 2))):
-            dataset = SceneDataset(*pair, MaskSource(path, attribute=label))
-            expected = torch.zeros(70, 90, dtype=torch.int64)
-            expected[20:30, 10:30] = values[0]
-            expected[10:60, 60:70] = values[1]
-            assert torch.equal(read_all(dataset)['mask'][0], expected)
-            # No shapes there, and still labelled
-            x, y = WEST + 300, NORTH - 300
-            assert (dataset[x : x + 50, y - 50 : y]['mask'] == 0).all()
-        with pytest.raises(ValueError, match=r"unknown attribute of .*labels.* 'sort'"):
-            SceneDataset(*pair, MaskSource(path, attribute='sort'))
-
-    def test_invalid_vector(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        path = tmp_path / 'labels.gpkg'
-        with pytest.raises(FileNotFoundError, match=r"mask file '.*labels\.gpkg' does"):
-            SceneDataset(*pair, mask=path)
-        path.write_text('no vectors')
-        with pytest.raises(RuntimeError, match=r"mask file '.*labels\.gpkg' cannot be"):
-            SceneDataset(*pair, mask=path)
-
-    def test_negative(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        mask = np.zeros((100, 120), np.int16)
-        mask[:50], mask[50:60] = -1, 1
-        path = write(tmp_path / 'mask.tif', mask)
-        labels = read_all(SceneDataset(*pair, mask=path))['mask'][0]
-        assert (labels[:20] == 255).all()
-        assert (labels[20:30] == 1).all()
-        assert (labels[30:] == 0).all()
-
     def test_splits(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         """Each labelled pixel counts in one split, whatever patch it is read with."""
         mask = np.ones((100, 120), np.uint8)
-        dataset = SceneDataset(*pair, mask=write(tmp_path / 'mask.tif', mask))
+        source = MaskSource(write(tmp_path / 'mask.tif', mask), classes={1: 1})
+        dataset = SceneDataset(*pair, mask=source)
         splits = random_grid_cell_assignment(dataset, [0.5, 0.5], grid_size=4)
         counts = torch.zeros(70, 90)
         for split in splits:

@@ -17,7 +17,7 @@ class TestSource:
     def test_of_paths(self, paths: Paths) -> None:
         assert Source.of(paths) == Source(paths)
         assert SARSource.of(paths) == SARSource(paths, scale='db')
-        assert MaskSource.of(paths).bands == (1,)
+        assert MaskSource.of(paths) == MaskSource(paths, classes=None)
 
     def test_of(self) -> None:
         source = SARSource('a.tif', scale='power')

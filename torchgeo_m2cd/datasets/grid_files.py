@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Raster and vector files that are read on one pixel grid."""
+"""Raster files that are read on one pixel grid."""
 
 import atexit
 import dataclasses
@@ -25,7 +25,7 @@ from pyproj.exceptions import ProjError
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import RasterioError
-from rasterio.features import geometry_mask, rasterize
+from rasterio.features import geometry_mask
 from rasterio.io import DatasetReader
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
@@ -33,11 +33,11 @@ from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
-from ..utils import GDAL_ENV, check_choice, name_paths
+from ..utils import GDAL_ENV, name_paths
 from .granules import Band, Granule
 from .grid import Grid, is_north_up
 from .layers import LayerReader, open_file, unreadable
-from .source import MaskSource, Source
+from .source import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,66 +394,6 @@ class GridRaster(GeoDataset):
 
 # Before Python takes GDAL apart
 atexit.register(GridRaster._on_grid.cache_clear)
-
-
-class GridVector:
-    """Polygons that are burnt into a grid, 0 where there are none.
-
-    Unlike those of TorchGeo's ``VectorDataset``, the files are read and warped once, not
-    for every patch.
-    """
-
-    def __init__(self, name: str, source: MaskSource, grid: Grid) -> None:
-        """Initialize a new GridVector instance.
-
-        Args:
-            name: What the files are, for messages.
-            source: The files, and how to read them.
-            grid: Grid to burn them into.
-
-        Raises:
-            FileNotFoundError: If a file does not exist.
-            RuntimeError: If a file cannot be read.
-            ValueError: If a file lacks the attribute.
-        """
-        self.paths = source.paths
-        self.attribute = source.attribute
-        tables = []
-        for path in source.find_paths(name):
-            try:
-                tables.append(gpd.read_file(path).to_crs(grid.crs))
-            except (RuntimeError, ValueError) as error:
-                raise RuntimeError(
-                    f'{name} file {path!r} cannot be read: expected polygons with a CRS '
-                    f'({error})'
-                ) from error
-            if self.attribute is not None:
-                columns = tables[-1].columns
-                check_choice(f'attribute of {path}', self.attribute, columns)
-        self.polygons = pd.concat(tables)
-
-    def read(self, x: slice, y: slice) -> Tensor:
-        """Burn the polygons of a window.
-
-        Args:
-            x: Left and right edge, and width of a pixel.
-            y: Lower and upper edge, and height of a pixel.
-
-        Returns:
-            Classes of shape (1, H, W), float32.
-        """
-        hit = self.polygons.cx[x.start : x.stop, y.start : y.stop]
-        image = np.zeros(_shape(x, y), np.float32)
-        if len(hit):
-            classes = [1.0] * len(hit)
-            if self.attribute is not None:
-                classes = [float(value) for value in hit[self.attribute]]
-            rasterize(
-                zip(hit.geometry, classes, strict=True),
-                out=image,
-                transform=from_origin(x.start, y.stop, x.step, y.step),
-            )
-        return torch.from_numpy(image[None])
 
 
 def _calibrate(values: npt.NDArray[np.float32], bands: Sequence[Band]) -> None:

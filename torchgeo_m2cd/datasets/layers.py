@@ -157,8 +157,8 @@ class LayerReader:
             raise ValueError(f'{self.name} file {path!r} has no CRS: {reason}')
         if any(dtype.startswith('complex') for dtype in src.dtypes):
             raise ValueError(
-                f'{self.name} file {path!r} holds complex values: expected detected ones, '
-                'such as the power of a terrain-corrected product (magnitude squared)'
+                f'{self.name} file {path!r} has complex values: expected real ones, such '
+                'as the power of a terrain-corrected SAR product'
             )
 
     def _calibrate(self, band: Band, src: DatasetReader) -> Band:

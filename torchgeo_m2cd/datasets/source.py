@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Which files an image or a mask consists of, and how to read them."""
+"""Which files an image consists of, and how to read them."""
 
 import glob
 import os
@@ -262,32 +262,6 @@ class SARSource(Source):
         decibels = np.log10(positive) * np.float32(_DECIBELS[self.scale])
         floored: npt.NDArray[np.float32] = np.maximum(decibels, np.float32(FLOOR))
         return floored
-
-
-@dataclass(frozen=True)
-class MaskSource(Source):
-    """The files of a change mask, and how to read them.
-
-    Args:
-        paths: Raster files, with negative values where there is no label; or vector
-            files, whose polygons are changed and all else is not.
-        bands: Band of raster files (defaults to the first).
-        naming: See :class:`Source`.
-        nodata: See :class:`Source`.
-        attribute: Attribute of vector files that holds the class (defaults to class 1
-            for all polygons).
-    """
-
-    bands: Sequence[int] | Sequence[str] | None = (1,)
-    attribute: str | None = None
-
-    is_optical: ClassVar[bool] = False
-    physical_unit: ClassVar[float] = 1.0
-
-    @property
-    def has_margins(self) -> bool:
-        """Whether files may have zeros along their edges that are no data."""
-        return False
 
 
 def expand(name: str, paths: Paths) -> list[str]:
