@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchgeo.datasets import RasterDataset
 
@@ -73,6 +75,19 @@ class Granule:
         """
         groups = itertools.groupby(self.bands, key=lambda band: band.path)
         return [(path, list(bands)) for path, bands in groups]
+
+    def calibrate(self, values: npt.NDArray[np.float32]) -> None:
+        """Turn values of the files into those of a sample, in place.
+
+        Args:
+            values: Values of the bands, shape (C, H, W).
+        """
+        for band, image in zip(self.bands, values, strict=True):
+            if (band.gain, band.offset) not in ((1.0, 0.0), (None, None)):
+                image *= np.float32(band.gain)
+                image += np.float32(band.offset)
+                # Where all bands are 0, models see no data
+                image[image == 0] = np.finfo(np.float32).tiny
 
     def select(self, names: Sequence[str], what: str) -> 'Granule':
         """Choose bands by their names.

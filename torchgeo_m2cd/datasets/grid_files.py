@@ -4,7 +4,6 @@
 """Raster files that are read on one pixel grid."""
 
 import atexit
-import dataclasses
 import functools
 import math
 import os
@@ -19,15 +18,12 @@ import rasterio
 import rasterio.merge
 import shapely
 import torch
-import torch.nn.functional as F
 from pyproj import CRS
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS as RasterioCRS
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import RasterioError
-from rasterio.features import geometry_mask
 from rasterio.io import DatasetReader
-from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
@@ -37,25 +33,8 @@ from ..utils import GDAL_ENV, name_paths
 from .granules import Band, Granule
 from .grid import Grid, is_north_up
 from .layers import LayerReader, open_file, unreadable
+from .margins import Margin, grow
 from .source import Source
-
-
-@dataclasses.dataclass(frozen=True)
-class _Margin:
-    """Area where zeros are no data, and what was mixed with them when it was warped."""
-
-    area: shapely.Geometry
-    rim: int
-
-    def hide(self, image: npt.NDArray[np.float32], x: slice, y: slice) -> None:
-        """Set no data in a window, in place."""
-        zero = image == 0
-        if zero.any() and self.area.intersects(
-            shapely.box(x.start, y.start, x.stop, y.stop)
-        ):
-            transform = from_origin(x.start, y.stop, x.step, y.step)
-            zero &= geometry_mask([self.area], zero.shape, transform, invert=True)
-            image[_grow(zero, self.rim)] = math.nan
 
 
 class GridRaster(GeoDataset):
@@ -117,7 +96,7 @@ class GridRaster(GeoDataset):
         self.grid = grid
         self._res = grid.res
         # Where zeros of a file are no data
-        self._margins: dict[str, _Margin] = {}
+        self._margins: dict[str, Margin] = {}
         always = (pd.Timestamp.min, pd.Timestamp.max)
         self.index = gpd.GeoDataFrame(
             {'filepath': [granule.files[0] for granule in self.granules]},
@@ -245,7 +224,7 @@ class GridRaster(GeoDataset):
             size = np.max([layer.shape[1:] for layer in layers], axis=0)
             values = np.concatenate([_zoom(layer, *size) for layer in layers])
             values = self._check_dark(granule, values)
-            _calibrate(values, granule.bands)
+            granule.calibrate(values)
             name = f'{self.name} file {name_paths(granule.files)}'
             known = ~np.isnan(values).any(axis=0)
             yield name, self.source.convert(values[:, known], name)
@@ -272,10 +251,10 @@ class GridRaster(GeoDataset):
         for image, margin in zip(values, margins, strict=True):
             if margin is not None:
                 margin.hide(image, wide_x, wide_y)
-        _calibrate(values, granule.bands)
+        granule.calibrate(values)
         missing = np.isnan(values).any(axis=0)
         if trim:
-            missing = _grow(missing, trim)
+            missing = grow(missing, trim)
         values[:, missing] = math.nan
         return values[:, halo:-halo, halo:-halo] if halo else values
 
@@ -319,7 +298,7 @@ class GridRaster(GeoDataset):
                 if area is not None:
                     # Grid pixels to which one of the file reaches when it is warped
                     rim = math.ceil((right - left) / src.width)
-                    self._margins[path] = _Margin(
+                    self._margins[path] = Margin(
                         self.grid.project(area, src.crs),
                         0 if self._is_on_grid(path, src) else rim,
                     )
@@ -394,23 +373,6 @@ class GridRaster(GeoDataset):
 
 # Before Python takes GDAL apart
 atexit.register(GridRaster._on_grid.cache_clear)
-
-
-def _calibrate(values: npt.NDArray[np.float32], bands: Sequence[Band]) -> None:
-    """Turn values of the files into those of a sample, in place."""
-    for band, image in zip(bands, values, strict=True):
-        if (band.gain, band.offset) not in ((1.0, 0.0), (None, None)):
-            image *= np.float32(band.gain)
-            image += np.float32(band.offset)
-            # Where all bands are 0, models see no data
-            image[image == 0] = np.finfo(np.float32).tiny
-
-
-def _grow(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
-    """Set all pixels of a mask that are at most *size* pixels away from a set one."""
-    image = torch.from_numpy(mask)[None].float()
-    grown = F.max_pool2d(image, 2 * size + 1, stride=1, padding=size)
-    return grown[0].numpy() > 0
 
 
 def _zoom(

@@ -22,7 +22,8 @@ from rasterio.io import DatasetReader
 from ..utils import check_choice, name_paths
 from .bands import name_band
 from .granules import Band, Granule, find_granules
-from .radiometry import Radiometry, find_margin, is_sentinel_2, read_safe
+from .margins import find_margin
+from .radiometry import Radiometry, is_sentinel_2, read_safe
 from .source import Source
 
 # Largest height and width of what stands for a whole file

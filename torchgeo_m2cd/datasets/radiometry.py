@@ -1,23 +1,13 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the values of a file stand for: gain, offset, and no data that no tag declares."""
+"""What the values of a file stand for: gain and offset."""
 
 import functools
-import math
 import pathlib
 import re
 from typing import NamedTuple
 from xml.etree import ElementTree
-
-import numpy as np
-import numpy.typing as npt
-import shapely
-import shapely.affinity
-from rasterio.features import shapes
-from rasterio.io import DatasetReader
-from rasterio.windows import Window
-from shapely.geometry import shape
 
 #: Reflectance in the products of Sentinel-2, before they had an offset. Reflectance from 0
 #: to 1 of other products is multiplied by it, so that all of them are the same to a model.
@@ -32,9 +22,6 @@ _SENTINEL_2 = re.compile(
 _BAND_IDS = (
     'B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B09', 'B10', 'B11', 'B12',
 )  # fmt: skip
-
-# Largest size of what is looked at, and of what counts as an area
-_MAX_SIZE, _AREA = 512, 7
 
 
 class Radiometry(NamedTuple):
@@ -103,83 +90,3 @@ def _read_metadata(file: pathlib.Path) -> dict[str, Radiometry]:
             f'value and the offsets of a Sentinel-2 product ({error})'
         ) from error
     return {band: Radiometry(unit, offsets.get(band, 0.0) * unit) for band in _BAND_IDS}
-
-
-def find_margin(src: DatasetReader, numbers: list[int]) -> shapely.Geometry | None:
-    """Find the area along the edges of a file where all bands are zero.
-
-    Products that were turned, or cut out of a swath, have such an area, and not all of
-    them declare it. It is looked for at low resolution. Single zeros, as over calm water
-    whose noise was removed, are no area.
-
-    Args:
-        src: The file.
-        numbers: Numbers of the bands.
-
-    Returns:
-        The area in coordinates of the file, a little larger than it looked, None if there
-        is none.
-    """
-    step: int = math.ceil(max(src.shape) / _MAX_SIZE)
-    size = math.ceil(src.height / step), math.ceil(src.width / step)
-    zero = (src.read(numbers, out_shape=(len(numbers), *size)) == 0).all(axis=0)
-    scale_y, scale_x = src.height / size[0], src.width / size[1]
-    # A pixel belongs to an area if it is part of a square of zeros
-    solid = _open_mask(zero)
-    areas = _find_lines(src, numbers, step)
-    for geometry, _ in shapes(solid.astype(np.uint8), mask=solid):
-        area = shapely.transform(shape(geometry), lambda xy: xy * (scale_x, scale_y))
-        west, north, east, south = area.bounds
-        if not (west and north) or east >= src.width or south >= src.height:
-            areas.append(area)
-    if not areas:
-        return None
-    return shapely.transform(
-        shapely.union_all(areas).buffer(step + 1),
-        lambda xy: np.column_stack(src.transform @ (xy[:, 0], xy[:, 1])),
-    )
-
-
-def _find_lines(
-    src: DatasetReader, numbers: list[int], step: int
-) -> list[shapely.Geometry]:
-    """Find lines of zeros along the edges, too thin to be seen at low resolution."""
-    height, width = src.shape
-    depth = min(_AREA * step, height, width)
-    areas = []
-    for left, top, columns, rows, axis in (
-        (0, 0, width, depth, 0),
-        (0, height - depth, width, depth, 0),
-        (0, 0, depth, height, 1),
-        (width - depth, 0, depth, height, 1),
-    ):
-        window = Window(left, top, columns, rows)
-        zero = (src.read(numbers, window=window) == 0).all(axis=(0, 2 - axis))
-        is_end = left + top > 0
-        count = int(np.argmin([*(zero[::-1] if is_end else zero), False]))
-        if count:
-            start = depth - count if is_end else 0
-            area = shapely.box(0, start, columns, start + count)
-            if axis == 1:
-                area = shapely.box(start, 0, start + count, rows)
-            areas.append(shapely.affinity.translate(area, left, top))
-    return areas
-
-
-def _open_mask(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Keep the pixels of a mask that are part of a square of set pixels.
-
-    The square may reach beyond an edge, where pixels are as the nearest ones within.
-    """
-    view = np.lib.stride_tricks.sliding_window_view
-    opened = np.zeros_like(mask)
-    if min(mask.shape) < _AREA:
-        return opened
-    for beyond in ((_AREA - 1, 0), (0, _AREA - 1)):
-        outside = [(edge, edge) for edge in beyond]
-        eroded = view(np.pad(mask, outside, mode='edge'), (_AREA, _AREA)).all(
-            axis=(2, 3)
-        )
-        inside = np.pad(eroded, [(edge, edge) for edge in beyond[::-1]])
-        opened |= view(inside, (_AREA, _AREA)).any(axis=(2, 3))
-    return opened

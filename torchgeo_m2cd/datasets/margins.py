@@ -1,0 +1,146 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Zeros along the edges of SAR files, which are no data although no tag says so."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+import shapely.affinity
+import torch
+import torch.nn.functional as F
+from rasterio.features import geometry_mask, shapes
+from rasterio.io import DatasetReader
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+from shapely.geometry import shape
+
+# Largest size of what is looked at, and of what counts as an area
+_MAX_SIZE, _AREA = 512, 7
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The margin of a file, on a grid.
+
+    Args:
+        area: Area in coordinates of the grid where 0 is no data.
+        rim: Pixels that zeros may have been mixed with when the file was warped.
+    """
+
+    area: shapely.Geometry
+    rim: int
+
+    def hide(self, image: npt.NDArray[np.float32], x: slice, y: slice) -> None:
+        """Set the pixels without data of a window to NaN, in place.
+
+        Args:
+            image: Values of the file, shape (H, W).
+            x: Left and right edge, and width of a pixel.
+            y: Lower and upper edge, and height of a pixel.
+        """
+        zero = image == 0
+        if zero.any() and self.area.intersects(
+            shapely.box(x.start, y.start, x.stop, y.stop)
+        ):
+            transform = from_origin(x.start, y.stop, x.step, y.step)
+            zero &= geometry_mask([self.area], zero.shape, transform, invert=True)
+            image[grow(zero, self.rim)] = math.nan
+
+
+def find_margin(src: DatasetReader, numbers: list[int]) -> shapely.Geometry | None:
+    """Find the area along the edges of a file where all bands are zero.
+
+    Products that were turned, or cut out of a swath, have such an area, and not all of
+    them declare it. It is looked for at low resolution. Single zeros, as over calm water
+    whose noise was removed, are no area.
+
+    Args:
+        src: The file.
+        numbers: Numbers of the bands.
+
+    Returns:
+        The area in coordinates of the file, a little larger than it looked, None if there
+        is none.
+    """
+    step: int = math.ceil(max(src.shape) / _MAX_SIZE)
+    size = math.ceil(src.height / step), math.ceil(src.width / step)
+    zero = (src.read(numbers, out_shape=(len(numbers), *size)) == 0).all(axis=0)
+    scale_y, scale_x = src.height / size[0], src.width / size[1]
+    # A pixel belongs to an area if it is part of a square of zeros
+    solid = _open_mask(zero)
+    areas = _find_lines(src, numbers, step)
+    for geometry, _ in shapes(solid.astype(np.uint8), mask=solid):
+        area = shapely.transform(shape(geometry), lambda xy: xy * (scale_x, scale_y))
+        west, north, east, south = area.bounds
+        if not (west and north) or east >= src.width or south >= src.height:
+            areas.append(area)
+    if not areas:
+        return None
+    return shapely.transform(
+        shapely.union_all(areas).buffer(step + 1),
+        lambda xy: np.column_stack(src.transform @ (xy[:, 0], xy[:, 1])),
+    )
+
+
+def _find_lines(
+    src: DatasetReader, numbers: list[int], step: int
+) -> list[shapely.Geometry]:
+    """Find lines of zeros along the edges, too thin to be seen at low resolution."""
+    height, width = src.shape
+    depth = min(_AREA * step, height, width)
+    areas = []
+    for left, top, columns, rows, axis in (
+        (0, 0, width, depth, 0),
+        (0, height - depth, width, depth, 0),
+        (0, 0, depth, height, 1),
+        (width - depth, 0, depth, height, 1),
+    ):
+        window = Window(left, top, columns, rows)
+        zero = (src.read(numbers, window=window) == 0).all(axis=(0, 2 - axis))
+        is_end = left + top > 0
+        count = int(np.argmin([*(zero[::-1] if is_end else zero), False]))
+        if count:
+            start = depth - count if is_end else 0
+            area = shapely.box(0, start, columns, start + count)
+            if axis == 1:
+                area = shapely.box(start, 0, start + count, rows)
+            areas.append(shapely.affinity.translate(area, left, top))
+    return areas
+
+
+def _open_mask(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Keep the pixels of a mask that are part of a square of set pixels.
+
+    The square may reach beyond an edge, where pixels are as the nearest ones within.
+    """
+    view = np.lib.stride_tricks.sliding_window_view
+    opened = np.zeros_like(mask)
+    if min(mask.shape) < _AREA:
+        return opened
+    for beyond in ((_AREA - 1, 0), (0, _AREA - 1)):
+        outside = [(edge, edge) for edge in beyond]
+        eroded = view(np.pad(mask, outside, mode='edge'), (_AREA, _AREA)).all(
+            axis=(2, 3)
+        )
+        inside = np.pad(eroded, [(edge, edge) for edge in beyond[::-1]])
+        opened |= view(inside, (_AREA, _AREA)).any(axis=(2, 3))
+    return opened
+
+
+def grow(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
+    """Set the pixels of a mask that are near a set one.
+
+    Args:
+        mask: Mask of shape (H, W).
+        size: Largest distance in rows and in columns of pixels.
+
+    Returns:
+        Mask of the same shape.
+    """
+    image = torch.from_numpy(mask)[None].float()
+    grown = F.max_pool2d(image, 2 * size + 1, stride=1, padding=size)
+    return grown[0].numpy() > 0
