@@ -113,7 +113,10 @@ class TestSceneDataModule:
         with pytest.raises(ValueError, match='no cell of the training split has room'):
             fit(paths, patch_size=150).setup('fit')
         datamodule = make(paths, inputs=Inputs(SAR, SAR))
-        match = 'inputs are for 1 optical and 1 SAR bands, but the data have 4 and 1'
+        match = (
+            r"optical file '.*optical\.tif' has the bands \[B02, B03, B04, B08\], but the "
+            r'inputs are for \[\?\]: expected optical\.bands, the numbers of the bands to'
+        )
         datamodule.setup('predict')
         with pytest.raises(ValueError, match=match):
             datamodule.choose_inputs()

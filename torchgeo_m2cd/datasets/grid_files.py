@@ -9,10 +9,12 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import rasterio
 import rasterio.merge
@@ -32,6 +34,7 @@ from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample, find_files
 
 from ..utils import GDAL_ENV, check_choice, name_paths
+from .bands import name_band
 from .grid import Grid, is_north_up
 from .source import MaskSource, Source, expand
 
@@ -81,10 +84,9 @@ class GridRaster(GeoDataset):
         self.resampling = resampling
         given = source.find_paths(name)
         self.naming = source.name_files(name)
-        #: Names of the bands, if the files are named by a dataset of TorchGeo.
-        self.band_names = (
-            [str(band) for band in self.naming.bands] if self.naming else []
-        )
+        self._named = [str(band) for band in self.naming.bands] if self.naming else []
+        #: Names of the bands, empty where they are not known.
+        self.band_names = [name_band(name) or name for name in self._named]
         self.channels = self._number_bands()
         found: dict[str, shapely.Polygon] = {}
         for path in self._list_files(given):
@@ -120,20 +122,68 @@ class GridRaster(GeoDataset):
     @property
     def band_count(self) -> int:
         """Number of bands that are read."""
-        return len(self.band_names or self.channels)
+        return len(self.band_names)
 
     @property
     def files(self) -> list[str]:
         """All files that are read, one per band included."""
         return [path for paths in self._files_of(self.index) for path in paths]
 
+    def select(self, names: Sequence[str]) -> None:
+        """Choose the bands to read from now on.
+
+        Args:
+            names: Some of :attr:`band_names`, in the order to read them.
+        """
+        order = [self.band_names.index(name) for name in names]
+        if len(self.channels) == len(self.band_names):
+            self.channels = [self.channels[i] for i in order]
+        self._named = [self._named[i] for i in order if self._named]
+        self.band_names = list(names)
+
+    def describe(self) -> dict[str, Any]:
+        """Describe how the files are read, in plain values.
+
+        Returns:
+            Those of the source, and which bands are read.
+        """
+        return {
+            **self.source.describe(),
+            'channels': self.channels,
+            'band_names': self.band_names,
+        }
+
+    def scan(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        """Read each granule as a whole, at low resolution.
+
+        Yields:
+            Names of its files, and the values of the pixels with data, shape (C, N), in
+            the units of a sample.
+        """
+        for i in range(len(self.index)):
+            files = [paths[0] for paths in self._files_of(self.index.iloc[i : i + 1])]
+            layers = []
+            size: tuple[int, int] | None = None
+            for file in files:
+                with self._open(file) as src:
+                    step = max(1, -(-max(src.shape) // 1024))
+                    size = size or (-(-src.height // step), -(-src.width // step))
+                    shape = (len(self.channels), *size)
+                    layer = src.read(self.channels, out_shape=shape, masked=True)
+                layer = layer.astype(np.float32).filled(np.nan)
+                layers.append(np.where(layer == self.source.nodata, np.nan, layer))
+            values = np.concatenate(layers).reshape(self.band_count, -1)
+            name = f'{self.name} file {name_paths(files)}'
+            known = ~np.isnan(values).any(axis=0)
+            yield name, self.source.convert(values[:, known], name)
+
     def _number_bands(self) -> list[int]:
         """Return the numbers of the bands in each file, none for those of the first."""
-        if self.naming is None or not self.band_names:
+        if self.naming is None or not self._named:
             return [int(band) for band in self.source.bands or ()]
         if self.naming.separate_files:
             return [1]
-        return [self.naming.all_bands.index(name) + 1 for name in self.band_names]
+        return [self.naming.all_bands.index(name) + 1 for name in self._named]
 
     def _list_files(self, given: Sequence[str]) -> list[str]:
         """List the files, also those in folders, of one band if each has its own."""
@@ -165,6 +215,9 @@ class GridRaster(GeoDataset):
                 f'{self.name} file {path!r} has {src.count} bands: expected it to have '
                 f'the bands {self.channels}'
             )
+        self.band_names = self.band_names or [
+            name_band(src.descriptions[band - 1]) for band in self.channels
+        ]
 
     def _box(self, path: str, src: DatasetReader, grid: Grid) -> tuple[int, ...]:
         """Return the left, top, right and bottom edge of a file in whole grid pixels."""
@@ -188,8 +241,7 @@ class GridRaster(GeoDataset):
             return [paths]
         pattern = re.compile(self.naming.filename_regex, re.VERBOSE)
         return [
-            [_name_band(path, band, pattern) for path in paths]
-            for band in self.band_names
+            [_name_band(path, band, pattern) for path in paths] for band in self._named
         ]
 
     def __getitem__(self, index: GeoSlice) -> Sample:

@@ -9,7 +9,6 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 import shapely
 import torch
 from pyproj import CRS
@@ -137,6 +136,11 @@ class SceneDataset(IntersectionDataset):
         return self.optical.band_count, self.sar.band_count
 
     @property
+    def band_names(self) -> tuple[list[str], list[str]]:
+        """Names of the optical and of the SAR bands, empty where they are not known."""
+        return self.optical.band_names, self.sar.band_names
+
+    @property
     def files(self) -> list[str]:
         """All files of both images, those of the optical image first."""
         return [*self.optical.files, *self.sar.files]
@@ -145,19 +149,11 @@ class SceneDataset(IntersectionDataset):
     def rgb_channels(self) -> list[int]:
         """Channels of the optical image to show as red, green and blue.
 
-        By the names of the bands, of Sentinel-2 or of colours; else the first three.
+        They are found by the names of the bands, or else are the first three.
         """
-        names = self.optical.band_names
-        if not names:
-            with rasterio.open(self.optical.files[0]) as src:
-                names = [src.descriptions[i - 1] for i in self.optical.channels]
-        for wanted in (
-            ('B04', 'B03', 'B02'),
-            ('B4', 'B3', 'B2'),
-            ('red', 'green', 'blue'),
-        ):
-            if set(wanted) <= set(names):
-                return [names.index(name) for name in wanted]
+        names, wanted = self.optical.band_names, ('B04', 'B03', 'B02')
+        if set(wanted) <= set(names):
+            return [names.index(name) for name in wanted]
         return [min(i, self.optical.band_count - 1) for i in range(3)]
 
     def pixel_slice(
@@ -322,11 +318,6 @@ class SceneList(Dataset[list[Sample]]):
     def __len__(self) -> int:
         """Return the number of scenes."""
         return len(self.scenes)
-
-    @property
-    def band_counts(self) -> tuple[int, int]:
-        """Number of bands of the optical and of the SAR images."""
-        return self.scenes[0].band_counts
 
     def __getitem__(self, index: Sequence[tuple[int, slice, slice]]) -> list[Sample]:
         """Retrieve the samples of a batch.
