@@ -189,6 +189,7 @@ class TestFindImpossible:
             WATER - 1000,
             put(LAND / 10_000, -0.1, 0.1),
             RNG.integers(0, 65536, SHAPE),  # A picture of 16 bits
+            RNG.normal(0, 1, SHAPE).clip(-1, 1),  # One that was stretched
             LAND * np.nan,
             np.zeros(SHAPE),
             np.full(SHAPE, 65535),

@@ -51,7 +51,8 @@ def measure_statistics(train: SceneDataset, size: tuple[int, int]) -> Inputs:
             f'{sorted(found)} where it was looked at: expected 0 where unchanged, 1 '
             f'where changed, and {train.ignore_index} only where it is not known'
         )
-    return Inputs(*map(_standardize, (train.optical, train.sar), values))
+    optical, sar = map(_standardize, (train.optical, train.sar), values)
+    return Inputs(optical, sar)
 
 
 def _standardize(image: GridRaster, values: Tensor) -> Standardize:
