@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import torch
+import yaml
 
 from tests.data.geotiff import write
 from torchgeo_m2cd.datamodules.checks import (
@@ -269,7 +270,7 @@ class TestCheckPossible:
 
     @pytest.mark.parametrize(
         ('value', 'written'),
-        [(-9999, '-9999'), (-np.inf, '-inf'), (FLOAT32_MIN, repr(FLOAT32_MIN))],
+        [(-9999, '-9999'), (-np.inf, '-.inf'), (FLOAT32_MIN, repr(FLOAT32_MIN))],
     )
     def test_sar(
         self, value: float, written: str, optical: Path, tmp_path: Path
@@ -283,7 +284,7 @@ class TestCheckPossible:
         with pytest.raises(ValueError, match=match):
             check_possible(SceneDataset(optical, path))
         # What the message says
-        source = SARSource(path, nodata=float(written))
+        source = SARSource(path, nodata=float(yaml.safe_load(written)))
         scene = SceneDataset(optical, source)
         check_possible(scene)
         assert scene.overview()['valid'].float().mean().item() == pytest.approx(0.8)
@@ -305,6 +306,9 @@ class TestCheckPossible:
             match = r'p\.tif. has impossible values: 65535 in 0\.1 of .*nodata=65535;'
             with pytest.raises(ValueError, match=match):
                 check_possible(SceneDataset(optical, SARSource(path, scale=scale)))
+        path = write(tmp_path / 'inf.tif', put(power, np.inf, 0.1).astype(np.float32))
+        with pytest.raises(ValueError, match=r'values: \.inf in 0\.1 of'):
+            check_possible(SceneDataset(optical, SARSource(path, scale='power')))
 
     def test_optical(self, optical: Path, tmp_path: Path) -> None:
         sar = self.make_sar(tmp_path / 'sar.tif', -12)
@@ -326,9 +330,7 @@ class TestCheckPossible:
         image[:, 1:11] = -9999
         image[:, 11:16] = np.inf
         path = write(tmp_path / 'sar.tif', image.astype(np.float32))
-        match = (
-            r': -9999 in 0\.1, inf in 0\.05, -1010 in 0\.0001 of the pixels, and 9 more'
-        )
+        match = r': -9999 in 0\.1, \.inf in 0\.05, -1010 in 0\.0001 of the pixels, and 9 more'
         with pytest.raises(ValueError, match=match):
             check_possible(SceneDataset(optical, path))
 

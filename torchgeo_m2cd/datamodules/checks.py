@@ -3,6 +3,7 @@
 
 """What can be wrong with the values of a scene."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -149,13 +150,13 @@ def _find_alone(
 
 
 def _write(value: np.float32, scale: SARScale | None) -> str:
-    """Write a value such that it can be read again, in the units of its file."""
+    """Write a value in the units of its file, as in YAML."""
     number = float(value)
-    if scale in ('power', 'amplitude'):
+    if scale in ('power', 'amplitude') and math.isfinite(number):
         return f'{10 ** (number / (10 if scale == "power" else 20)):.5g}'
     if number.is_integer() and abs(number) < 1e15:
         return f'{number:.0f}'
-    return repr(number)
+    return repr(number).replace('inf', '.inf')
 
 
 def probe(scene: SceneDataset, count: int = 6, size: int = 32) -> Tensor:
