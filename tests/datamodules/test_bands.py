@@ -182,7 +182,7 @@ class TestSceneDataModule:
         assert shown.shape == (3, 2, 2)
         torch.testing.assert_close(shown, torch.zeros(3, 2, 2), atol=0.02, rtol=0)
         plans = [scene.sar.describe() for scene in datamodule.scenes.scenes]
-        assert [plan['channels'] for plan in plans] == [[1, 2], [2, 1], [1, 3]]
+        assert [plan['bands'] for plan in plans] == [['VV', 'VH']] * 3
 
     def test_missing(self, tmp_path: Path) -> None:
         """Errors come before anything is predicted, and whatever check is."""

@@ -54,7 +54,7 @@ class TestGridRaster:
         names = ['B02', 'B03', 'B04'] if separate else ['B02', 'B03', '']
         assert dataset.band_names == names
         dataset.select(['B03', 'B02'])
-        assert dataset.band_names == dataset.describe()['band_names'] == ['B03', 'B02']
+        assert dataset.band_names == dataset.describe()['bands'] == ['B03', 'B02']
         assert dataset.band_count == 2
         x, y, _ = dataset.bounds
         image = dataset.read(x, y)

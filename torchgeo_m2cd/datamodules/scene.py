@@ -21,7 +21,7 @@ from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
 from .bands import match_bands
 from .base import PairDataModule
-from .checks import check_contrast, check_possible, check_values, no_data
+from .checks import check_contrast, check_mask, check_possible, check_values, no_data
 from .statistics import measure_statistics
 
 
@@ -264,8 +264,6 @@ class SceneDataModule(PairDataModule, GeoDataModule):
     def default_inputs(self) -> Inputs:
         """Return what a new model is shown, if nothing else is said.
 
-        Warns if no pixel that was looked at is changed.
-
         Returns:
             Inputs with mean and standard deviation of random patches of the training split.
 
@@ -296,6 +294,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 raise no_data(split, scene)
             if self.sar.scale == 'other' and inputs.sar.decibels is not None:
                 check_contrast(scene, inputs.sar.decibels)
+            if scene.mask is not None:
+                check_mask(scene, self._count_classes())
         for dataset in self._all_scenes():
             dataset.measure = inputs.measure if inputs.measures else None
             dataset.window = inputs.window
@@ -307,6 +307,13 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             for scene in self.scenes.scenes:
                 check_possible(scene)
             self._is_possible = True
+
+    def _count_classes(self) -> int | None:
+        """Return the number of classes of the task, None without a task."""
+        task = None if self.trainer is None else self.trainer.lightning_module
+        arguments = {} if task is None else task.hparams
+        kind = arguments.get('task')
+        return arguments.get('num_classes') if kind in (None, 'multiclass') else 2
 
     def _split(self, scene: SceneDataset, stage: str) -> list[SceneDataset]:
         """Divide a scene into the splits to train, validate and test with."""

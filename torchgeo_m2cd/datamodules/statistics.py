@@ -4,7 +4,6 @@
 """What a new model is shown of a scene."""
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchgeo.samplers import RandomPatchSampler
 
@@ -18,8 +17,6 @@ from .checks import no_data
 def measure_statistics(train: SceneDataset, size: tuple[int, int]) -> Inputs:
     """Measure mean and standard deviation of each band on random patches.
 
-    Warns if no pixel that was looked at is changed.
-
     Args:
         train: The training split.
         size: Height and width of a patch in pixels.
@@ -32,7 +29,6 @@ def measure_statistics(train: SceneDataset, size: tuple[int, int]) -> Inputs:
         ValueError: If there are no data, or a band is constant.
     """
     pixels = []
-    found: set[int] = set()
     for x, y in RandomPatchSampler(train, size=size, length=64, generator=0):
         sample = train[x, y]
         image = sample['image']
@@ -40,17 +36,9 @@ def measure_statistics(train: SceneDataset, size: tuple[int, int]) -> Inputs:
         seen = (image[0, : train.optical.band_count] != 0).any(dim=0)
         # Neighbours say little that is new
         pixels.append(image[:, :, seen & sample['valid'][0]][..., ::97])
-        found |= set(torch.unique(sample['mask']).tolist())
     values = torch.cat(pixels, dim=-1)
     if values.shape[-1] == 0:
         raise no_data('train', train)
-    if not found - {0, train.ignore_index}:
-        assert train.mask is not None
-        rank_zero_warn(
-            f'mask file {name_paths(train.mask.paths)} has the values '
-            f'{sorted(found)} where it was looked at: expected 0 where unchanged, 1 '
-            f'where changed, and {train.ignore_index} only where it is not known'
-        )
     optical, sar = map(_standardize, (train.optical, train.sar), values)
     return Inputs(optical, sar)
 
