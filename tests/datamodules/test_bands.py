@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -142,13 +143,16 @@ class TestMatchBands:
             with pytest.raises(ValueError, match=r'found by their names$'):
                 match_bands(scene, make_inputs(['B04'], ['VV', 'VH']), check)
 
-    def test_optical(self, tmp_path: Path) -> None:
+    def test_optical(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         sar = write_bands(tmp_path / 'sar.tif', ['VV'])
         path = write_bands(tmp_path / 'optical.tif', ['B08', '', 'B04'])
         scene = SceneDataset(path, sar)
         inputs = make_inputs(['B04', 'B08'], ['VV'])
-        match_bands(scene, inputs)
+        with caplog.at_level(logging.INFO):
+            match_bands(scene, inputs)
         assert read(scene) == [[400, 800], [-10]]
+        (message,) = [m for m in caplog.messages if 'as in training' in m]
+        assert 'of the bands [B08, ?, B04], [B04, B08] are read' in message
         scene = SceneDataset(Source(path, [1, 3]), sar)
         with pytest.raises(ValueError, match=r'chosen by optical\.bands=\[1, 3\]'):
             match_bands(scene, inputs)

@@ -5,6 +5,8 @@
 
 from collections.abc import Sequence
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from ..datasets import SceneDataset
 from ..datasets.bands import agree, list_bands
 from ..datasets.grid_files import GridRaster
@@ -41,6 +43,10 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
     known = all(names) and all(found.count(name) == 1 for name in names)
     if known and chosen is None:
         image.select(names)
+        rank_zero_info(
+            f'{image.name} file {name_paths(image.paths)}: of the bands '
+            f'{list_bands(found)}, {list_bands(names)} are read, as in training'
+        )
         return
     if len(found) == len(names) and chosen is not None and not check:
         return
