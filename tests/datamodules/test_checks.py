@@ -361,6 +361,20 @@ class TestCheckPossible:
         with pytest.raises(ValueError, match=r"SAR file '.*1\.tif' has impossible"):
             check_possible(SceneDataset(optical, tmp_path / 'sar'))
 
+    def test_border(self, tmp_path: Path) -> None:
+        """A border that is too narrow for the low resolution is seen in full."""
+        sar = RNG.normal(-12, 3, (1, 64, 3000)).astype(np.float32)
+        sar[:, :, 0] = -9999
+        scene = SceneDataset(
+            write(tmp_path / 'o.tif', np.full((64, 3000), 2000, np.uint16)),
+            write(tmp_path / 's.tif', sar),
+        )
+        check_possible(scene)
+        with pytest.raises(
+            ValueError, match=r's\.tif. has impossible values: -9999 in'
+        ):
+            check_values(scene)
+
     def test_anywhere(self, tmp_path: Path) -> None:
         """Also between the windows that units are checked in, in a large file."""
         sar = RNG.normal(-12, 3, (1, 1500, 2600)).astype(np.float32)

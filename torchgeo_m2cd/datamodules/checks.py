@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..datasets import SARSource, SceneDataset
+from ..datasets.grid_files import GridRaster
 from ..datasets.source import SARScale
 from ..transforms import estimate_decibels
 from ..utils import name_paths
@@ -46,25 +47,31 @@ def check_possible(scene: SceneDataset) -> None:
         ValueError: If a value is impossible.
     """
     for image in (scene.optical, scene.sar):
-        scale = image.source.scale if isinstance(image.source, SARSource) else None
         for name, values in image.scan():
-            bad = find_impossible(values, scale)
-            if not bad.any():
-                continue
-            found, counts = np.unique(values[bad], return_counts=True)
-            found = found[np.argsort(-counts, kind='stable')]
-            shares = [
-                f'{_write(value, scale)} in {(values == value).any(axis=0).mean():.2g}'
-                for value in found[:3]
-            ]
-            more = f', and {len(found) - 3} more values' if len(found) > 3 else ''
-            setting = f'{image.name.lower()}.nodata'
-            raise ValueError(
-                f'{name} has impossible values: {", ".join(shares)} of the pixels{more}. '
-                f'If they stand for no data, set {setting} to their value in the files, '
-                f'such as {setting}={_write(found[0], scale)}; check=False takes them as '
-                'they are'
-            )
+            _refuse_impossible(name, image, values)
+
+
+def _refuse_impossible(
+    name: str, image: GridRaster, values: npt.NDArray[np.float32]
+) -> None:
+    """Refuse impossible values, shape (C, N), of files of an image."""
+    scale = image.source.scale if isinstance(image.source, SARSource) else None
+    bad = find_impossible(values, scale)
+    if not bad.any():
+        return
+    found, counts = np.unique(values[bad], return_counts=True)
+    found = found[np.argsort(-counts, kind='stable')]
+    shares = [
+        f'{_write(value, scale)} in {(values == value).any(axis=0).mean():.2g}'
+        for value in found[:3]
+    ]
+    more = f', and {len(found) - 3} more values' if len(found) > 3 else ''
+    setting = f'{image.name.lower()}.nodata'
+    raise ValueError(
+        f'{name} has impossible values: {", ".join(shares)} of the pixels{more}. If '
+        f'they stand for no data, set {setting} to their value in the files, such as '
+        f'{setting}={_write(found[0], scale)}; check=False takes them as they are'
+    )
 
 
 def find_impossible(
@@ -201,16 +208,16 @@ def check_values(
 
     Raises:
         RuntimeError: If a file cannot be read.
-        ValueError: If the images look swapped, the SAR values do not fit their scale, or
-            the values cannot be in the units of the model.
+        ValueError: If the images look swapped, the SAR values do not fit their scale,
+            values are impossible, or they cannot be in the units of the model.
     """
     pixels = probe(scene)
     if pixels.shape[-1] == 0:
         return 0
-    optical, sar = (
-        image[:count].median().item()
-        for image, count in zip(pixels, scene.band_counts, strict=True)
-    )
+    images = [
+        image[:count] for image, count in zip(pixels, scene.band_counts, strict=True)
+    ]
+    optical, sar = (image.median().item() for image in images)
     source = scene.sar.source
     assert isinstance(source, SARSource)
     optical_file, sar_file = (
@@ -238,6 +245,11 @@ def check_values(
             f'{sar_file} has mostly positive values (median {sar:.4g}), but scale is '
             "'db': expected negative ones, or scale='power' or 'amplitude'"
         )
+    # A narrow border may be between the pixels that are looked at in all of a file
+    for name, raster, image in zip(
+        (optical_file, sar_file), (scene.optical, scene.sar), images, strict=True
+    ):
+        _refuse_impossible(name, raster, image.numpy())
     if fits is not None:
         try:
             fits(pixels)
