@@ -98,6 +98,8 @@ def test_inputs_of_the_checkpoint(tmp_path: Path) -> None:
     # Scenes are in decibels
     expected = inputs.to_dict()
     expected['sar']['init_args']['decibels'] = 1
+    # Files have the names of their bands
+    expected |= {'bands': ['B02', 'B03', 'B04', 'B08'], 'sar_bands': ['VV']}
     assert torch.load(checkpoint, weights_only=True)['inputs'] == expected
 
     images: list[torch.Tensor] = []
@@ -510,7 +512,8 @@ class TestAgreement:
     ) -> None:
         self.load(path).model.save_pretrained(tmp_path)
         model = M2CD.from_pretrained(tmp_path)
-        assert model.inputs.to_dict() == INPUTS.to_dict()
+        names = ['B02', 'B03', 'B04', 'B08'], ['VV']
+        assert model.inputs.to_dict() == INPUTS.named(*names).to_dict()
         found = [
             torch.from_numpy(
                 predict_pair(model, optical.permute(1, 2, 0).numpy(), sar[0].numpy())

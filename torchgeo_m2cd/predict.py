@@ -104,7 +104,8 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
         model: A trained task, from
             ``ChangeDetectionTask.load_from_checkpoint('best.ckpt')`` for example, or a
             model, from ``M2CD.from_pretrained`` for example.
-        optical: Pre-event optical image, shape (C, H, W), (H, W, C) or (H, W).
+        optical: Pre-event optical image, shape (C, H, W), (H, W, C) or (H, W), with the
+            bands in the order of ``model.inputs.bands``.
         sar: Post-event SAR image, shape (C, H, W), (H, W, C) or (H, W). The number of
             bands may differ from that of *optical*.
         valid: Pixels with data, shape (H, W) (defaults to where all values are finite).

@@ -483,6 +483,37 @@ class TestChooseInputs:
         with pytest.raises(ValueError, match=match):
             trained.choose_inputs(inputs)
 
+    def test_names_of_bands(self) -> None:
+        """A model gets the names of the bands it is trained with, and keeps them."""
+        datamodule = make()
+        datamodule.setup('validate')
+        assert datamodule.choose_inputs().band_names == (['', ''], [''])
+        datamodule = make()
+        datamodule.setup('fit')
+        trained = datamodule.choose_inputs()
+        assert trained.band_names == (['B03', 'B04'], ['VV'])
+        # The same inputs without names are no other inputs
+        datamodule = make()
+        datamodule.setup('test')
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert datamodule.choose_inputs(trained).to_dict() == trained.to_dict()
+            named = make(inputs=trained)
+            assert named.choose_inputs(make_inputs()) is trained
+        # The same bands in another order are others
+        steps = trained.optical, trained.sar
+        swapped = Inputs(*steps, bands=['B04', 'B03'], sar_bands=['VV'])
+        match = r"bands is \['B03', 'B04'\], trained with \['B04', 'B03'\]"
+        with pytest.warns(UserWarning, match=match):
+            make(inputs=trained).choose_inputs(swapped)
+        match = (
+            r'data have 2 and 1: \[B04, B03\] and \[VV\], not \[B03, B04\] and \[VV\]'
+        )
+        datamodule = make(inputs=None)
+        datamodule.setup('test')
+        with pytest.raises(ValueError, match=match):
+            datamodule.choose_inputs(swapped)
+
     def test_agree(self) -> None:
         """Data loaders agree with the task on inputs before they are made."""
 

@@ -52,7 +52,8 @@ class TestCAUFloodDataModule:
             patch_size=4,
         )
         datamodule.setup('fit')
-        assert datamodule.choose_inputs() is inputs
+        names = (['B02', 'B03', 'B04', 'B08'], ['VV'])
+        assert datamodule.choose_inputs().band_names == names
         assert datamodule.train_aug is not None
         batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
         assert batch['image'].shape == (8, 2, 4, 4, 4)

@@ -115,7 +115,10 @@ class TestSceneDataModule:
         with pytest.raises(ValueError, match='no cell of the training split has room'):
             fit(paths, patch_size=150).setup('fit')
         datamodule = make(paths, inputs=Inputs(SAR, SAR))
-        match = 'inputs are for 1 optical and 1 SAR bands, but the data have 4 and 1'
+        match = (
+            r"optical file '.*optical\.tif' has the bands \[B02, B03, B04, B08\], but the "
+            r'inputs are for \[\?\]: expected optical\.bands, the numbers of the bands to'
+        )
         datamodule.setup('predict')
         with pytest.raises(ValueError, match=match):
             datamodule.choose_inputs()
@@ -144,6 +147,38 @@ class TestSceneDataModule:
         match = r'optical\.tif.* does not fit the model: optical band 4 has the median'
         with pytest.raises(ValueError, match=match):
             datamodule.predict_dataloader()
+
+    @pytest.mark.parametrize('stage', ['fit', 'validate', 'test', 'predict'])
+    @pytest.mark.parametrize('inputs', [None, INPUTS])
+    def test_impossible(
+        self, inputs: Inputs | None, stage: str, paths: dict[str, Path], tmp_path: Path
+    ) -> None:
+        """No value for no data that is not declared, and not in statistics either."""
+        if inputs is None and stage != 'fit':
+            pytest.skip('measured in training only')
+        with rasterio.open(paths['sar']) as src:
+            profile, values = src.profile, src.read()
+        values[:, :40] = -9999
+        with rasterio.open(tmp_path / 'sar.tif', 'w', **profile) as dst:
+            dst.write(values)
+        split = {'fit': 'train', 'validate': 'val'}.get(stage, stage)
+        for kwargs in ({}, {'check': False}, {'nodata': -9999}):
+            sar = SARSource(tmp_path / 'sar.tif', nodata=kwargs.pop('nodata', None))
+            datamodule = SceneDataModule(
+                paths['optical'], sar, paths['mask'], inputs=inputs, patch_size=16,
+                grid_size=3, **kwargs,
+            )  # fmt: skip
+            datamodule.setup(stage)
+            make_loader = getattr(datamodule, f'{split}_dataloader')
+            if kwargs or sar.nodata:
+                make_loader()
+                step = datamodule.choose_inputs().sar
+                assert isinstance(step, Standardize)
+                assert (step.mean[0] > -20) == (inputs is not None or not kwargs)
+            else:
+                match = r'sar\.tif. has impossible values: -9999 in 0\.5'
+                with pytest.raises(ValueError, match=match):
+                    make_loader()
 
     @pytest.mark.parametrize('stage', ['fit', 'validate', 'test'])
     @pytest.mark.parametrize('statistics', [{}, {'inputs': None}])

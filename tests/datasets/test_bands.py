@@ -4,7 +4,7 @@
 import pytest
 from torchgeo.datasets import Sentinel2
 
-from torchgeo_m2cd.datasets.bands import BANDS, name_band
+from torchgeo_m2cd.datasets.bands import BANDS, agree, list_bands, name_band
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,21 @@ def test_name_band(text: str | None, name: str) -> None:
 def test_names_of_sentinel_2() -> None:
     assert {name_band(band) for band in Sentinel2.all_bands} <= set(BANDS)
     assert '' not in {name_band(band) for band in Sentinel2.all_bands}
+
+
+@pytest.mark.parametrize(
+    ('bands', 'others', 'right'),
+    [
+        (['VV', 'VH'], ['VV', 'VH'], True),
+        (['VV', ''], ['', 'VH'], True),
+        (['VV', 'VH'], ['', 'VV'], False),
+        (['VV', 'VH'], ['VV'], False),
+        ([], [], True),
+    ],
+)
+def test_agree(bands: list[str], others: list[str], right: bool) -> None:
+    assert agree(bands, others) == agree(others, bands) == right
+
+
+def test_list_bands() -> None:
+    assert list_bands(['VV', '', 'VH']) == '[VV, ?, VH]'

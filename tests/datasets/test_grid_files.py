@@ -4,7 +4,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+import rasterio
 import torch
+from torchgeo.datasets import Sentinel2
 from torchgeo.samplers import GriddedPatchSampler
 
 from tests.data.geotiff import GRID, write
@@ -31,3 +34,32 @@ class TestGridRaster:
         found = {patch[0, 0, 0].item(): patch for patch in patches}
         for patch in expected:
             assert torch.equal(found[patch[0, 0, 0].item()], patch)
+
+    @pytest.mark.parametrize('separate', [False, True])
+    def test_select(self, separate: bool, tmp_path: Path) -> None:
+        """Bands are chosen by their names, in one file or in one per band."""
+        values = np.arange(3 * 64, dtype=np.float32).reshape(3, 8, 8)
+        values[:, 0, 0] = np.nan
+        if separate:
+            for value, name in zip(values, ('B02', 'B03', 'B04'), strict=True):
+                file = f'T26EMU_20190414T110839_{name}_10m.tif'
+                write(tmp_path / file, value)
+            bands = ['B02', 'B03', 'B04']
+            dataset = GridRaster('optical', Source(tmp_path, bands, Sentinel2))
+        else:
+            path = write(tmp_path / 'a.tif', values)
+            with rasterio.open(path, 'r+') as dst:
+                dst.descriptions = ('blue', 'B3', None)
+            dataset = GridRaster('optical', Source(path))
+        names = ['B02', 'B03', 'B04'] if separate else ['B02', 'B03', '']
+        assert dataset.band_names == names
+        dataset.select(['B03', 'B02'])
+        assert dataset.band_names == dataset.describe()['bands'] == ['B03', 'B02']
+        assert dataset.band_count == 2
+        x, y, _ = dataset.bounds
+        image = dataset.read(x, y)
+        expected = torch.from_numpy(values[[1, 0]])
+        torch.testing.assert_close(image, expected, equal_nan=True)
+        ((name, scanned),) = dataset.scan()
+        assert name.startswith('optical file')
+        assert np.array_equal(scanned, values[[1, 0]].reshape(2, -1)[:, 1:])

@@ -653,7 +653,7 @@ class TestIndex:
         dataset = SceneDataset(*pair)
         scenes = SceneList([dataset, dataset])
         assert len(scenes) == 2
-        assert scenes.band_counts == (3, 1)
+        assert scenes.scenes[0].band_counts == (3, 1)
         x, y = dataset.pixel_slice(0, 8, 16, 16)
         first, second = scenes[[(0, x, y), (1, x, y)]]
         assert torch.equal(first['image'], dataset[x, y]['image'])

@@ -64,7 +64,11 @@ def make_task(**kwargs: Any) -> ChangeDetectionTask:
 
 def make_inputs() -> Inputs:
     return Inputs(
-        RelativeDarkness([0, 0, 0, 0.4]), Relative([5.0], ['otsu', 0.85]), window=64
+        RelativeDarkness([0, 0, 0, 0.4]),
+        Relative([5.0], ['otsu', 0.85]),
+        window=64,
+        bands=SyntheticFlood.all_bands,
+        sar_bands=['VV'],
     )
 
 
@@ -786,6 +790,8 @@ class TestInputs:
                 },
             },
             'window': 64,
+            'bands': ['B02', 'B03', 'B04', 'B08'],
+            'sar_bands': ['VV'],
         }
         task = ChangeDetectionTask.load_from_checkpoint(path, weights_only=True)
         assert task.inputs is not None
@@ -834,7 +840,8 @@ class TestInputs:
         trainer = make_trainer(tmp_path, logger=False, limit_train_batches=1)
         trainer.fit(task, datamodule=make_datamodule())
         assert task.inputs.to_dict() == make_inputs().to_dict()
-        given = Inputs(StandardizeImage([0.0] * 4, [1000.0] * 4), make_inputs().sar)
+        given = make_inputs()
+        given.optical = StandardizeImage([0.0] * 4, [1000.0] * 4)
         with pytest.warns(UserWarning, match='was trained with other inputs'):
             trainer.fit(task, datamodule=make_datamodule(given))
         assert task.model.inputs is task.inputs is given

@@ -303,13 +303,15 @@ class TestInputs:
                 'init_args': {'limits': [1.0]},
             },
             'window': 256,
+            'bands': ['', '', ''],
+            'sar_bands': [''],
         }
 
     def test_from_wrong_dict(self, inputs: Inputs) -> None:
         values = inputs.to_dict()
         match = (
-            r"inputs have the keys \['optical', 'sar', 'size', 'window'\]: expected "
-            r"\['optical', 'sar', 'window'\]"
+            r"inputs have the keys \['bands', 'optical', 'sar', 'sar_bands', 'size', "
+            r"'window'\]: expected \['bands', 'optical', 'sar', 'sar_bands', 'window'\]"
         )
         with pytest.raises(ValueError, match=match):
             Inputs.from_dict({**values, 'size': 3})
@@ -317,6 +319,38 @@ class TestInputs:
             Inputs.from_dict({key: values[key] for key in ('optical', 'sar')})
         with pytest.raises(ValueError, match=r"unknown input step 'os\.system'"):
             Inputs.from_dict({**values, 'sar': {'class_path': 'os.system'}})
+
+    def test_bands(self) -> None:
+        """Names are those that files have, whatever the user calls the bands."""
+        steps = LeftOut(3), LeftOut(2)
+        assert Inputs(*steps).band_names == (['', '', ''], ['', ''])
+        inputs = Inputs(*steps, bands=['red', 'B8', 'SR_B4'], sar_bands=['vv', ''])
+        # A name of another sensor stays what it is
+        assert inputs.bands == ['B04', 'B08', 'SR_B4']
+        assert inputs.sar_bands == ['VV', '']
+        again = Inputs.from_dict(json.loads(json.dumps(inputs.to_dict())))
+        assert again.band_names == inputs.band_names
+        assert inputs.in_decibels(2.0).band_names == inputs.band_names
+        match = r"bands is \['VV', 'VH'\]: expected 3 names, as many as the step has"
+        with pytest.raises(ValueError, match=match):
+            Inputs(*steps, bands=['VV', 'VH'])
+
+    def test_named(self) -> None:
+        """Only bands without names are named, and only if it is clear which is which."""
+        inputs = Inputs(LeftOut(2), LeftOut(1), 99, ['B04', ''])
+        named = inputs.named(['B02', 'B08'], ['VV', 'VH'])
+        assert named.band_names == (['B04', 'B08'], [''])
+        assert (named.optical, named.sar) == (inputs.optical, inputs.sar)
+        assert named.window == 99
+        assert inputs.bands == ['B04', '']
+        assert named.named(['B02', 'B03'], ['']) is named
+
+    def test_from_dict_without_names(self) -> None:
+        """Checkpoints of before have none."""
+        values = Inputs(LeftOut(2), LeftOut(1), 64).to_dict()
+        del values['bands'], values['sar_bands']
+        inputs = Inputs.from_dict(values)
+        assert (inputs.band_names, inputs.window) == ((['', ''], ['']), 64)
 
     def test_window(self) -> None:
         with pytest.raises(ValueError, match='window is 0: expected at least 1'):

@@ -15,6 +15,7 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
+from ..datasets.bands import agree, list_bands
 from ..transforms import (
     Inputs,
     KeepsInputs,
@@ -65,7 +66,8 @@ class PairDataModule(BaseDataModule):
         """Decide what the model is shown.
 
         The argument *inputs* comes first, then the inputs that the model was trained with,
-        then :meth:`default_inputs`. Warns if the first two exist and differ.
+        then :meth:`default_inputs`. Warns if the first two exist and differ. In training,
+        bands without names get those of the data.
 
         Args:
             trained: Inputs that the model was trained with, if any.
@@ -75,11 +77,13 @@ class PairDataModule(BaseDataModule):
 
         Raises:
             TypeError: If there are no inputs at all.
-            ValueError: If the inputs and the data have different band counts.
+            ValueError: If the inputs and the data have different bands.
         """
         given = self._given
         if given is not None and trained is not None:
-            ours, theirs = given.to_dict(), trained.to_dict()
+            given = given.named(*trained.band_names)
+            ours = given.to_dict()
+            theirs = trained.named(*given.band_names).to_dict()
             different = [key for key in ours if ours[key] != theirs[key]]
             if different:
                 rank_zero_warn(
@@ -92,18 +96,27 @@ class PairDataModule(BaseDataModule):
                     + '. Leave out the inputs of the data (null) to use those of the model'
                 )
         inputs = given or trained or self.default_inputs()
+        self._match_bands(inputs)
+        # TorchGeo's datasets have no names
+        if names := getattr(self.train_dataset, 'band_names', None):
+            inputs = inputs.named(*names)
+        self.inputs = inputs
+        return inputs
+
+    def _match_bands(self, inputs: Inputs) -> None:
+        """Check that the data have the bands of the inputs."""
         for dataset in (
             self.train_dataset, self.val_dataset, self.test_dataset, self.predict_dataset
         ):  # fmt: skip
-            # TorchGeo's datasets have no band counts
-            counts = getattr(dataset, 'band_counts', None)
-            if counts not in (None, inputs.band_counts):
+            names = getattr(dataset, 'band_names', inputs.band_names)
+            if not all(map(agree, names, inputs.band_names)):
+                both = (*inputs.band_names, *names)
                 raise ValueError(
                     'inputs are for {} optical and {} SAR bands, but the data have {} '
-                    'and {}'.format(*inputs.band_counts, *counts)
+                    'and {}: {} and {}, not {} and {}'.format(
+                        *map(len, both), *map(list_bands, both)
+                    )
                 )
-        self.inputs = inputs
-        return inputs
 
     def _agree(self) -> Inputs:
         """Decide what the model is shown, and tell the task if it keeps inputs.

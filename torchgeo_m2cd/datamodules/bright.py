@@ -14,9 +14,10 @@ from .base import OpticalSARDataModule
 
 
 class _BRIGHTDFC2025(BRIGHTDFC2025):
-    """TorchGeo's dataset with the band counts that inputs are checked against."""
+    """TorchGeo's dataset with the bands that inputs are checked against."""
 
-    band_counts = (3, 1)
+    # Red, green and blue, and a band of the polarisation that was at hand
+    band_names = (['B04', 'B03', 'B02'], [''])
 
 
 class BRIGHTDFC2025DataModule(OpticalSARDataModule):

@@ -18,10 +18,11 @@ from ..datasets.catalogue import list_scenes
 from ..datasets.source import Paths
 from ..maps import MapPlan, Outputs, plan_maps, rows_done
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
-from ..transforms import Inputs, PairAugmentation, Standardize
-from ..utils import name_paths
+from ..transforms import Inputs, PairAugmentation
+from .bands import match_bands
 from .base import PairDataModule
-from .checks import check_contrast, check_mask, check_values
+from .checks import check_contrast, check_mask, check_possible, check_values, no_data
+from .statistics import measure_statistics
 
 
 class SceneDataModule(PairDataModule, GeoDataModule):
@@ -93,7 +94,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 the scene is validated or tested with, and there is no training.
             grid_size: Rows and columns of cells.
             split_seed: Seed of the assignment of cells to splits.
-            check: Whether to look for swapped images and wrong units.
+            check: Whether to look for swapped images, wrong units, values that are
+                impossible, and chosen bands that are not those of the model.
             crs: CRS to warp to (defaults to that of the first optical file).
             res: Width and height of a pixel in units of *crs* (defaults to those of the
                 first optical file).
@@ -154,7 +156,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 has no room for a patch.
         """
         stage = str(getattr(stage, 'value', stage))  # The trainer gives an enum
-        self._is_prepared = False
+        self._is_prepared = self._is_possible = False
         if stage == 'predict':
             self._setup_predict()
             return
@@ -228,8 +230,10 @@ class SceneDataModule(PairDataModule, GeoDataModule):
     def choose_inputs(self, trained: Inputs | None = None) -> Inputs:
         """Decide what the model is shown, see :meth:`PairDataModule.choose_inputs`.
 
-        Scenes in decibels are shown as such, also to a model that was trained with other
-        units of which it is known how many decibels they are.
+        The bands of a scene are read by name if the model was trained with bands of known
+        names and the files of the scene have them, too. Scenes in decibels are shown as
+        such, also to a model that was trained with other units of which it is known how
+        many decibels they are.
 
         Args:
             trained: What the model was trained with, if it was trained.
@@ -238,12 +242,24 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             The inputs.
 
         Raises:
-            ValueError: If they are for other bands than the data have, or there are none.
+            ValueError: If a scene lacks their bands, or there are none.
         """
         inputs = super().choose_inputs(trained)
         if self.sar.unit is not None:
             self.inputs = inputs = inputs.in_decibels(self.sar.unit)
         return inputs
+
+    def _match_bands(self, inputs: Inputs) -> None:
+        """Read the bands of the inputs, in their order."""
+        for scene in self._all_scenes():
+            match_bands(scene, inputs, self.check)
+
+    def _all_scenes(self) -> list[SceneDataset]:
+        """List the scenes, and their splits."""
+        splits = (self.train_dataset, self.val_dataset, self.test_dataset)
+        return [
+            s for s in (*self.scenes.scenes, *splits) if isinstance(s, SceneDataset)
+        ]
 
     def default_inputs(self) -> Inputs:
         """Return what a new model is shown, if nothing else is said.
@@ -252,15 +268,17 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             Inputs with mean and standard deviation of random patches of the training split.
 
         Raises:
-            ValueError: If there is no training split, or it has no data.
+            ValueError: If there is no training split, it has no data or impossible values,
+                or a band is constant.
         """
         if self.train_dataset is None:
             raise ValueError(
                 'inputs are not given, and the model has none: expected what it was '
                 'trained with'
             )
+        self._check_possible()
         train = cast(SceneDataset, self.train_dataset)
-        return _measure_statistics(train, _to_pair(self.patch_size))
+        return measure_statistics(train, _to_pair(self.patch_size))
 
     def _prepare(self, split: str) -> None:
         """Check the scenes, and say what is to be measured of them.
@@ -270,19 +288,25 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         if self._is_prepared:
             return
         inputs = self._agree()
+        self._check_possible()
         for scene in self.scenes.scenes if self.check else ():
             if check_values(scene, inputs.check) == 0 and split != 'predict':
-                raise _no_data(split, scene)
+                raise no_data(split, scene)
             if self.sar.scale == 'other' and inputs.sar.decibels is not None:
                 check_contrast(scene, inputs.sar.decibels)
             if scene.mask is not None:
                 check_mask(scene, self._count_classes())
-        splits = (self.train_dataset, self.val_dataset, self.test_dataset)
-        for dataset in (*self.scenes.scenes, *splits):
-            if isinstance(dataset, SceneDataset):
-                dataset.measure = inputs.measure if inputs.measures else None
-                dataset.window = inputs.window
+        for dataset in self._all_scenes():
+            dataset.measure = inputs.measure if inputs.measures else None
+            dataset.window = inputs.window
         self._is_prepared = True
+
+    def _check_possible(self) -> None:
+        """Look for impossible values once, before anything is measured."""
+        if self.check and not self._is_possible:
+            for scene in self.scenes.scenes:
+                check_possible(scene)
+            self._is_possible = True
 
     def _count_classes(self) -> int | None:
         """Return the number of classes of the task, None without a task."""
@@ -315,32 +339,6 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 'smaller patch_size or grid_size'
             )
         return sampler
-
-
-def _measure_statistics(train: SceneDataset, size: tuple[int, int]) -> Inputs:
-    """Measure mean and standard deviation on random patches of the training split."""
-    pixels = []
-    for x, y in RandomPatchSampler(train, size=size, length=64, generator=0):
-        sample = train[x, y]
-        # Neighbours say little that is new
-        pixels.append(sample['image'][:, :, sample['valid'][0]][..., ::97])
-    values = torch.cat(pixels, dim=-1)
-    if values.shape[-1] == 0:
-        raise _no_data('train', train)
-    std, mean = torch.std_mean(values, dim=-1)
-    optical, sar = (
-        Standardize(mean[i, :count].tolist(), std[i, :count].tolist())
-        for i, count in enumerate(train.band_counts)
-    )
-    return Inputs(optical, sar)
-
-
-def _no_data(split: str, scene: SceneDataset) -> ValueError:
-    """Make the error that there is nothing to work on."""
-    return ValueError(
-        f'{split} needs pixels with data in both {name_paths(scene.optical.paths)} and '
-        f'{name_paths(scene.sar.paths)}, but there are none where they were looked for'
-    )
 
 
 def _to_pair(size: int | tuple[int, int]) -> tuple[int, int]:

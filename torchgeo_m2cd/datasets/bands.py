@@ -4,6 +4,7 @@
 """One name for each band, whatever a file, a catalogue or a product calls it."""
 
 import re
+from collections.abc import Sequence
 
 # The bands of Sentinel-2 by the names that STAC's eo extension gives them
 _COLOURS = {
@@ -45,6 +46,34 @@ def name_band(text: str | None) -> str:
     if len(found) != 1 or _FOREIGN & set(words):
         return ''
     return found.pop()
+
+
+def agree(bands: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether bands are others, as far as their names are known.
+
+    Args:
+        bands: Names of bands, empty where they are not known.
+        others: Names of other bands.
+
+    Returns:
+        Whether they are as many, and none has another name at the same place.
+    """
+    return len(bands) == len(others) and all(
+        not (name and other) or name == other
+        for name, other in zip(bands, others, strict=True)
+    )
+
+
+def list_bands(bands: Sequence[str]) -> str:
+    """List bands in a message.
+
+    Args:
+        bands: Names of bands, empty where they are not known.
+
+    Returns:
+        Their names: ``'[VV, VH, ?]'``.
+    """
+    return f'[{", ".join(name or "?" for name in bands)}]'
 
 
 def _name_word(word: str) -> str:

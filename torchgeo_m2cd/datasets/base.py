@@ -17,6 +17,8 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 from torchgeo.datasets.utils import Sample, quantile_normalization
 
+from .bands import name_band
+
 # Values of the panels beside 0 and 1
 _MISSED, _FALSE_ALARM, _NO_DATA = 2, 3, 4
 
@@ -86,9 +88,13 @@ class OpticalSARDataset(NonGeoDataset):
     _colors = ('black', 'white', '#D55E00', '#56B4E9', '#999999')
 
     @property
-    def band_counts(self) -> tuple[int, int]:
-        """Number of bands of the optical and of the SAR image."""
-        return len(self.bands), len(self.sar_bands)
+    def band_names(self) -> tuple[list[str], list[str]]:
+        """Names of the optical and of the SAR bands that all datasets share.
+
+        They are empty where they are not known, see
+        :func:`~torchgeo_m2cd.datasets.bands.name_band`.
+        """
+        return [*map(name_band, self.bands)], [*map(name_band, self.sar_bands)]
 
     def plot(
         self, sample: Sample, show_titles: bool = True, suptitle: str | None = None

@@ -131,6 +131,11 @@ class SceneDataset(IntersectionDataset):
         return self.optical.band_count, self.sar.band_count
 
     @property
+    def band_names(self) -> tuple[list[str], list[str]]:
+        """Names of the optical and of the SAR bands, empty where they are not known."""
+        return self.optical.band_names, self.sar.band_names
+
+    @property
     def files(self) -> list[str]:
         """All files of both images, those of the optical image first."""
         return [*self.optical.files, *self.sar.files]
@@ -316,11 +321,6 @@ class SceneList(Dataset[list[Sample]]):
     def __len__(self) -> int:
         """Return the number of scenes."""
         return len(self.scenes)
-
-    @property
-    def band_counts(self) -> tuple[int, int]:
-        """Number of bands of the optical and of the SAR images."""
-        return self.scenes[0].band_counts
 
     def __getitem__(self, index: Sequence[tuple[int, slice, slice]]) -> list[Sample]:
         """Retrieve the samples of a batch.

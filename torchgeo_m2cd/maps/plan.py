@@ -39,7 +39,7 @@ class MapPlan:
             :meth:`~torchgeo_m2cd.transforms.Inputs.to_dict`.
         precision: Precision of the trainer.
         files: Path of each file, with size and time of modification of local ones.
-        sources: How the files of both images are read.
+        sources: How the files of both images are read, and which bands of them.
         shape: Height and width of the scene in pixels.
         transform: Transform from columns and rows to coordinates.
         crs: CRS of the coordinates.
@@ -121,7 +121,7 @@ def plan_maps(
             inputs=inputs.to_dict(),
             precision=str(trainer.precision),
             files=[[file, *_stamp(file)] for file in scene.files],
-            sources=[image.source.describe() for image in (scene.optical, scene.sar)],
+            sources=[image.describe() for image in (scene.optical, scene.sar)],
             shape=list(scene.shape),
             transform=list(scene.transform)[:6],
             crs=scene.crs.to_string(),

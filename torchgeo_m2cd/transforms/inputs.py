@@ -3,7 +3,7 @@
 
 """What a model is shown of an image pair."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
 from ..datasets import stack_pair
+from ..datasets.bands import name_band
 from .base import InputStep
 
 #: Largest number of pixels to measure an image with; more would hardly change the result.
@@ -29,8 +30,8 @@ class Reference(NamedTuple):
 class Inputs(nn.Module):
     """What a model is shown of an image pair, with one step per modality.
 
-    This is the only place that knows about statistics, thresholds, limits, and modalities
-    that are left out. It belongs to the model: checkpoints, ``save_pretrained``, and the
+    This is the only place that knows about statistics, thresholds, limits, the bands that
+    they are of, and modalities that are left out. It belongs to the model: checkpoints, ``save_pretrained``, and the
     metadata of ONNX files contain it.
 
     Pixels without data do not count in measurements, and the model sees 0 there. A pixel
@@ -38,7 +39,14 @@ class Inputs(nn.Module):
     products. Losses and metrics follow the mask alone: it says which pixels count.
     """
 
-    def __init__(self, optical: InputStep, sar: InputStep, window: int = 256) -> None:
+    def __init__(
+        self,
+        optical: InputStep,
+        sar: InputStep,
+        window: int = 256,
+        bands: Sequence[str] | None = None,
+        sar_bands: Sequence[str] | None = None,
+    ) -> None:
         """Initialize a new Inputs instance.
 
         Args:
@@ -47,9 +55,15 @@ class Inputs(nn.Module):
             window: Height and width in pixels of the window of a scene that is measured
                 around a patch. A larger patch is measured itself. Use about the size of
                 the chips in training. Chips are always measured as a whole.
+            bands: Names of the optical bands, such as ``['B04', 'B08']`` or ``['red',
+                'nir']``, with empty strings where they are not known (defaults to those
+                of the training data, if these have names). The bands of a scene are
+                then read by name.
+            sar_bands: Names of the SAR bands, such as ``['VV', 'VH']``.
 
         Raises:
-            ValueError: If *window* is not positive.
+            ValueError: If *window* is not positive, or there are not as many names as
+                bands.
         """
         super().__init__()
         if window < 1:
@@ -57,11 +71,20 @@ class Inputs(nn.Module):
         self.optical = optical
         self.sar = sar
         self.window = window
+        #: Names of the optical bands, empty where they are not known.
+        self.bands = _name_bands('bands', bands, optical.bands)
+        #: Names of the SAR bands, empty where they are not known.
+        self.sar_bands = _name_bands('sar_bands', sar_bands, sar.bands)
 
     @property
     def band_counts(self) -> tuple[int, int]:
         """Number of optical and of SAR bands in source units."""
         return self.optical.bands, self.sar.bands
+
+    @property
+    def band_names(self) -> tuple[list[str], list[str]]:
+        """Names of the optical and of the SAR bands, empty where they are not known."""
+        return self.bands, self.sar_bands
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -247,7 +270,29 @@ class Inputs(nn.Module):
         Returns:
             Inputs for these images.
         """
-        return Inputs(self.optical, self.sar.in_decibels(unit), self.window)
+        sar = self.sar.in_decibels(unit)
+        return Inputs(self.optical, sar, self.window, *self.band_names)
+
+    def named(self, bands: Sequence[str], sar_bands: Sequence[str]) -> 'Inputs':
+        """Name the bands that have no names.
+
+        Args:
+            bands: Names of the optical bands. They are not used if they are not as many
+                as the bands.
+            sar_bands: Names of the SAR bands.
+
+        Returns:
+            Inputs with the names.
+        """
+        names = tuple(
+            [name or other for name, other in zip(own, others, strict=True)]
+            if len(own) == len(others)
+            else own
+            for own, others in zip(self.band_names, (bands, sar_bands), strict=True)
+        )
+        if names == self.band_names:
+            return self
+        return Inputs(self.optical, self.sar, self.window, *names)
 
     def check(self, pixels: Tensor) -> None:
         """Check that the values of a pair are plausible in the units of the steps.
@@ -274,12 +319,14 @@ class Inputs(nn.Module):
         """Describe the inputs in plain values, as in a YAML file.
 
         Returns:
-            ``optical``, ``sar`` and ``window``.
+            The arguments.
         """
         return {
             'optical': self.optical.to_dict(),
             'sar': self.sar.to_dict(),
             'window': self.window,
+            'bands': self.bands,
+            'sar_bands': self.sar_bands,
         }
 
     @classmethod
@@ -287,7 +334,7 @@ class Inputs(nn.Module):
         """Make inputs from their description.
 
         Args:
-            values: Output of :meth:`to_dict`.
+            values: Output of :meth:`to_dict`, with or without the names of the bands.
 
         Returns:
             The inputs.
@@ -295,13 +342,14 @@ class Inputs(nn.Module):
         Raises:
             ValueError: If a key is missing, or a key or a step is unknown.
         """
-        expected = {'optical', 'sar', 'window'}
-        if set(values) != expected:
+        names = ('bands', 'sar_bands')
+        expected = {'optical', 'sar', 'window', *names}
+        if {*values, *names} != expected:
             raise ValueError(
                 f'inputs have the keys {sorted(values)}: expected {sorted(expected)}'
             )
         steps = {key: InputStep.from_dict(values[key]) for key in ('optical', 'sar')}
-        return cls(**steps, window=values['window'])
+        return cls(**{**values, **steps})
 
     def _split(self, image: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """Split pairs into optical and SAR images, each with its own bands."""
@@ -323,6 +371,18 @@ class KeepsInputs:
             inputs: What the model is shown.
         """
         self.inputs = inputs
+
+
+def _name_bands(argument: str, names: Sequence[str] | None, count: int) -> list[str]:
+    """Give bands the names that files have, too."""
+    if names is None:
+        return [''] * count
+    if len(names) != count:
+        raise ValueError(
+            f'{argument} is {list(names)}: expected {count} names, as many as the step '
+            'has bands'
+        )
+    return [name_band(name) or name for name in names]
 
 
 def _stack(optical: Tensor, sar: Tensor) -> Tensor:
