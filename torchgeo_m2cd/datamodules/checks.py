@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..datasets import SARSource, SceneDataset
+from ..datasets.paths import name_paths
 from ..transforms import estimate_decibels
-from ..utils import name_paths
 
 
 def probe(scene: SceneDataset, count: int = 6, size: int = 32) -> Tensor:

@@ -16,11 +16,10 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 
 from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
-from ..datasets.source import Paths
+from ..datasets.paths import Paths, name_paths
 from ..maps import MapPlan, Outputs, plan_maps, rows_done
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation, Standardize
-from ..utils import name_paths
 from .base import PairDataModule
 from .checks import check_contrast, check_values
 

@@ -29,11 +29,12 @@ from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
-from torchgeo.datasets.utils import GeoSlice, Sample, find_files
+from torchgeo.datasets.utils import GeoSlice, Sample
 
-from ..utils import GDAL_ENV, check_choice, name_paths
+from ..utils import GDAL_ENV, check_choice
 from .grid import Grid, is_north_up
-from .source import MaskSource, Source, expand
+from .paths import expand, list_files, name_paths, without_secrets
+from .source import MaskSource, Source
 
 
 class GridRaster(GeoDataset):
@@ -141,12 +142,7 @@ class GridRaster(GeoDataset):
             pattern = re.compile(self.naming.filename_regex, re.VERBOSE)
             files = self.naming.files
             return [file for file in files if pattern.match(os.path.basename(file))]
-        found = [
-            file
-            for path in given
-            # TorchGeo does not know URLs
-            for file in ([path] if '://' in path else find_files(path))
-        ]
+        found = [file for path in given for file in list_files(path)]
         return list(dict.fromkeys(found))
 
     def _check_bands(self, path: str, src: DatasetReader) -> None:
@@ -295,7 +291,7 @@ class GridRaster(GeoDataset):
         """Make the error that a file cannot be read."""
         return RuntimeError(
             f'{self.name} file {name_paths(paths)} cannot be read: expected a complete '
-            f'raster file ({error.__cause__ or error})'
+            f'raster file ({without_secrets(str(error.__cause__ or error))})'
         )
 
 

@@ -21,11 +21,11 @@ from torch.utils.data import Dataset
 from torchgeo.datasets import IntersectionDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
-from ..utils import list_paths, name_paths
 from .base import OpticalSARDataset, stack_pair
 from .grid import Grid
 from .grid_files import GridRaster, GridVector
-from .source import MaskSource, Paths, SARSource, Source
+from .paths import Paths, list_paths, name_paths
+from .source import MaskSource, SARSource, Source
 
 #: Measures image pairs, shape (B, 2, C, H, W), where they are valid, shape (B, 1, H, W):
 #: references of the optical and of the SAR images, shapes (B, K, 1, 1).

@@ -3,9 +3,6 @@
 
 """Which files an image or a mask consists of, and how to read them."""
 
-import glob
-import os
-import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
@@ -14,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from torchgeo.datasets import RasterDataset
 
-from ..utils import check_choice, list_paths
-
-#: One or more files, folders, or patterns like ``'scenes/*.tif'``.
-Paths = Sequence[str | pathlib.Path] | str | pathlib.Path
+from ..utils import check_choice
+from .paths import Paths, expand, list_files
 
 #: What the values of a SAR file are: ``'db'``, linear ``'power'`` or ``'amplitude'``, or
 #: anything ``'other'``.
@@ -111,7 +106,9 @@ class Source:
         if self.naming is None:
             return None
         arguments: dict[str, Any] = {'bands': names} if names else {}
-        return self.naming(self.find_paths(name), **arguments)
+        # TorchGeo would take a folder's name for a pattern
+        files = [file for path in self.find_paths(name) for file in list_files(path)]
+        return self.naming(files, **arguments)
 
     def convert(
         self, values: npt.NDArray[np.float32], name: str
@@ -214,42 +211,3 @@ class MaskSource(Source):
 
     bands: Sequence[int] | Sequence[str] | None = (1,)
     attribute: str | None = None
-
-
-def expand(name: str, paths: Paths) -> list[str]:
-    """List paths, and the matches of those that are patterns.
-
-    Args:
-        name: What the files are, for messages.
-        paths: One or more files, folders, or patterns.
-
-    Returns:
-        Existing files and folders, URLs, and paths of GDAL's own.
-
-    Raises:
-        FileNotFoundError: If a file or folder does not exist, or nothing matches a
-            pattern.
-    """
-    found = []
-    for path in list_paths(paths):
-        matches = sorted(glob.glob(path, recursive=True))
-        if not (matches or is_remote(path)):
-            raise FileNotFoundError(
-                f'{name} file {path!r} does not exist'
-                if not glob.has_magic(path)
-                else f'no {name} file matches {path!r}'
-            )
-        found += [path] if os.path.exists(path) else matches or [path]
-    return found
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL, or one that only GDAL understands.
-
-    Args:
-        path: The path.
-
-    Returns:
-        Whether it is.
-    """
-    return '://' in path or path.startswith('/vsi')
