@@ -83,7 +83,9 @@ def list_scenes(
     for name in names:
         # It becomes part of a path, and must not lead to another folder
         if not name or name in ('.', '..') or set('/\\') & set(name):
-            raise ValueError(f'{what} has the name {name!r}: expected no slashes')
+            raise ValueError(
+                f'{what} has the name {name!r}: expected no slashes, and some letters'
+            )
     if names.duplicated().any():
         raise ValueError(
             f'{what} has two scenes of the name '
