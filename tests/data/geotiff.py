@@ -21,6 +21,7 @@ def write(
     crs: str | None = 'EPSG:32633',
     nodata: float | None = None,
 ) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     array = np.atleast_3d(np.asarray(data).T).T  # (H, W) becomes (1, H, W)
     with rasterio.open(
         path,

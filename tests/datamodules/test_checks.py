@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rasterio.transform import from_origin
 
-from tests.data.geotiff import write
-from torchgeo_m2cd.datamodules.checks import check_values, probe
+from tests.data.geotiff import NORTH, WEST, write
+from torchgeo_m2cd.datamodules.checks import check_mask, check_values, probe
 from torchgeo_m2cd.datasets import SARSource, SceneDataset
 from torchgeo_m2cd.datasets.source import SARScale
 from torchgeo_m2cd.transforms import Inputs, Standardize
@@ -81,3 +82,21 @@ class TestCheckValues:
         asked: list[torch.Tensor] = []
         assert check_values(SceneDataset(real[0], path), asked.append) == 0
         assert asked == []
+
+
+class TestCheckMask:
+    def test_elsewhere(self, tmp_path: Path) -> None:
+        """A mask that has nothing to say of the scene."""
+        optical = write(tmp_path / 'o.tif', np.ones((3, 100, 120)))
+        sar = write(tmp_path / 's.tif', np.ones((100, 120)))
+        values = np.zeros((50, 50), np.uint8)
+        values[20:30] = 1
+        inside = write(tmp_path / 'in.tif', values)
+        check_mask(SceneDataset(optical, sar, inside), 2)
+        there = from_origin(WEST + 5000, NORTH, 10, 10)
+        outside = write(tmp_path / 'out.tif', values, there)
+        with pytest.raises(
+            ValueError,
+            match=r"out\.tif' has no label in the scene, .* west 500000, .*32633",
+        ):
+            check_mask(SceneDataset(optical, sar, outside), 2)

@@ -3,12 +3,14 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+from lightning.pytorch import LightningModule
 
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import SARSource, SceneDataset, Source, SyntheticFlood
@@ -360,21 +362,55 @@ class TestSceneDataModule:
         assert not torch.allclose(image[..., 8:, :], plain[..., 8:, :])
 
     def test_no_change(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """A mask of 0 and 255, which is to be ignored."""
+        """A mask without any flood."""
         with rasterio.open(paths['mask']) as src:
             mask, profile = src.read(), src.profile
         with rasterio.open(tmp_path / 'mask.tif', 'w', **profile) as dst:
-            dst.write(np.where(mask == 1, 255, mask))
-        datamodule = fit({**paths, 'mask': tmp_path / 'mask.tif'}, inputs=None)
+            dst.write(np.zeros_like(mask))
+        datamodule = fit({**paths, 'mask': tmp_path / 'mask.tif'})
         datamodule.setup('fit')
-        with pytest.warns(UserWarning, match=r'mask\.tif.* has the values \[0'):
+        with pytest.warns(UserWarning, match=r'mask\.tif.* has only the class 0'):
             datamodule.val_dataloader()
 
     def test_change(self, paths: dict[str, Path], recwarn: Any) -> None:
         datamodule = fit(paths, inputs=None, grid_size=6)
         datamodule.setup('fit')
         datamodule.val_dataloader()
-        assert not [w for w in recwarn if 'has the values' in str(w.message)]
+        assert not [w for w in recwarn if 'has only the class' in str(w.message)]
+
+    @pytest.mark.parametrize(
+        ('task', 'count'),
+        [
+            ({'task': 'multiclass', 'num_classes': 3}, None),
+            ({'task': 'multiclass', 'num_classes': 2}, 2),
+            ({'task': 'binary', 'num_classes': None}, 2),
+            ({}, None),
+        ],
+    )
+    def test_other_classes(
+        self,
+        task: dict[str, Any],
+        count: int | None,
+        paths: dict[str, Path],
+        tmp_path: Path,
+    ) -> None:
+        """Classes that the task does not have are refused before training."""
+        with rasterio.open(paths['mask']) as src:
+            mask, profile = src.read(), src.profile
+        with rasterio.open(tmp_path / 'mask.tif', 'w', **profile) as dst:
+            dst.write(2 * mask)
+        datamodule = fit({**paths, 'mask': tmp_path / 'mask.tif'})
+        module = LightningModule()
+        module.save_hyperparameters(task)
+        datamodule.trainer = cast(Any, SimpleNamespace(lightning_module=module))
+        datamodule.setup('fit')
+        if count is None:
+            datamodule.val_dataloader()
+            return
+        with pytest.raises(
+            ValueError, match=r'has the classes \[0, 2\], .* has 2: .* 1,'
+        ):
+            datamodule.val_dataloader()
 
     def test_lazy(self, paths: dict[str, Path]) -> None:
         """Files are not opened before they are needed."""

@@ -6,12 +6,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
-import shapely
 import torch
 from pyproj import Transformer
 from rasterio.enums import ColorInterp
@@ -178,7 +176,7 @@ class TestSceneDataset:
     def test_turned(self, tmp_path: Path) -> None:
         """An optical scene that is not north-up gets a grid that is."""
         turned = GRID @ Affine.rotation(20)
-        sar = np.zeros((300, 300), np.float32)
+        sar = np.full((300, 300), -10, np.float32)
         dataset = SceneDataset(
             write(tmp_path / 'optical.tif', np.full((1, 100, 100), 7.0), turned),
             write(
@@ -193,7 +191,7 @@ class TestSceneDataset:
     def test_nodata(self, tmp_path: Path) -> None:
         image = optical()
         image[:, :10] = 0
-        image[1, 20, 20] = 0
+        image[1, 20, 20] = 0  # Dark in one band
         sar = np.full((100, 120), -9999, np.float32)
         sar[:, 5:] = -10
         sar[50, 50] = np.nan
@@ -204,7 +202,7 @@ class TestSceneDataset:
         sample = read_all(dataset)
         expected = torch.ones(100, 120, dtype=torch.bool)
         expected[:10] = expected[:, :5] = False
-        expected[20, 20] = expected[50, 50] = False
+        expected[50, 50] = False
         assert torch.equal(sample['valid'][0], expected)
         assert (sample['image'][:, :, ~expected] == 0).all()
         assert (sample['image'][1, 0, expected] == -10).all()
@@ -261,7 +259,7 @@ class TestSceneDataset:
             image = optical(50, 60) + np.uint16(i)
             tiles.append(write(tmp_path / f'{i}.tif', image, corner))
         sar = write(tmp_path / 'sar.tif', np.full((100, 120), -9, np.float32))
-        dataset = SceneDataset(tiles, sar, write(tmp_path / 'm.tif', np.ones((9, 9))))
+        dataset = SceneDataset(tiles, sar, write(tmp_path / 'm.tif', np.zeros((9, 9))))
         sample = read_all(dataset)
         expected = torch.zeros(100, 120, dtype=torch.bool)
         expected[:50, :60] = expected[50:, 60:] = True
@@ -399,10 +397,14 @@ class TestSceneDataset:
     def test_truncated(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         path = write(tmp_path / 'half.tif', np.ones((100, 120), np.float32))
         path.write_bytes(path.read_bytes()[:24_000])
-        dataset = SceneDataset(pair[0], path)
-        with pytest.raises(
-            RuntimeError, match=r"SAR file '.*half\.tif' cannot be .*IReadBlock failed"
-        ):
+        match = r"SAR file '.*half\.tif' cannot be .*IReadBlock failed"
+        with pytest.raises(RuntimeError, match=match):
+            SceneDataset(pair[0], path)
+        # Nothing is read before it has to be if the file says where it has no data
+        with rasterio.open(path, 'r+') as src:
+            src.nodata = 0
+        dataset = SceneDataset(pair[0], SARSource(path, scale='other'))
+        with pytest.raises(RuntimeError, match=match):
             read_all(dataset)
 
 
@@ -471,9 +473,7 @@ class TestFiles:
             assert sample['image'][0, 2, 21, 41].item() == pytest.approx(
                 (corner * weights).sum(), rel=1e-5
             )
-        with pytest.raises(
-            ValueError, match=r"bands \['B02'\] are names: expected num"
-        ):
+        with pytest.raises(ValueError, match="optical band 'B02', did you mean 'B03'"):
             SceneDataset(Source(optical_files[0], ['B02']), sar_files[0])
         with pytest.raises(ValueError, match="unknown optical band 'B3', did you mean"):
             SceneDataset(Source(tmp_path, ['B3'], Sentinel2), tmp_path)
@@ -529,7 +529,7 @@ class TestFiles:
         self, pair: tuple[Path, Path]
     ) -> None:
         dataset = SceneDataset(pair[0], SARSource(pair[1], scale='power'))
-        match = r"SAR file '.*sar\.tif' has values below zero, but scale is 'power'"
+        match = r"SAR file '.*sar\.tif' has the value -25, but scale is 'power'"
         with pytest.raises(ValueError, match=match):
             read_all(dataset)
         with pytest.raises(ValueError, match="unknown scale of sar 'linear'"):
@@ -610,49 +610,11 @@ class TestFiles:
 
 
 class TestLabels:
-    @pytest.mark.parametrize('suffix', ['.gpkg', '.geojson', '.shp'])
-    def test_vector(self, suffix: str, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        """Polygons in another CRS are where they belong."""
-        boxes = [
-            shapely.box(WEST + 400, NORTH - 600, WEST + 600, NORTH - 500),
-            shapely.box(WEST + 900, NORTH - 900, WEST + 1000, NORTH - 400),
-        ]
-        table = gpd.GeoDataFrame({'kind': [1, 2]}, geometry=boxes, crs='EPSG:32633')
-        path = tmp_path / f'labels{suffix}'
-        table.to_crs(4326).to_file(path)
-        for label, values in ((None, (1, 1)), ('kind', (1, 2))):
-            dataset = SceneDataset(*pair, MaskSource(path, attribute=label))
-            expected = torch.zeros(70, 90, dtype=torch.int64)
-            expected[20:30, 10:30] = values[0]
-            expected[10:60, 60:70] = values[1]
-            assert torch.equal(read_all(dataset)['mask'][0], expected)
-            # No shapes there, and still labelled
-            x, y = WEST + 300, NORTH - 300
-            assert (dataset[x : x + 50, y - 50 : y]['mask'] == 0).all()
-        with pytest.raises(ValueError, match=r"unknown attribute of .*labels.* 'sort'"):
-            SceneDataset(*pair, MaskSource(path, attribute='sort'))
-
-    def test_invalid_vector(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        path = tmp_path / 'labels.gpkg'
-        with pytest.raises(FileNotFoundError, match=r"mask file '.*labels\.gpkg' does"):
-            SceneDataset(*pair, mask=path)
-        path.write_text('no vectors')
-        with pytest.raises(RuntimeError, match=r"mask file '.*labels\.gpkg' cannot be"):
-            SceneDataset(*pair, mask=path)
-
-    def test_negative(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        mask = np.zeros((100, 120), np.int16)
-        mask[:50], mask[50:60] = -1, 1
-        path = write(tmp_path / 'mask.tif', mask)
-        labels = read_all(SceneDataset(*pair, mask=path))['mask'][0]
-        assert (labels[:20] == 255).all()
-        assert (labels[20:30] == 1).all()
-        assert (labels[30:] == 0).all()
-
     def test_splits(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         """Each labelled pixel counts in one split, whatever patch it is read with."""
         mask = np.ones((100, 120), np.uint8)
-        dataset = SceneDataset(*pair, mask=write(tmp_path / 'mask.tif', mask))
+        source = MaskSource(write(tmp_path / 'mask.tif', mask), classes={1: 1})
+        dataset = SceneDataset(*pair, mask=source)
         splits = random_grid_cell_assignment(dataset, [0.5, 0.5], grid_size=4)
         counts = torch.zeros(70, 90)
         for split in splits:

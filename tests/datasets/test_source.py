@@ -17,7 +17,7 @@ class TestSource:
     def test_of_paths(self, paths: Paths) -> None:
         assert Source.of(paths) == Source(paths)
         assert SARSource.of(paths) == SARSource(paths, scale='db')
-        assert MaskSource.of(paths).bands == (1,)
+        assert MaskSource.of(paths) == MaskSource(paths, classes=None)
 
     def test_of(self) -> None:
         source = SARSource('a.tif', scale='power')
@@ -46,6 +46,7 @@ class TestSource:
         """All that changes the values, and no paths."""
         assert Source('a.tif', ['B02'], Sentinel2, 0).describe() == {
             'bands': ['B02'], 'naming': 'Sentinel2', 'nodata': 0,
+            'gain': None, 'offset': None, 'date': None, 'trim': 0,
         }  # fmt: skip
         description = SARSource('a.tif', scale='other', decibels=0.2).describe()
         assert description['scale'] == 'other'
@@ -61,12 +62,14 @@ class TestSARSource:
     def test_convert(self) -> None:
         values = np.array([[1.0, 0.1, 0.0, -0.1, math.nan]], np.float32)
         nan = math.nan
-        expected = [[0.0, -10.0, nan, nan, nan]]
+        expected = [[0.0, -10.0, -40.0, -40.0, nan]]
         power = SARSource(scale='power').convert(values, 'x')
         np.testing.assert_allclose(power, expected, atol=1e-6)
         amplitude = SARSource(scale='amplitude').convert(values, 'x')
-        np.testing.assert_allclose(amplitude, np.multiply(expected, 2), atol=1e-6)
+        np.testing.assert_allclose(
+            amplitude, [[0.0, -20.0, -40.0, -40.0, nan]], atol=1e-6
+        )
         for scale in (SARSource(scale='db'), SARSource(scale='other'), Source()):
             assert scale.convert(values, 'x') is values
-        with pytest.raises(ValueError, match="SAR file 'x' has values below zero"):
-            SARSource(scale='power').convert(-values[:, :2], "SAR file 'x'")
+        with pytest.raises(ValueError, match="SAR file 'x' has the value -"):
+            SARSource(scale='power').convert(-12 * values[:, :2], "SAR file 'x'")

@@ -120,3 +120,40 @@ def check_contrast(scene: SceneDataset, decibels: float) -> None:
             'would differ by more or less than in training. Expected sar.decibels, or '
             'files in dB or linear power (sar.scale)'
         )
+
+
+def check_mask(scene: SceneDataset, num_classes: int | None) -> None:
+    """Check that the mask of a scene has labels there, and only those of the task.
+
+    Warns if nothing is changed.
+
+    Args:
+        scene: The scene.
+        num_classes: Number of classes of the task, if it is known.
+
+    Raises:
+        RuntimeError: If a file cannot be read.
+        ValueError: If there are no labels, or those of other classes.
+    """
+    assert scene.mask is not None
+    name = f'mask file {name_paths(scene.mask.paths)}'
+    classes = sorted(scene.mask.classes)
+    if num_classes is not None and classes[-1] >= num_classes:
+        raise ValueError(
+            f'{name} has the classes {classes}, but the task has {num_classes}: expected '
+            f'0 to {num_classes - 1}, or mask.classes, the class of each value'
+        )
+    labels = scene.mask.read(*scene.overview_slice(2048))
+    found = set(torch.unique(labels).tolist()) - {scene.ignore_index}
+    if not found:
+        west, south, east, north = scene.index.total_bounds.tolist()
+        raise ValueError(
+            f'{name} has no label in the scene, which is west {west:g}, south {south:g}, '
+            f'east {east:g}, north {north:g} in {scene.grid.crs.to_string()}: expected a '
+            'mask of this place'
+        )
+    if found == {0}:
+        rank_zero_warn(
+            f'{name} has only the class 0 where it was looked at: expected 1 where '
+            'changed. Is it the mask of this scene?'
+        )

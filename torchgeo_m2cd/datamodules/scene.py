@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets.splits import random_grid_cell_assignment
@@ -21,7 +20,7 @@ from ..maps import MapPlan, Outputs, plan_maps, rows_done
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation, Standardize
 from .base import PairDataModule
-from .checks import check_contrast, check_values
+from .checks import check_contrast, check_mask, check_values
 
 
 class SceneDataModule(PairDataModule, GeoDataModule):
@@ -248,8 +247,6 @@ class SceneDataModule(PairDataModule, GeoDataModule):
     def default_inputs(self) -> Inputs:
         """Return what a new model is shown, if nothing else is said.
 
-        Warns if no pixel that was looked at is changed.
-
         Returns:
             Inputs with mean and standard deviation of random patches of the training split.
 
@@ -277,12 +274,21 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 raise _no_data(split, scene)
             if self.sar.scale == 'other' and inputs.sar.decibels is not None:
                 check_contrast(scene, inputs.sar.decibels)
+            if scene.mask is not None:
+                check_mask(scene, self._count_classes())
         splits = (self.train_dataset, self.val_dataset, self.test_dataset)
         for dataset in (*self.scenes.scenes, *splits):
             if isinstance(dataset, SceneDataset):
                 dataset.measure = inputs.measure if inputs.measures else None
                 dataset.window = inputs.window
         self._is_prepared = True
+
+    def _count_classes(self) -> int | None:
+        """Return the number of classes of the task, None without a task."""
+        task = None if self.trainer is None else self.trainer.lightning_module
+        arguments = {} if task is None else task.hparams
+        kind = arguments.get('task')
+        return arguments.get('num_classes') if kind in (None, 'multiclass') else 2
 
     def _split(self, scene: SceneDataset, stage: str) -> list[SceneDataset]:
         """Divide a scene into the splits to train, validate and test with."""
@@ -313,22 +319,13 @@ class SceneDataModule(PairDataModule, GeoDataModule):
 def _measure_statistics(train: SceneDataset, size: tuple[int, int]) -> Inputs:
     """Measure mean and standard deviation on random patches of the training split."""
     pixels = []
-    found: set[int] = set()
     for x, y in RandomPatchSampler(train, size=size, length=64, generator=0):
         sample = train[x, y]
         # Neighbours say little that is new
         pixels.append(sample['image'][:, :, sample['valid'][0]][..., ::97])
-        found |= set(torch.unique(sample['mask']).tolist())
     values = torch.cat(pixels, dim=-1)
     if values.shape[-1] == 0:
         raise _no_data('train', train)
-    if not found - {0, train.ignore_index}:
-        assert train.mask is not None
-        rank_zero_warn(
-            f'mask file {name_paths(train.mask.paths)} has the values '
-            f'{sorted(found)} where it was looked at: expected 0 where unchanged, 1 '
-            f'where changed, and {train.ignore_index} only where it is not known'
-        )
     std, mean = torch.std_mean(values, dim=-1)
     optical, sar = (
         Standardize(mean[i, :count].tolist(), std[i, :count].tolist())

@@ -5,9 +5,10 @@
 
 from .base import OpticalSARDataset, stack_pair
 from .cau_flood import CAUFlood
+from .masks import MaskSource
 from .ombria import OMBRIA
 from .scene import SceneDataset, SceneList
-from .source import MaskSource, SARSource, Source
+from .source import SARSource, Source
 from .synthetic import SyntheticFlood
 
 __all__ = (

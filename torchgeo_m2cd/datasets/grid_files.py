@@ -1,29 +1,31 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Raster and vector files that are read on one pixel grid."""
+"""Raster files that are read on one pixel grid."""
 
 import atexit
+import dataclasses
 import functools
 import math
 import os
-import pathlib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import rasterio
 import rasterio.merge
 import shapely
 import torch
+import torch.nn.functional as F
 from pyproj import CRS
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS as RasterioCRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import RasterioError
-from rasterio.features import rasterize
+from rasterio.features import geometry_mask
 from rasterio.io import DatasetReader
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
@@ -31,10 +33,30 @@ from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
-from ..utils import GDAL_ENV, check_choice
+from ..utils import GDAL_ENV
+from .granules import Band, Granule
 from .grid import Grid, is_north_up
-from .paths import expand, list_files, name_paths, without_secrets
-from .source import MaskSource, Source
+from .layers import LayerReader, open_file, unreadable
+from .paths import name_paths, public_path
+from .source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Margin:
+    """Area where zeros are no data, and what was mixed with them when it was warped."""
+
+    area: shapely.Geometry
+    rim: int
+
+    def hide(self, image: npt.NDArray[np.float32], x: slice, y: slice) -> None:
+        """Set no data in a window, in place."""
+        zero = image == 0
+        if zero.any() and self.area.intersects(
+            shapely.box(x.start, y.start, x.stop, y.stop)
+        ):
+            transform = from_origin(x.start, y.stop, x.step, y.step)
+            zero &= geometry_mask([self.area], zero.shape, transform, invert=True)
+            image[_grow(zero, self.rim)] = math.nan
 
 
 class GridRaster(GeoDataset):
@@ -43,6 +65,8 @@ class GridRaster(GeoDataset):
     TorchGeo warps a file of another CRS to a grid of its own, with nearest neighbours,
     and then resamples each patch by itself. Here, every file is warped once, to the
     common grid: a pixel has the same value in all patches that hold it.
+
+    Where granules overlap, the first of them that has data is on top.
     """
 
     def __init__(
@@ -59,7 +83,8 @@ class GridRaster(GeoDataset):
         Args:
             name: What the files are, for messages.
             source: The files, and how to read them.
-            grid: Grid to read them on (defaults to that of the first file).
+            grid: Grid to read them on (defaults to that of the first file, or of the
+                finest of its bands).
             crs: CRS of the grid, if it is not given (defaults to that of the first
                 file).
             res: Width and height of a pixel in units of *crs*, if the grid is not given
@@ -71,7 +96,8 @@ class GridRaster(GeoDataset):
             FileNotFoundError: If a file or folder, or the file of a band, does not
                 exist.
             RuntimeError: If a file cannot be read.
-            ValueError: If a file has no CRS, lacks a band, or cannot be warped.
+            ValueError: If a file has no CRS, lacks a band, holds complex values, or
+                cannot be warped, or if files of a folder do not belong together.
         """
         res = (res, res) if isinstance(res, int | float) else res
         if res is not None and not min(res) > 0:
@@ -80,113 +106,87 @@ class GridRaster(GeoDataset):
         self.source = source
         self.paths = source.paths
         self.resampling = resampling
-        given = source.find_paths(name)
-        self.naming = source.name_files(name)
-        #: Names of the bands, if the files are named by a dataset of TorchGeo.
-        self.band_names = (
-            [str(band) for band in self.naming.bands] if self.naming else []
-        )
-        self.channels = self._number_bands()
-        found: dict[str, shapely.Polygon] = {}
-        for path in self._list_files(given):
-            try:
-                src = self._open(path)
-            except RasterioError as error:
-                suffix = pathlib.PurePath(path).suffix.lower()
-                if path in given or suffix in ('.tif', '.tiff'):
-                    raise self._unreadable([path], error) from error
-                continue  # Something else in the folder
-            with src:
-                self._check_bands(path, src)
-                grid = grid or Grid.of(src, crs, res)
-                left, top, right, bottom = self._box(path, src, grid)
-            west, north = grid.transform @ (left, top)
-            east, south = grid.transform @ (right, bottom)
-            found[path] = shapely.box(west, south, east, north)
-        if grid is None or not found:
+        reader = LayerReader(name, source)
+        #: The granules, the first on top, with the bands that are read.
+        self.granules = reader.read()
+        if not self.granules:
             raise DatasetNotFoundError(self)
+        #: How each file is read.
+        self.layers = reader.layers
+        if grid is None:
+            grid = self._choose_grid(crs, res)
         self.grid = grid
         self._res = grid.res
+        # Where zeros of a file are no data
+        self._margins: dict[str, _Margin] = {}
         always = (pd.Timestamp.min, pd.Timestamp.max)
         self.index = gpd.GeoDataFrame(
-            {'filepath': list(found)},
+            {'filepath': [granule.files[0] for granule in self.granules]},
             index=pd.IntervalIndex.from_tuples(
-                [always] * len(found), closed='both', name='datetime'
+                [always] * len(self.granules), closed='both', name='datetime'
             ),
-            geometry=list(found.values()),
+            geometry=[self._locate(granule) for granule in self.granules],
             crs=grid.crs,
         )
-        expand(name, self.files)
+
+    def _choose_grid(self, crs: CRS | None, res: tuple[float, float] | None) -> Grid:
+        """Return the grid of the first granule, of its finest band."""
+        grids = []
+        for file in self.granules[0].files:
+            with open_file(file) as src:
+                grids.append(Grid.of(src, crs, res))
+        return min(grids, key=lambda grid: grid.res)
 
     @property
     def band_count(self) -> int:
         """Number of bands that are read."""
-        return len(self.band_names or self.channels)
+        return len(self.granules[0].bands)
+
+    @property
+    def band_names(self) -> list[str]:
+        """Names of the bands, empty strings where they are not known.
+
+        Those of Sentinel-2 and polarisations are those of
+        :data:`~torchgeo_m2cd.datasets.bands.BANDS`.
+        """
+        return self.granules[0].names
 
     @property
     def files(self) -> list[str]:
         """All files that are read, one per band included."""
-        return [path for paths in self._files_of(self.index) for path in paths]
+        return [path for granule in self.granules for path in granule.files]
 
-    def _number_bands(self) -> list[int]:
-        """Return the numbers of the bands in each file, none for those of the first."""
-        if self.naming is None or not self.band_names:
-            return [int(band) for band in self.source.bands or ()]
-        if self.naming.separate_files:
-            return [1]
-        return [self.naming.all_bands.index(name) + 1 for name in self.band_names]
+    def select(self, names: Sequence[str]) -> None:
+        """Read other bands from now on.
 
-    def _list_files(self, given: Sequence[str]) -> list[str]:
-        """List the files, also those in folders, of one band if each has its own."""
-        if self.naming is not None:
-            pattern = re.compile(self.naming.filename_regex, re.VERBOSE)
-            files = self.naming.files
-            return [file for file in files if pattern.match(os.path.basename(file))]
-        found = [file for path in given for file in list_files(path)]
-        return list(dict.fromkeys(found))
+        Args:
+            names: Names of the bands, in the order to read them in.
 
-    def _check_bands(self, path: str, src: DatasetReader) -> None:
-        """Check that a file has the bands, which by default are those of the first."""
-        if src.crs is None:
-            raise ValueError(
-                f'{self.name} file {path!r} has no CRS: expected a georeferenced raster'
-            )
-        self.channels = self.channels or [
-            band
-            for band, color in zip(src.indexes, src.colorinterp, strict=True)
-            if color != ColorInterp.alpha
-        ]
-        if not set(self.channels) <= set(src.indexes):
-            raise ValueError(
-                f'{self.name} file {path!r} has {src.count} bands: expected it to have '
-                f'the bands {self.channels}'
-            )
+        Raises:
+            ValueError: If a granule has no band of a name.
+        """
+        self.granules = [granule.select(names, self.name) for granule in self.granules]
 
-    def _box(self, path: str, src: DatasetReader, grid: Grid) -> tuple[int, ...]:
-        """Return the left, top, right and bottom edge of a file in whole grid pixels."""
-        try:
-            edges = grid.edges(src)
-        except ProjError as error:
-            raise ValueError(
-                f'{self.name} file {path!r} of {src.crs} cannot be warped to '
-                f'{grid.crs.to_string()}: {error}'
-            ) from error
-        # Outwards, but not for the sake of rounding errors
-        return (
-            *(math.floor(edge + 0.01) for edge in edges[:2]),
-            *(math.ceil(edge - 0.01) for edge in edges[2:]),
-        )
+    def describe(self) -> dict[str, Any]:
+        """Describe what is read, and what was assumed of it, in plain values.
 
-    def _files_of(self, rows: gpd.GeoDataFrame) -> list[list[str]]:
-        """List the files of rows of the index: all at once, or those of each band."""
-        paths = [os.fspath(path) for path in rows.filepath]
-        if self.naming is None or not self.naming.separate_files:
-            return [paths]
-        pattern = re.compile(self.naming.filename_regex, re.VERBOSE)
-        return [
-            [_name_band(path, band, pattern) for path in paths]
-            for band in self.band_names
-        ]
+        Returns:
+            Files, bands, dates, and what the source says; for each kind of file the value
+            without data, gains and offsets.
+        """
+        layers = [self.layers[path] for path in self.files]
+        bands = [band for granule in self.granules for band in granule.bands]
+        return {
+            **self.source.describe(),
+            'files': [public_path(path) for path in self.files],
+            'bands': self.band_names
+            if all(self.band_names)
+            else [band.number for band in self.granules[0].bands],
+            'dates': sorted({granule.date for granule in self.granules} - {''}),
+            'nodata': list(dict.fromkeys(str(layer.nodata) for layer in layers)),
+            'gain': list(dict.fromkeys(band.gain for band in bands)),
+            'offset': list(dict.fromkeys(band.offset for band in bands)),
+        }
 
     def __getitem__(self, index: GeoSlice) -> Sample:
         """Retrieve the image of a window.
@@ -218,154 +218,217 @@ class GridRaster(GeoDataset):
             RuntimeError: If a file cannot be read.
             ValueError: If values that cannot be negative are.
         """
-        rows = self.index.cx[x.start : x.stop, y.start : y.stop]
-        if rows.empty:  # A hole in a mosaic
-            return torch.full((self.band_count, *_shape(x, y)), math.nan)
-        return torch.cat([self._merge(paths, x, y) for paths in self._files_of(rows)])
+        image = np.full((self.band_count, *_shape(x, y)), math.nan, np.float32)
+        box = shapely.box(x.start, y.start, x.stop, y.stop)
+        hit = sorted(self.index.sindex.query(box).tolist())
+        for number in hit:
+            values = self._read_granule(self.granules[number], x, y)
+            missing = np.isnan(image).all(axis=0)
+            np.copyto(image, values, where=missing)
+            if not np.isnan(image).any():
+                break
+        if not hit:  # A hole in a mosaic
+            return torch.from_numpy(image)
+        files = [path for number in hit for path in self.granules[number].files]
+        name = f'{self.name} file {name_paths(files)}'
+        return torch.from_numpy(self.source.convert(image, name))
 
-    def _merge(self, paths: Sequence[str], x: slice, y: slice) -> Tensor:
-        """Mosaic files in a window, the first on top."""
+    def scan(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        """Read each granule as a whole, at low resolution.
+
+        Yields:
+            Names of its files, and the values of the pixels with data, shape (C, N), in
+            the units of a sample.
+
+        Raises:
+            RuntimeError: If a file cannot be read.
+        """
+        for granule in self.granules:
+            layers = []
+            for path, bands in granule.by_file():
+                try:
+                    with open_file(path) as src:
+                        layers.append(self.layers[path].scan(src, bands))
+                except RasterioError as error:
+                    raise unreadable(self.name, path, error) from error
+            size = np.max([layer.shape[1:] for layer in layers], axis=0)
+            values = np.concatenate([_zoom(layer, *size) for layer in layers])
+            values = self._check_dark(granule, values)
+            _calibrate(values, granule.bands)
+            name = f'{self.name} file {name_paths(granule.files)}'
+            known = ~np.isnan(values).any(axis=0)
+            yield name, self.source.convert(values[:, known], name)
+
+    def _read_granule(
+        self, granule: Granule, x: slice, y: slice
+    ) -> npt.NDArray[np.float32]:
+        """Read a granule in a window, NaN in all bands where it has no data."""
+        trim = math.ceil(self.source.trim * self.grid.res[0] / x.step - 1e-6)
+        margins = [self._margins.get(band.path) for band in granule.bands]
+        halo = trim + max([margin.rim for margin in margins if margin], default=0)
+        wide_x, wide_y = (
+            slice(
+                edge.start - halo * edge.step, edge.stop + halo * edge.step, edge.step
+            )
+            for edge in (x, y)
+        )
+        layers = [
+            self._read_layer(path, bands, wide_x, wide_y)
+            for path, bands in granule.by_file()
+        ]
+        values = np.concatenate(layers) if len(layers) > 1 else layers[0]
+        values = self._check_dark(granule, values)
+        for image, margin in zip(values, margins, strict=True):
+            if margin is not None:
+                margin.hide(image, wide_x, wide_y)
+        _calibrate(values, granule.bands)
+        missing = np.isnan(values).any(axis=0)
+        if trim:
+            missing = _grow(missing, trim)
+        values[:, missing] = math.nan
+        return values[:, halo:-halo, halo:-halo] if halo else values
+
+    def _read_layer(
+        self, path: str, bands: Sequence[Band], x: slice, y: slice
+    ) -> npt.NDArray[np.float32]:
+        """Read bands of a file in a window, NaN where there are no data."""
         try:
             with rasterio.Env(**GDAL_ENV):
-                array, _ = rasterio.merge.merge(
-                    [self._on_grid(path, os.getpid()) for path in paths],
+                values, _ = rasterio.merge.merge(
+                    [self._on_grid(path, os.getpid())],
                     bounds=(x.start, y.start, x.stop, y.stop),
                     res=(x.step, y.step),
-                    indexes=self.channels,
+                    indexes=[band.number for band in bands],
                     nodata=math.nan,
                     dtype='float32',
                 )
         except RasterioError as error:
-            raise self._unreadable(paths, error) from error
-        name = f'{self.name} file {name_paths(paths)}'
-        return torch.from_numpy(self.source.convert(array, name))
+            raise unreadable(self.name, path, error) from error
+        return cast(npt.NDArray[np.float32], values)
+
+    def _check_dark(
+        self, granule: Granule, values: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Let zeros of an optical image be no data where all bands are, and only there."""
+        zeros = [self.layers[band.path].nodata == 0 for band in granule.bands]
+        if self.source.is_optical and any(zeros):
+            missing = np.isnan(values)
+            dark = missing & ~missing.all(axis=0) & np.array(zeros)[:, None, None]
+            values[dark] = 0
+            values[:, (values == 0).all(axis=0)] = math.nan
+        return values
+
+    def _locate(self, granule: Granule) -> shapely.Polygon:
+        """Return the extent of a granule in whole pixels of the grid."""
+        boxes = []
+        for path in granule.files:
+            with open_file(path) as src:
+                left, top, right, bottom = self._box(path, src)
+                area = self.layers[path].margin
+                if area is not None:
+                    # Grid pixels to which one of the file reaches when it is warped
+                    rim = math.ceil((right - left) / src.width)
+                    self._margins[path] = _Margin(
+                        self.grid.project(area, src.crs),
+                        0 if self._is_on_grid(path, src) else rim,
+                    )
+            west, north = self.grid.transform @ (left, top)
+            east, south = self.grid.transform @ (right, bottom)
+            boxes.append((west, south, east, north))
+        west, south = np.min(boxes, axis=0)[:2]
+        east, north = np.max(boxes, axis=0)[2:]
+        return shapely.box(west, south, east, north)
+
+    def _box(self, path: str, src: DatasetReader) -> tuple[int, ...]:
+        """Return the left, top, right and bottom edge of a file in whole grid pixels."""
+        try:
+            edges = self.grid.edges(src)
+        except ProjError as error:
+            raise ValueError(
+                f'{self.name} file {name_paths(path)} of {src.crs} cannot be warped to '
+                f'{self.grid.crs.to_string()}: {error}'
+            ) from error
+        # Outwards, but not for the sake of rounding errors
+        return (
+            *(math.floor(edge + 0.01) for edge in edges[:2]),
+            *(math.ceil(edge - 0.01) for edge in edges[2:]),
+        )
+
+    def _is_on_grid(self, path: str, src: DatasetReader) -> bool:
+        """Whether pixels of a file are pixels of the grid, and it says what has data."""
+        edges = self.grid.edges(src)
+        left, top, right, bottom = self._box(path, src)
+        return (
+            src.crs == RasterioCRS.from_user_input(self.grid.crs)
+            and not self.grid.place(src)
+            and self._says_nodata(path, src)
+            and is_north_up(src.transform)
+            and src.shape == (bottom - top, right - left)
+            and max(abs(edge - round(edge)) for edge in edges) < 0.01
+        )
+
+    def _says_nodata(self, path: str, src: DatasetReader) -> bool:
+        """Whether a file says itself where it has no data, or that is seen in it."""
+        nodata, own = self.layers[path].nodata, src.nodata
+        if nodata == 0 and self.source.is_optical:
+            return True
+        return str(nodata) == str(None if own is None else float(own))
 
     # As many open files as TorchGeo has; none is shared with a forked process
     @functools.lru_cache(maxsize=128)  # noqa: B019
     def _on_grid(self, path: str, process: int) -> DatasetReader | WarpedVRT:
         """Open a file such that its pixels are pixels of the grid."""
-        src = self._open(path)
-        edges = self.grid.edges(src)
-        left, top, right, bottom = self._box(path, src, self.grid)
-        height, width = bottom - top, right - left
-        target = RasterioCRS.from_user_input(self.grid.crs)
-        if (
-            src.crs == target
-            and self.source.nodata is None
-            and is_north_up(src.transform)
-            and (src.height, src.width) == (height, width)
-            and max(abs(edge - round(edge)) for edge in edges) < 0.01
-        ):
+        src = open_file(path)
+        if self._is_on_grid(path, src):
             return src
+        left, top, right, bottom = self._box(path, src)
+        nodata = self.layers[path].nodata
+        masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
         with src:
             return WarpedVRT(
                 src,
-                crs=target,
+                crs=RasterioCRS.from_user_input(self.grid.crs),
                 transform=self.grid.shift(left, top),
-                height=height,
-                width=width,
+                height=bottom - top,
+                width=right - left,
                 resampling=self.resampling,
-                src_nodata=self._nodata(src),
+                src_nodata=math.nan if nodata is None and not masked else nodata,
                 nodata=math.nan,
                 dtype='float32',
+                # A dark band is no data only where all others are
+                UNIFIED_SRC_NODATA='YES' if self.source.is_optical else 'NO',
+                **self.grid.place(src),
             )
-
-    def _nodata(self, src: DatasetReader) -> float | None:
-        """Return the value of pixels without data, None if a mask says where they are."""
-        if self.source.nodata is not None:
-            return self.source.nodata
-        if src.nodata is not None:
-            return float(src.nodata)
-        masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
-        return None if masked else math.nan
-
-    def _open(self, path: str) -> DatasetReader:
-        """Open a file."""
-        # TorchGeo's command keeps GDAL from looking for other files, and so for masks
-        env = {'GDAL_DISABLE_READDIR_ON_OPEN': 'FALSE'} if os.path.exists(path) else {}
-        with rasterio.Env(**env):
-            file: DatasetReader = rasterio.open(path)
-        return file
-
-    def _unreadable(self, paths: Sequence[str], error: Exception) -> RuntimeError:
-        """Make the error that a file cannot be read."""
-        return RuntimeError(
-            f'{self.name} file {name_paths(paths)} cannot be read: expected a complete '
-            f'raster file ({without_secrets(str(error.__cause__ or error))})'
-        )
 
 
 # Before Python takes GDAL apart
 atexit.register(GridRaster._on_grid.cache_clear)
 
 
-class GridVector:
-    """Polygons that are burnt into a grid, 0 where there are none.
-
-    Unlike those of TorchGeo's ``VectorDataset``, the files are read and warped once, not
-    for every patch.
-    """
-
-    def __init__(self, name: str, source: MaskSource, grid: Grid) -> None:
-        """Initialize a new GridVector instance.
-
-        Args:
-            name: What the files are, for messages.
-            source: The files, and how to read them.
-            grid: Grid to burn them into.
-
-        Raises:
-            FileNotFoundError: If a file does not exist.
-            RuntimeError: If a file cannot be read.
-            ValueError: If a file lacks the attribute.
-        """
-        self.paths = source.paths
-        self.attribute = source.attribute
-        tables = []
-        for path in source.find_paths(name):
-            try:
-                tables.append(gpd.read_file(path).to_crs(grid.crs))
-            except (RuntimeError, ValueError) as error:
-                raise RuntimeError(
-                    f'{name} file {path!r} cannot be read: expected polygons with a CRS '
-                    f'({error})'
-                ) from error
-            if self.attribute is not None:
-                columns = tables[-1].columns
-                check_choice(f'attribute of {path}', self.attribute, columns)
-        self.polygons = pd.concat(tables)
-
-    def read(self, x: slice, y: slice) -> Tensor:
-        """Burn the polygons of a window.
-
-        Args:
-            x: Left and right edge, and width of a pixel.
-            y: Lower and upper edge, and height of a pixel.
-
-        Returns:
-            Classes of shape (1, H, W), float32.
-        """
-        hit = self.polygons.cx[x.start : x.stop, y.start : y.stop]
-        image = np.zeros(_shape(x, y), np.float32)
-        if len(hit):
-            classes = [1.0] * len(hit)
-            if self.attribute is not None:
-                classes = [float(value) for value in hit[self.attribute]]
-            rasterize(
-                zip(hit.geometry, classes, strict=True),
-                out=image,
-                transform=from_origin(x.start, y.stop, x.step, y.step),
-            )
-        return torch.from_numpy(image[None])
+def _calibrate(values: npt.NDArray[np.float32], bands: Sequence[Band]) -> None:
+    """Turn values of the files into those of a sample, in place."""
+    for band, image in zip(bands, values, strict=True):
+        if (band.gain, band.offset) not in ((1.0, 0.0), (None, None)):
+            image *= np.float32(band.gain)
+            image += np.float32(band.offset)
+            # Where all bands are 0, models see no data
+            image[image == 0] = np.finfo(np.float32).tiny
 
 
-def _name_band(path: str, band: str, pattern: re.Pattern[str]) -> str:
-    """Return the file of a band, given that of another."""
-    folder, base = os.path.split(path)
-    match = pattern.match(base)
-    assert match is not None  # Other files are not in the index
-    start, end = match.span('band')
-    return os.path.join(folder, base[:start] + band + base[end:])
+def _grow(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
+    """Set all pixels of a mask that are at most *size* pixels away from a set one."""
+    image = torch.from_numpy(mask)[None].float()
+    grown = F.max_pool2d(image, 2 * size + 1, stride=1, padding=size)
+    return grown[0].numpy() > 0
+
+
+def _zoom(
+    image: npt.NDArray[np.float32], height: int, width: int
+) -> npt.NDArray[np.float32]:
+    """Enlarge an image by repeating pixels."""
+    rows = np.arange(height) * image.shape[1] // height
+    columns = np.arange(width) * image.shape[2] // width
+    return image[:, rows[:, None], columns]
 
 
 def _shape(x: slice, y: slice) -> tuple[int, int]:

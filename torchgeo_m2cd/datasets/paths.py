@@ -193,7 +193,8 @@ def expand(name: str, paths: Paths) -> list[str]:
 
     Returns:
         Existing files and folders, URLs, and names of GDAL's own. Matches of a pattern
-        are sorted, without the files that :func:`list_files` passes over.
+        are sorted, without the files that :func:`list_files` passes over, unless there
+        are no others.
 
     Raises:
         FileNotFoundError: If a file or folder does not exist, or nothing matches a
@@ -316,8 +317,9 @@ def _find(path: str) -> list[str]:
             rest = str(pathlib.Path(option).relative_to(folder))
             for pattern in (rest, rest.replace('[', '[[]')):
                 found = glob.glob(pattern, root_dir=folder, recursive=True)
-                if rasters := _list_rasters(str(folder / match) for match in found):
-                    return rasters
+                matches = sorted(str(folder / match) for match in found)
+                if matches:  # Maybe of masks, which are vector files
+                    return _list_rasters(matches) or matches
     return []
 
 

@@ -3,17 +3,14 @@
 
 """Georeferenced optical-SAR scenes."""
 
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 import shapely
 import torch
 from pyproj import CRS
-from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine, from_origin
 from torch import Tensor
@@ -23,15 +20,14 @@ from torchgeo.datasets.utils import GeoSlice, Sample
 
 from .base import OpticalSARDataset, stack_pair
 from .grid import Grid
-from .grid_files import GridRaster, GridVector
-from .paths import Paths, list_paths, name_paths
-from .source import MaskSource, SARSource, Source
+from .grid_files import GridRaster
+from .masks import Mask, MaskSource
+from .paths import Paths, name_paths
+from .source import SARSource, Source
 
 #: Measures image pairs, shape (B, 2, C, H, W), where they are valid, shape (B, 1, H, W):
 #: references of the optical and of the SAR images, shapes (B, K, 1, 1).
 Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-_VECTOR_SUFFIXES = ('.gpkg', '.geojson', '.json', '.shp', '.fgb')
 
 
 class SceneDataset(IntersectionDataset):
@@ -97,9 +93,7 @@ class SceneDataset(IntersectionDataset):
         grid = self.optical.grid
         self.sar = GridRaster('SAR', SARSource.of(sar), grid)
         #: Change mask, if there is one.
-        self.mask: GridRaster | GridVector | None = None
-        if mask is not None:
-            self.mask = _open_mask(MaskSource.of(mask), self.optical)
+        self.mask = None if mask is None else Mask(MaskSource.of(mask), grid)
         try:
             super().__init__(self.optical, self.sar, spatial_only=True)
         except RuntimeError as error:
@@ -145,19 +139,12 @@ class SceneDataset(IntersectionDataset):
     def rgb_channels(self) -> list[int]:
         """Channels of the optical image to show as red, green and blue.
 
-        By the names of the bands, of Sentinel-2 or of colours; else the first three.
+        By the names of the bands, if they are known; else the first three.
         """
         names = self.optical.band_names
-        if not names:
-            with rasterio.open(self.optical.files[0]) as src:
-                names = [src.descriptions[i - 1] for i in self.optical.channels]
-        for wanted in (
-            ('B04', 'B03', 'B02'),
-            ('B4', 'B3', 'B2'),
-            ('red', 'green', 'blue'),
-        ):
-            if set(wanted) <= set(names):
-                return [names.index(name) for name in wanted]
+        wanted = ('B04', 'B03', 'B02')
+        if set(wanted) <= set(names):
+            return [names.index(name) for name in wanted]
         return [min(i, self.optical.band_count - 1) for i in range(3)]
 
     def pixel_slice(
@@ -247,8 +234,7 @@ class SceneDataset(IntersectionDataset):
         """Read all of the scene at a lower resolution, by nearest neighbour.
 
         Args:
-            max_size: Largest height and width in pixels, more if the scene is more than
-                as many times longer than wide.
+            max_size: See :meth:`overview_slice`.
 
         Returns:
             Sample with ``image``, ``valid``, ``bounds`` and ``transform``.
@@ -256,11 +242,23 @@ class SceneDataset(IntersectionDataset):
         Raises:
             RuntimeError: If a file cannot be read.
         """
+        return self.read(*self.overview_slice(max_size))
+
+    def overview_slice(self, max_size: int = 1024) -> tuple[slice, slice]:
+        """Return the index of all of the scene at a lower resolution.
+
+        Args:
+            max_size: Largest height and width in pixels, more if the scene is more than
+                as many times longer than wide.
+
+        Returns:
+            [xmin:xmax:xres, ymin:ymax:yres] coordinates.
+        """
         height, width = self.shape
         # At least one pixel of a scene that is much longer than wide
         step = min(-(-max(self.shape) // max_size), *self.shape)
-        return self.read(
-            *self.pixel_slice(0, 0, height - height % step, width - width % step, step)
+        return self.pixel_slice(
+            0, 0, height - height % step, width - width % step, step
         )
 
     def _measure_around(self, sample: Sample, place: tuple[int, int]) -> Sample:
@@ -282,18 +280,14 @@ class SceneDataset(IntersectionDataset):
     def _read_mask(self, x: slice, y: slice, valid: Tensor) -> Tensor:
         """Read the mask of a window, 255 where not valid."""
         assert self.mask is not None
-        mask = torch.full(valid.shape, self.ignore_index)
-        values = self.mask.read(x, y)
-        known = valid & (values >= 0)  # Never where it is NaN
         # Cells of splits may end within a pixel, which belongs to one of them alone
         cells = shapely.transform(self.index.geometry.values, self._snap)
         region = shapely.union_all(cells)
         if not region.covers(shapely.box(x.start, y.start, x.stop, y.stop)):
             window = from_origin(x.start, y.stop, *self.res)
             inside = ~geometry_mask([region], tuple(valid.shape[1:]), window)
-            known &= torch.from_numpy(inside)
-        mask[known] = values[known].long()
-        return mask
+            valid = valid & torch.from_numpy(inside)
+        return self.mask.read(x, y).masked_fill(~valid, self.ignore_index)
 
     def _snap(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Move points to the nearest corners of pixels."""
@@ -342,11 +336,3 @@ class SceneList(Dataset[list[Sample]]):
             {**self.scenes[scene][x, y], 'scene': torch.tensor(scene)}
             for scene, x, y in index
         ]
-
-
-def _open_mask(source: MaskSource, optical: GridRaster) -> GridRaster | GridVector:
-    """Open a change mask on the grid of the optical image."""
-    suffixes = {pathlib.Path(path).suffix.lower() for path in list_paths(source.paths)}
-    if suffixes <= set(_VECTOR_SUFFIXES):
-        return GridVector('mask', source, optical.grid)
-    return GridRaster('mask', source, optical.grid, resampling=Resampling.nearest)

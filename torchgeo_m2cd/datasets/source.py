@@ -1,22 +1,27 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Which files an image or a mask consists of, and how to read them."""
+"""Which files an image consists of, and how to read them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.io import DatasetReader
 from torchgeo.datasets import RasterDataset
 
 from ..utils import check_choice
 from .paths import Paths, expand, list_files
+from .radiometry import REFLECTANCE
 
 #: What the values of a SAR file are: ``'db'``, linear ``'power'`` or ``'amplitude'``, or
 #: anything ``'other'``.
 SARScale = Literal['db', 'power', 'amplitude', 'other']
+
+#: Lowest value in dB of SAR images in linear power or amplitude, far below water.
+FLOOR = -40.0
 
 # Decibels per decade
 _DECIBELS = {'power': 10.0, 'amplitude': 20.0}
@@ -32,13 +37,59 @@ class Source:
             all).
         naming: Dataset of TorchGeo that knows the names of the files of this sensor,
             for one file per band: ``torchgeo.datasets.Sentinel2``.
-        nodata: Value of pixels without data (defaults to what the files say).
+        nodata: Value of pixels without data (defaults to what the files say, in optical
+            files that say nothing to 0 in all bands, and in SAR files along their edges to
+            0, too).
+        gain: A sample holds *gain* times the value of the file, plus *offset* (both
+            default to what catalogues, products and tags say; optical samples are then
+            reflectance x 10,000).
+        offset: See *gain*: -1000 for Sentinel-2 products since baseline 04.00 whose
+            metadata are lost.
+        date: Day of the files to read, by their names, ``'2023-05-01'`` (defaults to
+            all).
+        trim: Pixels of the grid along no data, and along the edges of files, that are not
+            read: the noise at the border of Sentinel-1 GRD products, for example.
+
+    Raises:
+        ValueError: If *trim* is negative.
     """
 
     paths: Paths = ()
     bands: Sequence[int] | Sequence[str] | None = None
     naming: type[RasterDataset] | None = None
     nodata: float | None = None
+    gain: float | None = None
+    offset: float | None = None
+    date: str | None = None
+    trim: int = 0
+
+    #: Whether 0 is no data only where all bands are 0, and values are reflectance.
+    is_optical: ClassVar[bool] = True
+    #: Value of a sample where the physical value, from 0 to 1 for reflectance, is 1.
+    physical_unit: ClassVar[float] = REFLECTANCE
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.trim < 0:
+            raise ValueError(f'trim is {self.trim}: expected 0 pixels or more')
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether files may have zeros along their edges that are no data."""
+        return False
+
+    def no_data(self, src: DatasetReader) -> float | None:
+        """Return the value of pixels without data in a file.
+
+        Args:
+            src: The open file.
+
+        Returns:
+            The value, None if there is none or a mask says where they are.
+        """
+        if self.nodata is not None:
+            return self.nodata
+        return None if src.nodata is None else float(src.nodata)
 
     @classmethod
     def of(cls, value: 'Source | Paths | None') -> Self:
@@ -92,21 +143,15 @@ class Source:
 
         Raises:
             DatasetNotFoundError: If no file has such a name.
-            ValueError: If a band is unknown, or has a name that nothing knows.
+            ValueError: If a band is unknown.
         """
-        names = [band for band in self.bands or () if isinstance(band, str)]
-        known = self.naming.all_bands if self.naming else ()
-        if names and not known:
-            raise ValueError(
-                f'{name} bands {names} are names: expected numbers, or the dataset of '
-                'TorchGeo that has such names as naming'
-            )
-        for band in names:
-            check_choice(f'{name} band', band, known)
         if self.naming is None:
             return None
+        names = [band for band in self.bands or () if isinstance(band, str)]
+        for band in names:
+            check_choice(f'{name} band', band, self.naming.all_bands)
         arguments: dict[str, Any] = {'bands': names} if names else {}
-        # TorchGeo would take a folder's name for a pattern
+        # TorchGeo would take the name of a folder for a pattern
         files = [file for path in self.find_paths(name) for file in list_files(path)]
         return self.naming(files, **arguments)
 
@@ -146,6 +191,10 @@ class SARSource(Source):
         bands: See :class:`Source`.
         naming: See :class:`Source`.
         nodata: See :class:`Source`.
+        gain: See :class:`Source`.
+        offset: See :class:`Source`.
+        date: See :class:`Source`.
+        trim: See :class:`Source`.
         scale: What the values are. ``'power'`` and ``'amplitude'`` are warped as they
             are and then turned into dB; ``'other'`` is left alone, and not checked.
         decibels: Decibels of one unit, for ``scale='other'`` (defaults to those of the
@@ -153,15 +202,24 @@ class SARSource(Source):
             :func:`~torchgeo_m2cd.transforms.estimate_decibels`.
 
     Raises:
-        ValueError: If *scale* is unknown.
+        ValueError: If *scale* is unknown, or *trim* is negative.
     """
 
     scale: SARScale = 'db'
     decibels: float | None = None
 
+    is_optical: ClassVar[bool] = False
+    physical_unit: ClassVar[float] = 1.0
+
     def __post_init__(self) -> None:
         """Check the arguments."""
+        super().__post_init__()
         check_choice('scale of sar', self.scale, get_args(SARScale))
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether files may have zeros along their edges: not pictures of 8 bit."""
+        return self.scale != 'other'
 
     @property
     def unit(self) -> float | None:
@@ -178,36 +236,22 @@ class SARSource(Source):
             name: Name of the files, for messages.
 
         Returns:
-            Values of the same shape, NaN where the input is zero or below.
+            Values of the same shape, at least :data:`FLOOR` dB: where the noise was
+            removed, the power of calm water may be zero or below.
 
         Raises:
-            ValueError: If most of the values are below zero.
+            ValueError: If values are below zero by more than noise can be.
         """
         if self.scale not in _DECIBELS:
             return values
-        if (values < 0).sum() > np.isfinite(values).sum() / 2:
+        # Sigma nought of noise is below 0.01
+        if (values < -1).any():
             raise ValueError(
-                f'{name} has values below zero, but scale is {self.scale!r}: expected '
-                "positive values, or scale='db'"
+                f'{name} has the value {np.nanmin(values):g}, but scale is '
+                f"{self.scale!r}: expected positive values, or scale='db'. A value that "
+                'stands for no data is set as sar.nodata'
             )
-        decibels = np.full_like(values, np.nan)
-        np.log10(values, out=decibels, where=values > 0)
-        return decibels * np.float32(_DECIBELS[self.scale])
-
-
-@dataclass(frozen=True)
-class MaskSource(Source):
-    """The files of a change mask, and how to read them.
-
-    Args:
-        paths: Raster files, with negative values where there is no label; or vector
-            files, whose polygons are changed and all else is not.
-        bands: Band of raster files (defaults to the first).
-        naming: See :class:`Source`.
-        nodata: See :class:`Source`.
-        attribute: Attribute of vector files that holds the class (defaults to class 1
-            for all polygons).
-    """
-
-    bands: Sequence[int] | Sequence[str] | None = (1,)
-    attribute: str | None = None
+        positive = np.maximum(values, np.finfo(np.float32).tiny)
+        decibels = np.log10(positive) * np.float32(_DECIBELS[self.scale])
+        floored: npt.NDArray[np.float32] = np.maximum(decibels, np.float32(FLOOR))
+        return floored

@@ -1,0 +1,348 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The files of granules, opened: their bands, and where they have data."""
+
+import dataclasses
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import shapely
+from lightning.pytorch.utilities import rank_zero_info
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from ..utils import check_choice
+from .bands import name_band
+from .granules import Band, Granule, find_granules
+from .paths import name_paths, public_path, without_secrets
+from .radiometry import Radiometry, find_margin, is_sentinel_2, read_safe
+from .source import Source
+
+# Largest height and width of what stands for a whole file
+_MAX_SIZE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Where a file has data.
+
+    Args:
+        nodata: Value without data, None if NaN, a mask or nothing says where that is.
+        margin: Area along its edges, in coordinates of the file, where 0 is no data, too.
+    """
+
+    nodata: float | None
+    margin: shapely.Geometry | None = None
+
+    def scan(
+        self, src: DatasetReader, bands: Sequence[Band]
+    ) -> npt.NDArray[np.float32]:
+        """Read bands of all of a file at low resolution.
+
+        Args:
+            src: The file.
+            bands: The bands.
+
+        Returns:
+            Values of shape (C, H, W), NaN where there are no data.
+        """
+        size = tuple(min(length, _MAX_SIZE) for length in src.shape)
+        numbers = [band.number for band in bands]
+        shape = (len(numbers), *size)
+        values: npt.NDArray[np.float32] = src.read(numbers, out_shape=shape)
+        values = values.astype(np.float32)
+        missing = values == np.float32(np.nan if self.nodata is None else self.nodata)
+        if self.nodata == src.nodata:
+            missing |= src.read_masks(numbers, out_shape=shape) == 0
+        np.copyto(values, np.nan, where=missing)
+        return values
+
+
+class LayerReader:
+    """Open the files of an image once, and find out how they are to be read."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        """Initialize a new LayerReader instance.
+
+        Args:
+            name: What the files are, for messages.
+            source: The files, and how to read them.
+        """
+        self.name = name
+        self.source = source
+        #: How each file is read.
+        self.layers: dict[str, Layer] = {}
+        # What was assumed, and of which files
+        self._assumed: dict[str, list[str]] = defaultdict(list)
+        # Type of values and grid of single bands of which nothing says what they are
+        self._unnamed: dict[str, tuple[str, str]] = {}
+
+    def read(self) -> list[Granule]:
+        """Open all files, and say what was assumed.
+
+        Returns:
+            Granules with the bands to read.
+
+        Raises:
+            DatasetNotFoundError: If *naming* knows none of the files.
+            FileNotFoundError: If a file does not exist.
+            RuntimeError: If a file cannot be read.
+            ValueError: If a file has no CRS, lacks a band, or holds complex values, or if
+                files of a folder do not belong together.
+        """
+        given = [] if self.source.naming else self.source.find_paths(self.name)
+        found = [
+            self._open_granule(granule, given)
+            for granule in find_granules(self.source, self.name)
+        ]
+        granules = [granule for granule in found if granule is not None]
+        self._check_unnamed()
+        for assumption, files in self._assumed.items():
+            rank_zero_info(f'{self.name} file {name_paths(files)}: {assumption}')
+        return self._choose_bands(granules)
+
+    def _open_granule(self, granule: Granule, given: Sequence[str]) -> Granule | None:
+        """Find out about the bands of a granule, None if it is something else."""
+        bands: list[Band] = []
+        for path, same in granule.by_file():
+            # By a catalogue, or by names
+            is_known = same[0].number > 0 or self.source.naming is not None
+            try:
+                src = open_file(path)
+            except RasterioError as error:
+                if path in given or is_known or _is_tiff(path):
+                    raise unreadable(self.name, path, error) from error
+                return None  # Something else in the folder
+            with src:
+                if src.crs is None and not (
+                    path in given or is_known or _is_tiff(path)
+                ):
+                    return None  # A thumbnail
+                self._check_file(path, src)
+                listed = _list_bands(path, src)
+                if same[0].number == 0:
+                    # A name that tells files apart is surer than a description
+                    named = bool(same[0].name) and len(listed) == 1
+                    found = same if named else listed
+                    found = [
+                        dataclasses.replace(b, number=max(b.number, 1)) for b in found
+                    ]
+                else:
+                    found = same
+                found = [self._calibrate(band, src) for band in found]
+                self.layers[path] = self._find_layer(path, src, found)
+                is_single = len(granule.files) == len(found) == 1
+                if is_single and not found[0].name and path not in given:
+                    self._unnamed[path] = (
+                        'float' if src.dtypes[0].startswith('float') else 'integer',
+                        f'{src.crs} {src.transform} {src.shape}',
+                    )
+            bands += found
+        return dataclasses.replace(granule, bands=tuple(bands))
+
+    def _check_file(self, path: str, src: DatasetReader) -> None:
+        """Check that a file can be placed, and has values that can be shown."""
+        if src.crs is None:
+            reason = 'expected a georeferenced raster'
+            if src.gcps[0] or src.rpcs:
+                reason = (
+                    'it has ground control points, as Sentinel-1 GRD products and raw '
+                    'images have. Expected a terrain-corrected product (Sentinel-1 RTC '
+                    'of the Planetary Computer, or of HyP3 of the ASF), or the output of '
+                    'gdalwarp -tps -t_srs EPSG:...'
+                )
+            raise ValueError(
+                f'{self.name} file {name_paths(path)} has no CRS: {reason}'
+            )
+        if any(dtype.startswith('complex') for dtype in src.dtypes):
+            raise ValueError(
+                f'{self.name} file {name_paths(path)} has complex values: expected real ones, such '
+                'as the power of a terrain-corrected SAR product'
+            )
+
+    def _calibrate(self, band: Band, src: DatasetReader) -> Band:
+        """Find gain and offset to the units of a sample."""
+        given = Radiometry(self.source.gain or 1.0, self.source.offset or 0.0)
+        if self.source.gain is not None or self.source.offset is not None:
+            return dataclasses.replace(band, **given._asdict())
+        found = self._find_radiometry(band, src)
+        unit = self.source.physical_unit
+        gain, offset = (round(value * unit, 9) for value in found)
+        if (gain, offset) != (1.0, 0.0):
+            self._assume(
+                band.path, f'values are {gain:g} x those of the file {offset:+g}'
+            )
+        return dataclasses.replace(band, gain=gain, offset=offset)
+
+    def _find_radiometry(self, band: Band, src: DatasetReader) -> Radiometry:
+        """Find physical values: by the catalogue, the product, or the tags of the file."""
+        as_it_is = Radiometry(1 / self.source.physical_unit)
+        if band.gain is not None or band.offset is not None:
+            return Radiometry(
+                as_it_is.gain if band.gain is None else band.gain, band.offset or 0.0
+            )
+        is_product = self.source.is_optical and is_sentinel_2(band.path)
+        if is_product and (found := read_safe(band.path, band.name)):
+            return found
+        tags = Radiometry(src.scales[band.number - 1], src.offsets[band.number - 1])
+        if tags != Radiometry():
+            return tags
+        if is_product:
+            self._assume(
+                band.path,
+                'values are taken for reflectance x 10,000. If they have the offset of '
+                f'products since January 2022, set {self.name}.offset=-1000',
+            )
+        return as_it_is
+
+    def _find_layer(
+        self, path: str, src: DatasetReader, bands: Sequence[Band]
+    ) -> Layer:
+        """Find out where a file has data."""
+        nodata = self.source.no_data(src)
+        masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
+        declared = nodata is not None or masked
+        if self.source.is_optical and not declared:
+            # As models see no data there
+            self._assume(path, '0 in all bands is taken for no data')
+            return Layer(0.0)
+        if not self.source.has_margins or nodata == 0:
+            return Layer(nodata)
+        try:
+            # Also of files that declare another value, such as old Sentinel-1 products
+            margin = find_margin(src, [band.number for band in bands])
+        except RasterioError as error:
+            raise unreadable(self.name, path, error) from error
+        if margin is not None:
+            self._assume(path, '0 along the edges is taken for no data')
+        return Layer(nodata, margin)
+
+    def _assume(self, path: str, assumption: str) -> None:
+        """Note what was assumed of a file."""
+        if path not in self._assumed[assumption]:
+            self._assumed[assumption].append(path)
+
+    def _check_unnamed(self) -> None:
+        """Check that single-band files of a folder are tiles, and not different things."""
+        types: dict[str, list[str]] = defaultdict(list)
+        places: dict[str, dict[str, str]] = defaultdict(dict)
+        for path, (dtype, place) in self._unnamed.items():
+            types[dtype].append(path)
+            # Tiles and dates differ in numbers
+            words = re.sub(r'\d+', '', os.path.basename(path))
+            places[place].setdefault(words, path)
+        different = [
+            list(files.values()) for files in places.values() if len(files) > 1
+        ]
+        if len(types) > 1:
+            different.append([files[0] for files in types.values()])
+        if different:
+            raise ValueError(
+                f'{self.name} files {name_paths(different[0])} are in one folder, but '
+                'hold different things: expected tiles of the same image, or names with '
+                f'a band or polarisation (VV, B04). Name the files to read in '
+                f'{self.name.lower()}.paths'
+            )
+
+    def _choose_bands(self, granules: list[Granule]) -> list[Granule]:
+        """Choose the bands to read: by name where names are known, else by number."""
+        if not granules:
+            return granules
+        wanted = self.source.bands
+        first = granules[0]
+        if wanted and isinstance(wanted[0], str):
+            names = [name_band(str(name)) or str(name) for name in wanted]
+            for name in names:
+                check_choice(f'{self.name} band', name, first.names)
+            return [granule.select(names, self.name) for granule in granules]
+        known = [name for name in first.names if name]
+        if (
+            not wanted
+            and len(set(known)) == len(first.bands)
+            and (
+                len(first.files) > 1 or all(set(known) & set(g.names) for g in granules)
+            )
+        ):
+            common = [n for n in known if all(n in g.names for g in granules)]
+            return [granule.select(common, self.name) for granule in granules]
+        numbers = [int(number) for number in wanted or ()] or [
+            band.number for band in first.bands
+        ]
+        return [self._select_numbers(granule, numbers) for granule in granules]
+
+    def _select_numbers(self, granule: Granule, numbers: Sequence[int]) -> Granule:
+        """Choose bands of a granule by their numbers."""
+        if len(granule.files) > 1:
+            raise ValueError(
+                f'{self.name} has one file per band: expected names as bands, some of '
+                f'{granule.names}, got {list(numbers)}'
+            )
+        by_number = {band.number: band for band in granule.bands}
+        if not set(numbers) <= set(by_number):
+            raise ValueError(
+                f'{self.name} file {name_paths(granule.files[0])} has {len(by_number)} bands: '
+                f'expected it to have the bands {list(numbers)}'
+            )
+        return dataclasses.replace(granule, bands=tuple(by_number[i] for i in numbers))
+
+
+def open_file(path: str) -> DatasetReader:
+    """Open a raster file.
+
+    Args:
+        path: The file, or a URL.
+
+    Returns:
+        The open file.
+
+    Raises:
+        RasterioError: If it cannot be opened.
+    """
+    # TorchGeo's command keeps GDAL from looking for other files, and so for masks
+    env = {'GDAL_DISABLE_READDIR_ON_OPEN': 'FALSE'} if os.path.exists(path) else {}
+    with rasterio.Env(**env):
+        file: DatasetReader = rasterio.open(path)
+    return file
+
+
+def unreadable(name: str, path: str, error: Exception) -> RuntimeError:
+    """Make the error that a file cannot be read.
+
+    Args:
+        name: What the file is.
+        path: The file.
+        error: What went wrong.
+
+    Returns:
+        The error to raise.
+    """
+    return RuntimeError(
+        f'{name} file {name_paths(path)} cannot be read: expected a complete raster file '
+        f'({without_secrets(str(error.__cause__ or error))})'
+    )
+
+
+def _list_bands(path: str, src: DatasetReader) -> list[Band]:
+    """List the bands of a file, with the names that it gives them."""
+    colours = zip(src.indexes, src.colorinterp, src.descriptions, strict=True)
+    bands = [
+        Band(path, number, name_band(description))
+        for number, colour, description in colours
+        if colour != ColorInterp.alpha
+    ]
+    if len(bands) == 1 and not bands[0].name:
+        name = name_band(os.path.basename(path))
+        bands = [dataclasses.replace(bands[0], name=name)]
+    return bands
+
+
+def _is_tiff(path: str) -> bool:
+    """Whether a file is a TIFF by its name."""
+    return public_path(path).lower().endswith(('.tif', '.tiff'))
