@@ -415,6 +415,14 @@ class TestScenePaths:
         assert optical.paths == ['a.tif', 'b.tif']
         assert sar == SARSource(['a.tif', 'b.tif'], scale='power')
 
+    def test_paths_of_a_config(self, tmp_path: Path) -> None:
+        """Other settings of the config stay as they are."""
+        config = tmp_path / 'config.yaml'
+        config.write_text('data: {init_args: {optical: a.tif, sar: {scale: power}}}')
+        module = self.parse('--config', str(config), '--data.sar.paths', '[b.tif]')
+        ((_, _, sar),) = module.entries
+        assert sar == SARSource(['b.tif'], scale='power')
+
     @pytest.mark.parametrize('has_class_path', [True, False])
     def test_yaml(self, has_class_path: bool, tmp_path: Path) -> None:
         settings: Any = {'paths': ['s.tif', 't.tif'], 'bands': [1], 'scale': 'power'}

@@ -242,4 +242,9 @@ class TestLocateAsset:
 def test_is_stac() -> None:
     assert is_stac('S2.json')
     assert is_stac('https://host/S2.GEOJSON?token=1')
-    assert not is_stac('S2.tif')
+    api = 'https://host/v1/collections/hls2-s30'
+    assert is_stac(f'{api}/items/HLS.S30.T33UWP.v2.0')
+    assert is_stac(f'{api}/items?ids=S2A_39QTA')
+    assert is_stac('https://host/v1/search?collections=a&ids=b')
+    for path in ('S2.tif', f'{api}/items/a.tif?sig=1', 'collections/a/items/b', api):
+        assert not is_stac(path)

@@ -73,8 +73,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             scenes: List of scenes to predict: a table (CSV, GeoPackage) with the columns
                 ``optical``, ``sar`` and, if the maps are not to have the names of the
                 optical files, ``name``; or STAC items (JSON) with the assets ``optical``
-                and ``sar``. Several files are separated by ``;``. Paths are relative to
-                the list. *optical* and *sar* then say how to read them, without paths.
+                and ``sar``. Tables separate several files by ``;``. Paths are relative to
+                the list, which may be remote. *optical* and *sar* then say how to read them, without paths.
             inputs: What the model is shown (defaults to what it was trained with, and in
                 training to mean and standard deviation of each band over the training
                 split). Where something is measured, it is measured around each patch.

@@ -32,7 +32,9 @@ class Source:
     """The files of an image, and how to read them.
 
     Args:
-        paths: One or more files, folders, or patterns. Several files are mosaicked.
+        paths: One or more files, folders, archives, patterns, URLs, names of GDAL's own
+            (``'NETCDF:after.nc:vv'``), or STAC items (``'item.json'``). Several files are
+            mosaicked, the first on top.
         bands: Bands to read: numbers, starting at 1, or names of *naming* (defaults to
             all).
         naming: Dataset of TorchGeo that knows the names of the files of this sensor,

@@ -4,6 +4,7 @@
 """Images of STAC catalogues."""
 
 import os
+import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -34,6 +35,9 @@ _OTHER_SUFFIXES = (
     '.zip',
 )
 
+# Items of a STAC API, see https://github.com/radiantearth/stac-api-spec
+_API = re.compile(r'://.*/(?:collections/[^/]+/items(?:/[^/]+)?|search)$')
+
 # Sensors whose bands have the numbers of others of Sentinel-2
 _OTHER_SENSORS = re.compile(
     r'landsat|\bl[ceto]0[4-9]|l30\b|modis|viirs|aster|worldview|pleiades|spot-|planet|'
@@ -53,15 +57,19 @@ class _Candidate(NamedTuple):
 
 
 def is_stac(path: str) -> bool:
-    """Whether a path names STAC items, by its suffix.
+    """Whether a path names STAC items, by its end.
 
     Args:
         path: A path or URL.
 
     Returns:
-        Whether it ends like JSON.
+        Whether it ends like JSON, or like items in an API.
     """
-    return public_path(path).lower().endswith(('.json', '.geojson'))
+    path = public_path(path)
+    suffix = pathlib.PurePath(path).suffix.lower()
+    return suffix in ('.json', '.geojson') or (
+        _API.search(path) is not None and suffix not in ('.tif', '.tiff', '.jp2')
+    )
 
 
 def load_items(path: str) -> list[pystac.Item]:
