@@ -18,16 +18,18 @@ import rasterio.features
 import torch
 import torchgeo.main
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.bright.data import make_bright
 from tests.data.ombria.data import make_ombria
 from torchgeo_m2cd.configs import config_path, list_configs, read_configs
-from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
-from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
+from torchgeo_m2cd.datasets import MaskSource, SARSource, Source, SyntheticFlood
 from torchgeo_m2cd.losses import OHEM
 from torchgeo_m2cd.models import OriginalO2SP, PhysicalO2SP
 from torchgeo_m2cd.predict import predict_scene
@@ -363,6 +365,106 @@ class TestConfigs:
         assert yaml.safe_load(output)['model']['init_args'][name] == expected
 
 
+class TestScenePaths:
+    """Files in configs and on the command line, without running anything."""
+
+    def parse(self, *args: str) -> SceneDataModule:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(BaseDataModule, 'data')
+        parser.add_argument('--config', action='config')
+        config = parser.parse_args(
+            ['--data', 'torchgeo_m2cd.datamodules.SceneDataModule', *args]
+        )
+        module = parser.instantiate_classes(config).data
+        assert isinstance(module, SceneDataModule)
+        return module
+
+    @pytest.mark.parametrize(
+        ('given', 'expected'),
+        [
+            ('a.tif', 'a.tif'),
+            ('a [1], #2.tif', 'a [1], #2.tif'),
+            ('[a].tif', '[a].tif'),
+            ('C:\\data\\a.tif', 'C:\\data\\a.tif'),
+            ('NETCDF:a.nc:vv', 'NETCDF:a.nc:vv'),
+            ('https://host/a.tif?b=[1]&c={2}', 'https://host/a.tif?b=[1]&c={2}'),
+            ('5', '5'),
+            ('true', 'true'),
+            ('2024-01-01', '2024-01-01'),
+            ('[a.tif]', ['a.tif']),
+            ('[a.tif, b.tif]', ['a.tif', 'b.tif']),
+            ('[a.tif,~/b.tif]', ['a.tif', '~/b.tif']),
+            ('["a [1].tif", NETCDF:a.nc:vv]', ['a [1].tif', 'NETCDF:a.nc:vv']),
+        ],
+    )
+    @pytest.mark.parametrize('key', ['', '.paths'])
+    def test_one_or_more(self, given: str, expected: Any, key: str) -> None:
+        arguments = (f'--data.{name}{key}' for name in ('optical', 'sar', 'mask'))
+        module = self.parse(*(word for name in arguments for word in (name, given)))
+        ((_, optical, sar),) = module.entries
+        mask = MaskSource.of(module.mask)
+        assert optical.paths == sar.paths == mask.paths == expected
+
+    def test_append(self) -> None:
+        module = self.parse(
+            *('--data.optical', 'a.tif', '--data.optical+', 'b.tif'),
+            *('--data.sar.paths', 'a.tif', '--data.sar.paths+', 'b.tif'),
+            *('--data.sar.scale', 'power'),
+        )
+        ((_, optical, sar),) = module.entries
+        assert optical.paths == ['a.tif', 'b.tif']
+        assert sar == SARSource(['a.tif', 'b.tif'], scale='power')
+
+    def test_paths_of_a_config(self, tmp_path: Path) -> None:
+        """Other settings of the config stay as they are."""
+        config = tmp_path / 'config.yaml'
+        config.write_text('data: {init_args: {optical: a.tif, sar: {scale: power}}}')
+        module = self.parse('--config', str(config), '--data.sar.paths', '[b.tif]')
+        ((_, _, sar),) = module.entries
+        assert sar == SARSource(['b.tif'], scale='power')
+
+    @pytest.mark.parametrize('has_class_path', [True, False])
+    def test_yaml(self, has_class_path: bool, tmp_path: Path) -> None:
+        settings: Any = {'paths': ['s.tif', 't.tif'], 'bands': [1], 'scale': 'power'}
+        if has_class_path:
+            path = 'torchgeo_m2cd.datasets.SARSource'
+            settings = {'class_path': path, 'init_args': settings}
+        arguments = {'optical': ['a.tif', 'b.tif'], 'sar': settings, 'mask': ['m.tif']}
+        config = tmp_path / 'config.yaml'
+        config.write_text(yaml.safe_dump({'data': {'init_args': arguments}}))
+        module = self.parse('--config', str(config))
+        ((_, optical, sar),) = module.entries
+        assert optical == Source(['a.tif', 'b.tif'])
+        assert sar == SARSource(['s.tif', 't.tif'], [1], scale='power')
+        assert module.mask == ['m.tif']
+
+    def test_files_are_no_configs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """jsonargparse may read the values of arguments from files."""
+        monkeypatch.chdir(tmp_path)
+        for name in ('a.json', 'b.json', 'list.json'):
+            Path(name).write_text('{"paths": "c.tif", "optical": "c.tif"}')
+        module = self.parse('--data.optical', 'a.json', '--data.sar', '[b.json]')
+        ((_, optical, sar),) = module.entries
+        assert (optical.paths, sar.paths) == ('a.json', ['b.json'])
+
+    @pytest.mark.parametrize('value', ['5', 'true', '[1, 2]', '[a.tif, null]', '1.5'])
+    def test_no_names(self, value: str, tmp_path: Path) -> None:
+        config = tmp_path / 'config.yaml'
+        config.write_text(f'data: {{init_args: {{optical: a.tif, sar: {value}}}}}')
+        with pytest.raises(ArgumentError, match=r'(?s)"sar".*Given value: '):
+            self.parse('--config', str(config))
+
+    def test_paths_before_settings(self) -> None:
+        """jsonargparse drops the paths, which is an error that says how to give both."""
+        with pytest.raises(ValueError, match=r'they are optical\.paths and sar\.paths'):
+            self.parse(
+                *('--data.optical', 'a.tif', '--data.sar', 'b.tif'),
+                *('--data.sar.scale', 'power'),
+            )
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ('old', 'new', 'message'),
@@ -663,6 +765,7 @@ class TestScene:
         maps = tmp_path / 'a.tif', tmp_path / 'b.tif'
         torchgeo_command(
             *('predict', '--config', str(config_path('scene')), *files),
+            *('--data.optical', f'[{files[1]}]', '--data.sar.paths', f'[{files[3]}]'),
             *('--ckpt_path', fitted_unet.last, '--trainer.callbacks.output'),
             *(str(maps[0]), '--trainer.default_root_dir', str(tmp_path)),
         )

@@ -19,7 +19,7 @@ from torchgeo.datasets.utils import Path
 from .callbacks import SceneWriter
 from .datamodules import SceneDataModule
 from .datasets import SARSource, Source, stack_pair
-from .datasets.source import Paths
+from .datasets.paths import Paths
 from .models import M2CD
 from .tasks import ChangeDetectionTask
 

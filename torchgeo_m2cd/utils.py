@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Argument checks, paths, and settings for the whole package."""
+"""Argument checks, files beside others, and settings for the whole package."""
 
 import difflib
 import os
@@ -43,33 +43,6 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         few = ', '.join(map(repr, choices[:10]))
         message += f' (expected one of {len(choices)}: {few}, …)'
     raise ValueError(message)
-
-
-def list_paths(paths: Path | Iterable[Path]) -> list[str]:
-    """List one or more paths.
-
-    Args:
-        paths: One path, or several.
-
-    Returns:
-        The paths as strings.
-    """
-    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return [os.fspath(path) for path in paths]
-
-
-def name_paths(paths: Path | Iterable[Path]) -> str:
-    """Name files or folders in a message.
-
-    Args:
-        paths: One path, or several.
-
-    Returns:
-        At most three paths, quoted, and the number of the others.
-    """
-    paths = list_paths(paths)
-    more = [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
-    return ', '.join([*map(repr, paths[:3]), *more])
 
 
 def beside(path: pathlib.Path, suffix: str) -> pathlib.Path:

@@ -8,6 +8,7 @@ import geopandas as gpd
 import pandas as pd
 import pytest
 
+from tests.data.server import serve
 from torchgeo_m2cd.datasets import SARSource, Source
 from torchgeo_m2cd.datasets.catalogue import list_scenes
 
@@ -77,6 +78,63 @@ class TestListScenes:
             ['/vsis3/d.tif'],
         )
 
+    def test_names_of_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv('HOME', str(tmp_path))
+        folder = tmp_path / 'lists'
+        folder.mkdir()
+        (folder / 'list.csv').write_text(
+            'optical,sar\n'
+            '~/a.tif,NETCDF:b.nc:vv\n'
+            'zip://c.zip!d.tif,file:///data/e%20f.tif\n'
+            's2/item.json,https://host/g.json?sig=1\n'
+            'C:\\data\\h.tif,s1\\i.tif\n'
+            'https://host/j.tif?sig=1/2,k.tif\n'
+        )
+        entries = list_scenes(OPTICAL, SAR, '~/lists/list.csv')
+        found = [(e.name, e.optical.paths, e.sar.paths) for e in entries]
+        assert found == [
+            ('a', [f'{tmp_path}/a.tif'], [f'NETCDF:{folder}/b.nc:vv']),
+            ('d', [f'zip://{folder}/c.zip!d.tif'], ['/data/e f.tif']),
+            ('item', [f'{folder}/s2/item.json'], ['https://host/g.json?sig=1']),
+            ('h', ['C:\\data\\h.tif'], [f'{folder}/s1\\i.tif']),
+            ('j', ['https://host/j.tif?sig=1/2'], [f'{folder}/k.tif']),
+        ]
+
+    def test_url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+        (tmp_path / 'list.csv').write_text('optical,sar\ns2/a.tif,/data/b.tif\n')
+        assets = {'optical': {'href': 's2/a.tif'}, 'sar': {'href': '/data/b.tif'}}
+        (tmp_path / 'list.json').write_text(
+            json.dumps({'type': 'Feature', 'id': 'a', 'assets': assets})
+        )
+        with serve(tmp_path) as url:
+            for name in ('list.csv', 'list.json'):
+                (entry,) = list_scenes(OPTICAL, SAR, f'{url}/{name}?sig=secret')
+                assert entry.name == 'a'
+                assert entry.optical.paths == [f'{url}/s2/a.tif']
+                assert entry.sar.paths == ['/data/b.tif']
+            for name in ('no.csv', 'no.gpkg', 'no.json'):
+                match = rf"'{url}/{name}' cannot be read: "
+                with pytest.raises(ValueError, match=match) as error:
+                    list_scenes(OPTICAL, SAR, f'{url}/{name}?sig=secret')
+                assert 'secret' not in str(error.value)
+
+    def test_assets(self, tmp_path: Path) -> None:
+        """URLs may have semicolons. Both assets are needed."""
+        assets = {'optical': {'href': 'https://host/a;b.tif'}, 'SAR': {'href': 'c.tif'}}
+        item = {'type': 'Feature', 'id': 'x', 'assets': assets}
+        path = tmp_path / 'item.json'
+        path.write_text(json.dumps(item))
+        match = r"1 rows with the columns \['name', 'optical'\]: expected one row"
+        with pytest.raises(ValueError, match=match):
+            list_scenes(OPTICAL, SAR, path)
+        assets['sar'] = assets['SAR']
+        path.write_text(json.dumps(item))
+        (entry,) = list_scenes(OPTICAL, SAR, path)
+        assert entry.optical.paths == ['https://host/a;b.tif']
+
     @pytest.mark.parametrize(
         ('text', 'match'),
         [
@@ -93,6 +151,7 @@ class TestListScenes:
                 r"has the name '\.\./a': expected no slashes",
             ),
             ('name,optical,sar\n..,b.tif,c.tif\n', r"has the name '\.\.': expected"),
+            ('optical,sar\nhttps://host/?id=1,c.tif\n', "has the name '': expected"),
             (
                 'optical,sar\n1/a.tif,b.tif\n2/a.tif,b.tif\n',
                 "two scenes of the name 'a'",
@@ -111,6 +170,11 @@ class TestListScenes:
             (tmp_path / name).write_text('broken')
             with pytest.raises(ValueError, match=rf"'.*{name}' cannot be read"):
                 list_scenes(OPTICAL, SAR, tmp_path / name)
+
+    def test_no_paths(self) -> None:
+        for optical, sar, name in ((5, 'a.tif', 'optical'), ('a.tif', [None], 'sar')):
+            with pytest.raises(TypeError, match=f'^{name} is .*: expected the name of'):
+                list_scenes(Source(optical), SARSource(sar))  # type: ignore[arg-type]
 
     def test_one_scene(self) -> None:
         optical, sar = Source(['b/before.tif', 'c.tif']), SARSource('after.tif')

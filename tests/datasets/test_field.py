@@ -20,6 +20,8 @@ from torch import Tensor
 from torchgeo.datasets import Sentinel2
 
 from tests.data.geotiff import GRID, NORTH, WEST, write
+from tests.data.server import serve
+from tests.data.stac.data import planetary_s1_rtc, planetary_s2, write_items
 from torchgeo_m2cd.datasets import SARSource, SceneDataset, Source
 
 SIZE = 60
@@ -365,6 +367,7 @@ class TestFolders:
         with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(tile, 'r+') as src:
             src.build_overviews([2, 4])
         rasterio.shutil.copy(tile, folder / 'tile.png', driver='PNG')
+        write(folder / 'preview.img', optical(), crs=None)
         (folder / 'tile.tif.aux.xml').write_text('<PAMDataset />')
         assert (folder / 'tile.tif.ovr').exists()
         found, _, _ = read(SceneDataset(folder, pair[1]))
@@ -407,6 +410,75 @@ class TestFolders:
         _, radar, _ = read(SceneDataset(pair[0], SARSource([a, b], [2])))
         equal(radar[0, :, :30], image[1, :, :30])
         equal(radar[0, :, 30:], image[0, :, 30:])
+
+
+class TestSTAC:
+    """Items with the assets of the Planetary Computer."""
+
+    def write_pair(self, folder: Path, token: str = '') -> tuple[Path, Path]:
+        """Write two items whose files are beside them."""
+        # Of the many bands of a product, one is coarse
+        optical_item = planetary_s2(token=token)
+        assets = optical_item['assets']
+        for name in set(assets) - {'B01', 'B03', 'B04', 'visual'}:
+            del assets[name]
+        for asset in assets.values():
+            asset['href'] = asset['href'].replace('https://host/', './')
+        image = optical(2)
+        image[:, :, :10] = 0
+        name = '{}/T39QTA_20230628T074611_{}_{}m.tif'
+        write(folder / name.format('.', 'B03', 10), image[0])
+        write(folder / name.format('.', 'B04', 10), image[1])
+        write(folder / name.format('.', 'B01', 60), image[0, ::6, ::6], shift(60))
+        sar_item = planetary_s1_rtc()
+        power = 10 ** (sar(2) / 10)
+        power[:, -10:] = -32768
+        for i, key in enumerate(('vv', 'vh')):
+            sar_item['assets'][key]['href'] = f'{key}.tif{token}'
+            write(folder / f'{key}.tif', power[i], nodata=-32768)
+        return (
+            Path(write_items(folder / 's2.json', optical_item)),
+            Path(write_items(folder / 's1.json', sar_item)),
+        )
+
+    def check(self, dataset: SceneDataset) -> None:
+        assert dataset.res == (10, 10)
+        assert dataset.optical.band_names == ['B01', 'B03', 'B04']
+        assert dataset.sar.band_names == ['VV', 'VH']
+        image, radar, valid = read(dataset)
+        expected = np.ones((SIZE, SIZE), bool)
+        expected[:, :10] = expected[-10:] = False
+        assert np.array_equal(valid[:, 15:], expected[:, 15:])
+        assert not valid[:, :10].any()
+        equal(image[1:, :50, 15:], optical(2)[:, :50, 15:] - 1000.0)
+        equal(radar[:, :50, 15:], sar(2)[:, :50, 15:])
+
+    def test_files(self, tmp_path: Path) -> None:
+        first, second = self.write_pair(tmp_path)
+        power = SARSource(second, scale='power')
+        self.check(SceneDataset(first, power))
+        # Beside a mosaic of other days, of which one is chosen
+        tile = write(tmp_path / 'S1_20230101_VV_VH.tif', sar(2))
+        source = SARSource([tile, second], scale='power', date='2023-06-29')
+        self.check(SceneDataset(first, source))
+
+    def test_url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+        self.write_pair(tmp_path, '?sig=secret')
+        with serve(tmp_path) as url:
+            paths = [f'{url}/{name}.json?sig=secret' for name in ('s2', 's1')]
+            dataset = SceneDataset(paths[0], SARSource(paths[1], scale='power'))
+            self.check(dataset)
+            assert dataset.sar.files == [
+                f'{url}/{n}.tif?sig=secret' for n in ('vv', 'vh')
+            ]
+            assert 'secret' not in str(dataset.sar.describe())
+            text = (tmp_path / 's1.json').read_text().replace('vh.tif', 'no.tif')
+            (tmp_path / 's1.json').write_text(text)
+            match = rf"SAR file '{url}/no\.tif' cannot be read"
+            with pytest.raises(RuntimeError, match=match) as error:
+                SceneDataset(paths[0], SARSource(paths[1], scale='power'))
+            assert 'secret' not in str(error.value)
 
 
 @pytest.mark.parametrize('trim', [1, 3])

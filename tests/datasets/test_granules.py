@@ -5,11 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torchgeo.datasets import Sentinel2
+from torchgeo.datasets import RasterDataset, Sentinel2
 
 from tests.data.geotiff import write
+from tests.data.stac.data import planetary_s1_rtc, write_items
 from torchgeo_m2cd.datasets import Source
 from torchgeo_m2cd.datasets.granules import Band, Granule, find_granules
+
+
+class Tiles(RasterDataset):
+    filename_glob = 'tile_*'
+    filename_regex = r'tile_\d'
 
 
 def touch(folder: Path, *names: str) -> list[str]:
@@ -114,6 +120,7 @@ class TestFindGranules:
         for band in ('B02', 'B03'):
             name = f'T33UWP_20230501T101031_{band}.tif'
             write(tmp_path / name, np.ones((9, 9), np.uint16))
+        touch(tmp_path, 'T33_other_B03.tif')
         source = Source(tmp_path, ['B03', 'B02'], Sentinel2)
         (granule,) = find_granules(source, 'optical')
         assert granule.names == ['B03', 'B02']
@@ -122,6 +129,21 @@ class TestFindGranules:
             FileNotFoundError, match=r"optical file '.*B04\.tif' does not"
         ):
             find_granules(Source(tmp_path, ['B03', 'B04'], Sentinel2), 'optical')
+
+    def test_naming_of_tiles(self, tmp_path: Path) -> None:
+        """A dataset may know names, and no bands; its folder may have brackets."""
+        write(tmp_path / 'tiles [1]' / 'tile_1.tif', np.ones((9, 9), np.uint16))
+        touch(tmp_path / 'tiles [1]', 'other.tif')
+        (granule,) = find_granules(Source(tmp_path, naming=Tiles), 'optical')
+        assert granule.bands == (Band(str(tmp_path / 'tiles [1]' / 'tile_1.tif'), 0),)
+
+    def test_stac(self, tmp_path: Path) -> None:
+        """In the order given, also beside files."""
+        item = write_items(tmp_path / 'item.json', planetary_s1_rtc())
+        a, b = touch(tmp_path, 'a.tif', 'b.tif')
+        granules = find_granules(Source([b, item, a]), 'SAR')
+        assert [g.names for g in granules] == [[''], ['VV', 'VH'], ['']]
+        assert [g.files[0][-5:] for g in granules] == ['b.tif', '.tiff', 'a.tif']
 
     def test_dates(self, tmp_path: Path) -> None:
         touch(tmp_path, 'x_20230501.tif', 'x_20230513T050000_a.tif', '123456789.tif')

@@ -22,6 +22,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.transform import Affine, from_origin
 
 from tests.data.geotiff import GRID, NORTH, WEST, write
+from tests.data.server import serve
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import MaskSource
 from torchgeo_m2cd.datasets.grid import Grid
@@ -408,10 +409,17 @@ class TestVector:
         with pytest.raises(RuntimeError, match=r"labels\.parquet' cannot .* 'pyarrow'"):
             read(path)
 
-    def test_url(self, tmp_path: Path) -> None:
+    def test_url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A signed URL, and one that cannot be read."""
-        with pytest.raises(RuntimeError, match=r"mask file 'file:///.*cannot be read"):
-            read(MaskSource('file:///nowhere/labels.geojson?token=1'))
+        monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+        save(tmp_path / 'l.geojson', [self.SHAPES[0]])
+        with serve(tmp_path) as url:
+            labels = read(MaskSource(f'{url}/l.geojson?token=1'))
+            np.testing.assert_array_equal(labels, burn((2, 6, 2, 12, 1)))
+            match = rf"^mask file '{url}/no\.geojson' cannot be read"
+            with pytest.raises(RuntimeError, match=match) as error:
+                read(MaskSource(f'{url}/no.geojson?token=1'))
+            assert 'token' not in str(error.value)
 
     def test_layers(self, tmp_path: Path) -> None:
         """The first layer of several is any of them."""

@@ -9,7 +9,7 @@ import pytest
 from torchgeo.datasets import Sentinel2
 
 from torchgeo_m2cd.datasets import MaskSource, SARSource, Source
-from torchgeo_m2cd.datasets.source import Paths
+from torchgeo_m2cd.datasets.paths import Paths
 
 
 class TestSource:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.geotiff import write
+from tests.data.server import serve
 from torchgeo_m2cd.datasets import SARSource, SceneDataset
 from torchgeo_m2cd.maps import MapPlan, plan_maps
 from torchgeo_m2cd.samplers import SceneSampler
@@ -19,14 +20,17 @@ from torchgeo_m2cd.transforms import Inputs, Standardize
 INPUTS = Inputs(Standardize([0], [1]), Standardize([-10], [5]))
 
 
-def make_plan(folder: Path, scale: str = 'db', top_k: int = 2) -> MapPlan:
-    """Plan the map of a scene whose optical image is in an archive."""
-    optical = write(folder / 'optical.tif', np.ones((1, 64, 64), np.float32))
+def make_plan(
+    folder: Path, scale: str = 'db', top_k: int = 2, optical: str = ''
+) -> MapPlan:
+    """Plan the map of a scene whose optical image is in an archive, or elsewhere."""
+    file = write(folder / 'optical.tif', np.ones((1, 64, 64), np.float32))
     with zipfile.ZipFile(folder / 'optical.zip', 'w') as archive:
-        archive.write(optical, 'optical.tif')
+        archive.write(file, 'optical.tif')
     sar = write(folder / 'sar.tif', np.ones((1, 64, 64), np.float32))
     source = SARSource(sar, scale=scale)  # type: ignore[arg-type]
-    scene = SceneDataset(f'/vsizip/{folder}/optical.zip/optical.tif', source)
+    optical = optical or f'/vsizip/{folder}/optical.zip/optical.tif'
+    scene = SceneDataset(optical, source)
     task = ChangeDetectionTask(
         'm2cd', 'mit_b0', in_channels=1,
         model_args={'experts': {'stages': [4], 'top_k': top_k}},
@@ -42,13 +46,19 @@ class TestMapPlan:
     def test_contents(self, tmp_path: Path) -> None:
         plan = make_plan(tmp_path)
         optical, sar = plan.files
-        # There is no time of a file that only GDAL can see
-        assert optical == [f'/vsizip/{tmp_path}/optical.zip/optical.tif']
-        stat = (tmp_path / 'sar.tif').stat()
-        assert sar == [str(tmp_path / 'sar.tif'), stat.st_size, stat.st_mtime_ns]
+        stats = [(tmp_path / name).stat() for name in ('optical.zip', 'sar.tif')]
+        times = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+        assert optical == [f'/vsizip/{tmp_path}/optical.zip/optical.tif', *times[0]]
+        assert sar == [str(tmp_path / 'sar.tif'), *times[1]]
         assert plan.model['MODEL'] == 'ChangeDetectionTask, m2cd, mit_b0'
         assert plan.inputs == INPUTS.to_dict()
         assert (plan.shape, plan.size, plan.stride) == ([64, 64], [32, 32], [16, 16])
+
+    def test_token(self, tmp_path: Path) -> None:
+        """A URL that is signed anew is the same file, of which there is no time."""
+        with serve(tmp_path) as url:
+            plan = make_plan(tmp_path, optical=f'{url}/optical.tif?sig=secret')
+            assert plan.files[0] == [f'{url}/optical.tif']
 
     def test_digest(self, tmp_path: Path) -> None:
         """Whatever changes the probabilities changes the digest."""

@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..datasets import SceneDataset
 from ..datasets.bands import agree, list_bands
 from ..datasets.grid_files import GridRaster
+from ..datasets.paths import name_paths
 from ..transforms import Inputs
-from ..utils import name_paths
 
 
 def match_bands(scene: SceneDataset, inputs: Inputs, check: bool = True) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..datasets import SARSource, SceneDataset
 from ..datasets.grid_files import GridRaster
+from ..datasets.paths import name_paths
 from ..datasets.source import SARScale
 from ..transforms import estimate_decibels
-from ..utils import name_paths
 
 # Backscatter in dB. A floor of 1e-10 in power is -100 dB, but for rounding
 _LOWEST, _HIGHEST = -100.01, 60.0

@@ -15,7 +15,7 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 
 from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
-from ..datasets.source import Paths
+from ..datasets.paths import Paths
 from ..maps import MapPlan, Outputs, plan_maps, rows_done
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
@@ -75,8 +75,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             scenes: List of scenes to predict: a table (CSV, GeoPackage) with the columns
                 ``optical``, ``sar`` and, if the maps are not to have the names of the
                 optical files, ``name``; or STAC items (JSON) with the assets ``optical``
-                and ``sar``. Several files are separated by ``;``. Paths are relative to
-                the list. *optical* and *sar* then say how to read them, without paths.
+                and ``sar``. Tables separate several files by ``;``. Paths are relative to
+                the list, which may be remote. *optical* and *sar* then say how to read them, without paths.
             inputs: What the model is shown (defaults to what it was trained with, and in
                 training to mean and standard deviation of each band over the training
                 split). Where something is measured, it is measured around each patch.

@@ -9,8 +9,8 @@ from torchgeo.samplers import RandomPatchSampler
 
 from ..datasets import SceneDataset
 from ..datasets.grid_files import GridRaster
+from ..datasets.paths import name_paths
 from ..transforms import Inputs, Standardize
-from ..utils import name_paths
 from .checks import no_data
 
 

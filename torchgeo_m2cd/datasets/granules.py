@@ -14,9 +14,9 @@ import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchgeo.datasets import RasterDataset
 
-from ..utils import name_paths
 from .bands import BANDS, name_band
-from .source import Source, expand, list_files
+from .paths import expand, list_files, name_paths
+from .source import Source
 
 # Year, month and day, as a word of its own or before a time
 _DATE = re.compile(r'(?<![0-9])((?:19|20)\d\d[01]\d[0-3]\d)(?![0-9])')
@@ -119,6 +119,7 @@ def find_granules(source: Source, what: str) -> list[Granule]:
     The files of a folder are one granule each, unless their names tell bands apart, like
     those of Sentinel-2 products, HyP3 or the Planetary Computer. Then the files that only
     differ by the band are one granule, and what has no band in its name is passed over.
+    A STAC item is one granule.
 
     Args:
         source: The files, and how to read them.
@@ -131,16 +132,30 @@ def find_granules(source: Source, what: str) -> list[Granule]:
     Raises:
         DatasetNotFoundError: If *naming* knows none of the files.
         FileNotFoundError: If a file does not exist.
-        ValueError: If there is no granule of *date*, or a band is unknown.
+        ValueError: If there is no granule of *date*, a band is unknown, or a STAC item has
+            no image.
     """
     naming = source.name_files(what)
     if naming is not None:
         granules = _find_named(naming, what)
     else:
-        paths = source.find_paths(what)
-        files = [file for path in paths for file in list_files(path)]
-        granules = _group_files(list(dict.fromkeys(files)), given=paths)
+        granules = _find_files(source.find_paths(what))
     return _choose_date(granules, source.date, what)
+
+
+def _find_files(paths: Sequence[str]) -> list[Granule]:
+    """List the granules of files and of STAC items, in the order of the paths."""
+    from .stac import is_stac, read_items  # It makes granules, too
+
+    granules = []
+    for of_items, group in itertools.groupby(paths, key=is_stac):
+        given = list(group)
+        if of_items:
+            granules += [granule for path in given for granule in read_items(path)]
+        else:
+            files = [file for path in given for file in list_files(path)]
+            granules += _group_files(list(dict.fromkeys(files)), given)
+    return granules
 
 
 def _find_named(naming: RasterDataset, what: str) -> list[Granule]:

@@ -29,11 +29,12 @@ from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
-from ..utils import GDAL_ENV, name_paths
+from ..utils import GDAL_ENV
 from .granules import Band, Granule
 from .grid import Grid, is_north_up
 from .layers import LayerReader, open_file, unreadable
 from .margins import Margin, grow
+from .paths import name_paths, public_path
 from .source import Source
 
 
@@ -61,7 +62,8 @@ class GridRaster(GeoDataset):
         Args:
             name: What the files are, for messages.
             source: The files, and how to read them.
-            grid: Grid to read them on (defaults to that of the first file).
+            grid: Grid to read them on (defaults to that of the first file, or of the
+                finest of its bands).
             crs: CRS of the grid, if it is not given (defaults to that of the first
                 file).
             res: Width and height of a pixel in units of *crs*, if the grid is not given
@@ -91,8 +93,7 @@ class GridRaster(GeoDataset):
         #: How each file is read.
         self.layers = reader.layers
         if grid is None:
-            with open_file(self.granules[0].files[0]) as src:
-                grid = Grid.of(src, crs, res)
+            grid = self._choose_grid(crs, res)
         self.grid = grid
         self._res = grid.res
         # Where zeros of a file are no data
@@ -106,6 +107,14 @@ class GridRaster(GeoDataset):
             geometry=[self._locate(granule) for granule in self.granules],
             crs=grid.crs,
         )
+
+    def _choose_grid(self, crs: CRS | None, res: tuple[float, float] | None) -> Grid:
+        """Return the grid of the first granule, of its finest band."""
+        grids = []
+        for file in self.granules[0].files:
+            with open_file(file) as src:
+                grids.append(Grid.of(src, crs, res))
+        return min(grids, key=lambda grid: grid.res)
 
     @property
     def band_count(self) -> int:
@@ -148,7 +157,7 @@ class GridRaster(GeoDataset):
         bands = [band for granule in self.granules for band in granule.bands]
         return {
             **self.source.describe(),
-            'files': self.files,
+            'files': [public_path(path) for path in self.files],
             'bands': self.band_names
             if all(self.band_names)
             else [band.number for band in self.granules[0].bands],
@@ -315,7 +324,7 @@ class GridRaster(GeoDataset):
             edges = self.grid.edges(src)
         except ProjError as error:
             raise ValueError(
-                f'{self.name} file {path!r} of {src.crs} cannot be warped to '
+                f'{self.name} file {name_paths(path)} of {src.crs} cannot be warped to '
                 f'{self.grid.crs.to_string()}: {error}'
             ) from error
         # Outwards, but not for the sake of rounding errors

@@ -5,7 +5,6 @@
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,10 +18,11 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from ..utils import check_choice, name_paths
+from ..utils import check_choice
 from .bands import name_band
 from .granules import Band, Granule, find_granules
 from .margins import find_margin
+from .paths import name_paths, public_path, without_secrets
 from .radiometry import Radiometry, is_sentinel_2, read_safe
 from .source import Source
 
@@ -113,14 +113,18 @@ class LayerReader:
         """Find out about the bands of a granule, None if it is something else."""
         bands: list[Band] = []
         for path, same in granule.by_file():
+            # By a catalogue, or by names
+            is_known = same[0].number > 0 or self.source.naming is not None
             try:
                 src = open_file(path)
             except RasterioError as error:
-                if path in given or _is_tiff(path) or self.source.naming:
+                if path in given or is_known or _is_tiff(path):
                     raise unreadable(self.name, path, error) from error
                 return None  # Something else in the folder
             with src:
-                if src.crs is None and path not in given and not _is_tiff(path):
+                if src.crs is None and not (
+                    path in given or is_known or _is_tiff(path)
+                ):
                     return None  # A thumbnail
                 self._check_file(path, src)
                 listed = _list_bands(path, src)
@@ -155,10 +159,12 @@ class LayerReader:
                     'of the Planetary Computer, or of HyP3 of the ASF), or the output of '
                     'gdalwarp -tps -t_srs EPSG:...'
                 )
-            raise ValueError(f'{self.name} file {path!r} has no CRS: {reason}')
+            raise ValueError(
+                f'{self.name} file {name_paths(path)} has no CRS: {reason}'
+            )
         if any(dtype.startswith('complex') for dtype in src.dtypes):
             raise ValueError(
-                f'{self.name} file {path!r} has complex values: expected real ones, such '
+                f'{self.name} file {name_paths(path)} has complex values: expected real ones, such '
                 'as the power of a terrain-corrected SAR product'
             )
 
@@ -282,7 +288,7 @@ class LayerReader:
         by_number = {band.number: band for band in granule.bands}
         if not set(numbers) <= set(by_number):
             raise ValueError(
-                f'{self.name} file {granule.files[0]!r} has {len(by_number)} bands: '
+                f'{self.name} file {name_paths(granule.files[0])} has {len(by_number)} bands: '
                 f'expected it to have the bands {list(numbers)}'
             )
         return dataclasses.replace(granule, bands=tuple(by_number[i] for i in numbers))
@@ -319,8 +325,8 @@ def unreadable(name: str, path: str, error: Exception) -> RuntimeError:
         The error to raise.
     """
     return RuntimeError(
-        f'{name} file {path!r} cannot be read: expected a complete raster file '
-        f'({error.__cause__ or error})'
+        f'{name} file {name_paths(path)} cannot be read: expected a complete raster file '
+        f'({without_secrets(str(error.__cause__ or error))})'
     )
 
 
@@ -340,4 +346,4 @@ def _list_bands(path: str, src: DatasetReader) -> list[Band]:
 
 def _is_tiff(path: str) -> bool:
     """Whether a file is a TIFF by its name."""
-    return pathlib.PurePath(path).suffix.lower() in ('.tif', '.tiff')
+    return public_path(path).lower().endswith(('.tif', '.tiff'))

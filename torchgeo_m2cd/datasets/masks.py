@@ -20,7 +20,6 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from torch import Tensor
 
-from ..utils import name_paths
 from .classes import (
     UNKNOWN,
     Value,
@@ -32,8 +31,9 @@ from .classes import (
 from .grid import Grid
 from .grid_files import GridRaster
 from .layers import Layer, open_file
+from .paths import Paths, expand, name_paths
 from .polygons import VECTOR_SUFFIXES, Polygons, choose_layer, is_vector, list_layers
-from .source import Paths, Source, expand
+from .source import Source
 
 # Path and layer of a vector file
 type VectorLayer = tuple[str, str | None]
@@ -249,7 +249,7 @@ class RasterLabels(GridRaster):
                         for band in values[1:]
                     ):
                         raise ValueError(
-                            f'mask file {path!r} has {len(values)} bands that differ: '
+                            f'mask file {name_paths(path)} has {len(values)} bands that differ: '
                             'expected classes, or mask.bands=[1] to take the first'
                         )
                     found |= set(pd.unique(values[0]).tolist())
@@ -309,7 +309,7 @@ def _choose_layers(
         layer = choose_layer(argument, path, given)
         if argument == 'mask' and given is None and _AREA.search(layer or ''):
             raise ValueError(
-                f'mask file {path!r} is, by its name, the area that was mapped: expected '
+                f'mask file {name_paths(path)} is, by its name, the area that was mapped: expected '
                 'it as mask.area, or as mask.layer if it is what changed'
             )
         layers.append((path, layer))
@@ -354,8 +354,10 @@ def _list_areas(
     holes = [hole for layer in layers for hole in _list_beside(_NOT_SEEN, layer)]
     rank_zero_info(
         'the area that was mapped is taken from '
-        + '; '.join(f'{path!r} layer {layer!r}' for path, layer in mapped)
-        + ''.join(f', without {path!r} layer {layer!r}' for path, layer in holes)
+        + '; '.join(f'{name_paths(path)} layer {layer!r}' for path, layer in mapped)
+        + ''.join(
+            f', without {name_paths(path)} layer {layer!r}' for path, layer in holes
+        )
         + f': beyond, the mask is {UNKNOWN}. mask.area says otherwise'
     )
     return mapped, holes

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..utils import check_choice
 from .grid import Grid
+from .paths import name_paths, public_path, without_secrets
 
 #: Suffixes of vector files.
 VECTOR_SUFFIXES = (
@@ -65,7 +66,9 @@ class Polygons:
         self.crs = grid.crs
         tables = []
         for path, layer in reversed(layers):
-            name = f'{argument} file {path!r}' + (f' layer {layer!r}' if layer else '')
+            name = f'{argument} file {name_paths(path)}' + (
+                f' layer {layer!r}' if layer else ''
+            )
             table = _read(name, path, layer)
             values = [1] * len(table) if label is None else label(table, name)
             shapes = gpd.GeoDataFrame(
@@ -138,7 +141,7 @@ def list_layers(argument: str, path: str) -> list[str]:
     try:
         layers = pyogrio.list_layers(path)
     except (RuntimeError, ValueError) as error:
-        raise _unreadable(f'{argument} file {path!r}', error) from error
+        raise _unreadable(f'{argument} file {name_paths(path)}', error) from error
     return [name for name, geometry in layers if geometry is not None]
 
 
@@ -161,12 +164,14 @@ def choose_layer(argument: str, path: str, layer: str | None) -> str | None:
     layers = list_layers(argument, path)
     name = 'mask.layer' if argument == 'mask' else 'mask.area_layer'
     if layer is not None:
-        check_choice(f'{name} of {path!r}', layer, layers)
+        check_choice(f'{name} of {name_paths(path)}', layer, layers)
     elif not layers and _suffix(path) not in _PARQUET:
-        raise ValueError(f'{argument} file {path!r} has no layer with polygons')
+        raise ValueError(
+            f'{argument} file {name_paths(path)} has no layer with polygons'
+        )
     elif len(layers) > 1:
         raise ValueError(
-            f'{argument} file {path!r} has the layers {", ".join(map(repr, layers))}: '
+            f'{argument} file {name_paths(path)} has the layers {", ".join(map(repr, layers))}: '
             f'expected {name}, the name of the one to take'
         )
     return layer or next(iter(layers), None)
@@ -174,14 +179,13 @@ def choose_layer(argument: str, path: str, layer: str | None) -> str | None:
 
 def _suffix(path: str) -> str:
     """Return the suffix of a path, or of a URL with a query."""
-    if '://' in path:
-        path = path.partition('?')[0]
-    return pathlib.PurePath(path).suffix.lower()
+    return pathlib.PurePath(public_path(path)).suffix.lower()
 
 
 def _unreadable(name: str, error: Exception) -> RuntimeError:
     """Make the error that a file cannot be read."""
-    return RuntimeError(f'{name} cannot be read: expected polygons ({error})')
+    reason = without_secrets(str(error))
+    return RuntimeError(f'{name} cannot be read: expected polygons ({reason})')
 
 
 def _read(name: str, path: str, layer: str | None) -> gpd.GeoDataFrame:

@@ -18,12 +18,12 @@ from torch.utils.data import Dataset
 from torchgeo.datasets import IntersectionDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
-from ..utils import name_paths
 from .base import OpticalSARDataset, stack_pair
 from .grid import Grid
 from .grid_files import GridRaster
 from .masks import Mask, MaskSource
-from .source import Paths, SARSource, Source
+from .paths import Paths, name_paths
+from .source import SARSource, Source
 
 #: Measures image pairs, shape (B, 2, C, H, W), where they are valid, shape (B, 1, H, W):
 #: references of the optical and of the SAR images, shapes (B, K, 1, 1).

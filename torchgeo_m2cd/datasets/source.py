@@ -3,9 +3,6 @@
 
 """Which files an image consists of, and how to read them."""
 
-import glob
-import os
-import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -14,13 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.io import DatasetReader
 from torchgeo.datasets import RasterDataset
-from torchgeo.datasets.utils import find_files
 
-from ..utils import check_choice, list_paths
+from ..utils import check_choice
+from .paths import Paths, expand, list_files
 from .radiometry import REFLECTANCE
-
-#: One or more files, folders, or patterns like ``'scenes/*.tif'``.
-Paths = Sequence[str | pathlib.Path] | str | pathlib.Path
 
 #: What the values of a SAR file are: ``'db'``, linear ``'power'`` or ``'amplitude'``, or
 #: anything ``'other'``.
@@ -28,9 +22,6 @@ SARScale = Literal['db', 'power', 'amplitude', 'other']
 
 #: Lowest value in dB of SAR images in linear power or amplitude, far below water.
 FLOOR = -40.0
-
-# Pictures of what is beside them, if something else is
-_PICTURES = ('.png', '.jpg', '.jpeg')
 
 # Decibels per decade
 _DECIBELS = {'power': 10.0, 'amplitude': 20.0}
@@ -41,7 +32,9 @@ class Source:
     """The files of an image, and how to read them.
 
     Args:
-        paths: One or more files, folders, or patterns. Several files are mosaicked.
+        paths: One or more files, folders, archives, patterns, URLs, names of GDAL's own
+            (``'NETCDF:after.nc:vv'``), or STAC items (``'item.json'``). Several files are
+            mosaicked, the first on top.
         bands: Bands to read: numbers, starting at 1, or names of *naming* (defaults to
             all).
         naming: Dataset of TorchGeo that knows the names of the files of this sensor,
@@ -160,7 +153,9 @@ class Source:
         for band in names:
             check_choice(f'{name} band', band, self.naming.all_bands)
         arguments: dict[str, Any] = {'bands': names} if names else {}
-        return self.naming(self.find_paths(name), **arguments)
+        # TorchGeo would take the name of a folder for a pattern
+        files = [file for path in self.find_paths(name) for file in list_files(path)]
+        return self.naming(files, **arguments)
 
     def convert(
         self, values: npt.NDArray[np.float32], name: str
@@ -262,58 +257,3 @@ class SARSource(Source):
         decibels = np.log10(positive) * np.float32(_DECIBELS[self.scale])
         floored: npt.NDArray[np.float32] = np.maximum(decibels, np.float32(FLOOR))
         return floored
-
-
-def expand(name: str, paths: Paths) -> list[str]:
-    """List paths, and the matches of those that are patterns.
-
-    Args:
-        name: What the files are, for messages.
-        paths: One or more files, folders, or patterns.
-
-    Returns:
-        Existing files and folders, URLs, and paths of GDAL's own.
-
-    Raises:
-        FileNotFoundError: If a file or folder does not exist, or nothing matches a
-            pattern.
-    """
-    found = []
-    for path in list_paths(paths):
-        matches = sorted(glob.glob(path, recursive=True))
-        if not (matches or is_remote(path)):
-            raise FileNotFoundError(
-                f'{name} file {path!r} does not exist'
-                if not glob.has_magic(path)
-                else f'no {name} file matches {path!r}'
-            )
-        found += [path] if os.path.exists(path) else matches or [path]
-    return found
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL, or one that only GDAL understands.
-
-    Args:
-        path: The path.
-
-    Returns:
-        Whether it is.
-    """
-    return '://' in path or path.startswith('/vsi')
-
-
-def list_files(path: str) -> list[str]:
-    """List the files of a folder.
-
-    Args:
-        path: A folder, a file or a URL.
-
-    Returns:
-        The files, or the path itself.
-    """
-    if not os.path.isdir(path):
-        return [path]
-    files = find_files(path)
-    rasters = [file for file in files if not file.lower().endswith(_PICTURES)]
-    return rasters or files

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from .. import __version__
 from ..configurable import plain
+from ..datasets.paths import local_file, public_path
 from ..samplers import SceneSampler
 from ..tasks.checkpoint import ARCHITECTURE
 from ..transforms import Inputs
@@ -38,7 +39,8 @@ class MapPlan:
         inputs: What the model is shown, see
             :meth:`~torchgeo_m2cd.transforms.Inputs.to_dict`.
         precision: Precision of the trainer.
-        files: Path of each file, with size and time of modification of local ones.
+        files: Path of each file, a URL without token, and size and time of modification
+            of local ones.
         sources: How the files of both images are read, and which bands of them.
         shape: Height and width of the scene in pixels.
         transform: Transform from columns and rows to coordinates.
@@ -120,7 +122,7 @@ def plan_maps(
             model=model,
             inputs=inputs.to_dict(),
             precision=str(trainer.precision),
-            files=[[file, *_stamp(file)] for file in scene.files],
+            files=[[public_path(file), *_stamp(file)] for file in scene.files],
             sources=[image.describe() for image in (scene.optical, scene.sar)],
             shape=list(scene.shape),
             transform=list(scene.transform)[:6],
@@ -155,6 +157,7 @@ def _describe_model(task: LightningModule) -> dict[str, str]:
 
 def _stamp(file: str) -> list[int]:
     """Return size and time of modification of a local file."""
+    file = local_file(file)
     if not os.path.exists(file):
         return []
     stat = os.stat(file)
