@@ -6,6 +6,7 @@
 import difflib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
@@ -99,3 +100,17 @@ def write_beside(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> Non
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def public_path(path: str) -> str:
+    """Remove the secrets of a remote path: its query, and user and password.
+
+    Args:
+        path: A URL, a path of GDAL, or a local path, which may hold a question mark.
+
+    Returns:
+        The path without secrets; a local path as it is.
+    """
+    if '://' not in path and not path.startswith('/vsi'):
+        return path
+    return re.sub(r'://[^/@]*@', '://', path.split('?')[0])

@@ -18,6 +18,7 @@ from ..configurable import plain
 from ..samplers import SceneSampler
 from ..tasks.checkpoint import ARCHITECTURE
 from ..transforms import Inputs
+from ..utils import public_path
 
 # Weights alone do not say it all: two values of `top_k` have the same
 _ARGUMENTS = (*ARCHITECTURE, 'task')
@@ -38,7 +39,8 @@ class MapPlan:
         inputs: What the model is shown, see
             :meth:`~torchgeo_m2cd.transforms.Inputs.to_dict`.
         precision: Precision of the trainer.
-        files: Path of each file, with size and time of modification of local ones.
+        files: Path of each file without secrets, with size and time of modification of
+            local ones.
         sources: How the files of both images are read.
         shape: Height and width of the scene in pixels.
         transform: Transform from columns and rows to coordinates.
@@ -46,6 +48,7 @@ class MapPlan:
         size: Height and width of a patch in pixels.
         stride: Distance between patches in pixels.
         batch_size: Patches in a batch.
+        water: Whether patches also hold where water was before, as their inputs tell.
     """
 
     version: str
@@ -61,6 +64,7 @@ class MapPlan:
     size: list[int]
     stride: list[int]
     batch_size: int
+    water: bool
 
     def to_json(self, **more: Any) -> str:
         """Write the plan as text, always the same for the same plan.
@@ -120,7 +124,7 @@ def plan_maps(
             model=model,
             inputs=inputs.to_dict(),
             precision=str(trainer.precision),
-            files=[[file, *_stamp(file)] for file in scene.files],
+            files=[[public_path(file), *_stamp(file)] for file in scene.files],
             sources=[image.source.describe() for image in (scene.optical, scene.sar)],
             shape=list(scene.shape),
             transform=list(scene.transform)[:6],
@@ -128,6 +132,7 @@ def plan_maps(
             size=list(sampler.size),
             stride=list(sampler.stride),
             batch_size=batch_size,
+            water=inputs.optical.finds_water,
         )
         for scene, sampler in zip(scenes, samplers, strict=True)
     ]
