@@ -24,7 +24,9 @@ from torchgeo.datasets.utils import Path
 
 from ..datasets import SceneDataset
 from ..datasets.grid import Grid
-from ..utils import check_choice
+from ..datasets.source import is_remote
+from ..utils import check_choice, public_path
+from .plan import stamp
 
 #: Columns of the table.
 COLUMNS = ('name', 'flooded_km2', 'water_before_km2', 'mapped_km2', 'flooded_share')
@@ -48,13 +50,20 @@ class Districts:
         """Describe the file, such that another one has another description.
 
         Returns:
-            The arguments, and size and time of modification of the file.
+            The arguments, and size and time of modification of a local file.
         """
-        stat = os.stat(self.path)
-        return [
-            *(os.fspath(self.path), self.attribute, self.layer),
-            *(stat.st_size, stat.st_mtime_ns),
-        ]
+        path = self._path
+        return [public_path(path), self.attribute, self.layer, *stamp(path)]
+
+    @property
+    def _path(self) -> str:
+        """Path of the file."""
+        return os.path.expanduser(self.path)
+
+    @property
+    def _name(self) -> str:
+        """Name of the file, for messages."""
+        return f'districts file {public_path(self._path)!r}'
 
     def check(self, scenes: Sequence[SceneDataset]) -> None:
         """Check that there are districts in some scene.
@@ -68,8 +77,8 @@ class Districts:
         """
         if not any(len(self.read(scene.grid, scene.shape)) for scene in scenes):
             raise ValueError(
-                f'districts file {os.fspath(self.path)!r} has no polygon where the scene '
-                'is: expected districts of the same place'
+                f'{self._name} has no polygon where the scene is: expected districts of '
+                'the same place'
             )
 
     def read(self, grid: Grid, shape: tuple[int, int]) -> gpd.GeoDataFrame:
@@ -107,28 +116,28 @@ class Districts:
 
     def _read(self) -> gpd.GeoDataFrame:
         """Read and check all districts."""
-        what = f'districts file {os.fspath(self.path)!r}'
-        if not os.path.exists(self.path):
+        path, what = self._path, self._name
+        if not (os.path.exists(path) or is_remote(path)):
             raise FileNotFoundError(f'{what} does not exist')
         try:
-            found = gpd.list_layers(self.path)
+            found = gpd.list_layers(path)
             layers = list(found['name'][found['geometry_type'].notna()])
-            if self.layer is not None:
-                check_choice(f'layer of {what}', self.layer, layers)
-            elif len(layers) > 1:
-                raise ValueError(
-                    f'{what} has the layers {layers}: expected one of them as '
-                    'districts.layer'
-                )
-            table = gpd.read_file(self.path, layer=self.layer or 0)
+            layer = self.layer or (layers[0] if len(layers) == 1 else '')
+            table = gpd.read_file(path, layer=layer) if layer in layers else None
         except RuntimeError as error:
             raise ValueError(f'{what} cannot be read: {error}') from error
-        check_choice(f'attribute of {what}', self.attribute, table.columns)
-        kinds = set(table.geom_type.dropna()) - {'Polygon', 'MultiPolygon'}
-        if table.crs is None or kinds:
+        if table is None:
             raise ValueError(
-                f'{what} has the CRS {table.crs} and geometries of the types '
-                f'{sorted(set(table.geom_type.dropna()))}: expected polygons with a CRS'
+                f'{what} has the layers {layers}, and districts.layer is {self.layer}: '
+                'expected one of them'
+            )
+        attributes = table.columns.drop('geometry')
+        check_choice(f'attribute of {what}', self.attribute, attributes)
+        kinds = sorted(set(table.geom_type.dropna()))
+        if table.crs is None or not set(kinds) <= {'Polygon', 'MultiPolygon'}:
+            raise ValueError(
+                f'{what} has the CRS {table.crs} and geometries of the types {kinds}: '
+                'expected polygons with a CRS'
             )
         names = table[self.attribute]
         if names.isna().any():

@@ -124,7 +124,7 @@ def plan_maps(
             model=model,
             inputs=inputs.to_dict(),
             precision=str(trainer.precision),
-            files=[[public_path(file), *_stamp(file)] for file in scene.files],
+            files=[[public_path(file), *stamp(file)] for file in scene.files],
             sources=[image.source.describe() for image in (scene.optical, scene.sar)],
             shape=list(scene.shape),
             transform=list(scene.transform)[:6],
@@ -158,8 +158,15 @@ def _describe_model(task: LightningModule) -> dict[str, str]:
     }
 
 
-def _stamp(file: str) -> list[int]:
-    """Return size and time of modification of a local file."""
+def stamp(file: str) -> list[int]:
+    """Tell a file from another one of the same path.
+
+    Args:
+        file: Path of the file.
+
+    Returns:
+        Size and time of modification of a local file, nothing of others.
+    """
     if not os.path.exists(file):
         return []
     stat = os.stat(file)

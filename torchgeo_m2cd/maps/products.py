@@ -77,7 +77,7 @@ def make_map(mosaic: Mosaic, outputs: Outputs, plan: MapPlan, run: Run) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(step, new[path])
             # The raster of probabilities last: its tags say that all is complete
-            for path in reversed(made):
+            for path in sorted(made, key=lambda path: path == outputs.probability):
                 beside(path, 'aux.xml').unlink(missing_ok=True)  # Of an older map
                 new[path].replace(path)
         finally:
@@ -112,7 +112,7 @@ class _Maker:
         """Make the files.
 
         Returns:
-            Where each file is, that of the probabilities first.
+            Where each file is, by its place.
         """
         outputs, scene = self.outputs, self.scene
         length = len(list(strips(*scene.shape)))

@@ -258,7 +258,7 @@ def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
         share = f'{100 * flooded / mapped:.3g} % of what was mapped'
         if summary['water_before_km2'] is None:
             name = 'changed'
-            text = f'{_km2(flooded)}, {share}'
+            text = f'{_km2(flooded)}, {share} (the model does not tell what was water before)'
         else:
             name = 'flooded'
             both = _km2(summary['flooded_km2_with_water_before'])
