@@ -29,11 +29,11 @@ def make_scene(
 ) -> SceneDataset:
     """Make a scene with data everywhere."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = [
+    optical, sar = (
         write(folder / name, np.ones((1, *shape), np.float32), transform, crs)
         for name in names
-    ]
-    return SceneDataset(*images)
+    )
+    return SceneDataset(optical, sar)
 
 
 def make_plan(scene: SceneDataset, water: bool = False, **changes: Any) -> MapPlan:

@@ -39,7 +39,7 @@ def test_equals_geodesic(crs: str, west: float, north: float, step: float) -> No
     polygon = shapely.box(left, top - 250 * step, left + 330 * step, top)
     # A vertex at each pixel: parallels are no geodesics
     edge = shapely.segmentize(polygon, step).exterior.coords
-    lonlat = Transformer.from_crs(crs, 4326, always_xy=True).transform(*zip(*edge))
+    lonlat = Transformer.from_crs(crs, 4326, always_xy=True).transform(*edge.xy)
     ellipsoid = grid.crs.get_geod()
     assert isinstance(ellipsoid, Geod)
     expected = abs(ellipsoid.polygon_area_perimeter(*lonlat)[0])
@@ -70,8 +70,8 @@ def test_beyond_the_pole() -> None:
     """Half a pixel of a grid whose centres begin at the pole."""
     grid = Grid(CRS('EPSG:4326'), from_origin(0, 90.5, 1, 1))
     pixels = Areas(grid, (2, 3)).pixels(Window(0, 0, 3, 2))
-    cap = [(0, 90), (0, 89.5), (0.5, 89.5), (1, 89.5)]
-    expected = abs(Geod(ellps='WGS84').polygon_area_perimeter(*zip(*cap))[0])
+    cap = (0, 0, 0.5, 1), (90, 89.5, 89.5, 89.5)
+    expected = abs(Geod(ellps='WGS84').polygon_area_perimeter(*cap)[0])
     np.testing.assert_allclose(pixels[0], expected, rtol=1e-4)
 
 

@@ -130,12 +130,13 @@ class TestCheck:
 
     def test_layers(self, boxes: dict[str, Any], tmp_path: Path) -> None:
         path = tmp_path / 'd.gpkg'
-        for layer in ('areaOfInterest', 'districts'):
-            write_districts(path, boxes, layer=layer)
+        for name in ('areaOfInterest', 'districts'):
+            write_districts(path, boxes, layer=name)
         match = (
             r"has the layers \['areaOfInterest', 'districts'\].*expected one of them"
         )
-        for layer in (None, 'district'):
+        layers: tuple[str | None, ...] = (None, 'district')
+        for layer in layers:
             with pytest.raises(ValueError, match=match):
                 self.check(Districts(path, 'NAME', layer), tmp_path)
         self.check(Districts(path, 'NAME', 'districts'), tmp_path)

@@ -41,5 +41,5 @@ class TestOutputs:
 
     @pytest.mark.parametrize('min_area', [-1.0, float('nan')])
     def test_min_area(self, min_area: float) -> None:
-        with pytest.raises(ValueError, match='min_area is .*: expected 0 m² or more'):
+        with pytest.raises(ValueError, match=r'min_area is .*: expected 0 m² or more'):
             Outputs(Path('a.tif'), min_area=min_area)

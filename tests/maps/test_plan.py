@@ -14,12 +14,14 @@ from torchgeo_m2cd.datasets import SARSource, SceneDataset
 from torchgeo_m2cd.maps import MapPlan, plan_maps
 from torchgeo_m2cd.samplers import SceneSampler
 from torchgeo_m2cd.tasks import ChangeDetectionTask
-from torchgeo_m2cd.transforms import Inputs, Standardize
+from torchgeo_m2cd.transforms import Darkness, Inputs, Standardize
 
 INPUTS = Inputs(Standardize([0], [1]), Standardize([-10], [5]))
 
 
-def make_plan(folder: Path, scale: str = 'db', top_k: int = 2) -> MapPlan:
+def make_plan(
+    folder: Path, scale: str = 'db', top_k: int = 2, inputs: Inputs = INPUTS
+) -> MapPlan:
     """Plan the map of a scene whose optical image is in an archive."""
     optical = write(folder / 'optical.tif', np.ones((1, 64, 64), np.float32))
     with zipfile.ZipFile(folder / 'optical.zip', 'w') as archive:
@@ -34,7 +36,7 @@ def make_plan(folder: Path, scale: str = 'db', top_k: int = 2) -> MapPlan:
     for parameter in task.parameters():
         parameter.data.fill_(0.5)
     trainer = Mock(lightning_module=task, precision='32-true')
-    (plan,) = plan_maps(trainer, INPUTS, [SceneSampler(scene, (32, 32), (16, 16))], 4)
+    (plan,) = plan_maps(trainer, inputs, [SceneSampler(scene, (32, 32), (16, 16))], 4)
     return plan
 
 
@@ -49,6 +51,23 @@ class TestMapPlan:
         assert plan.model['MODEL'] == 'ChangeDetectionTask, m2cd, mit_b0'
         assert plan.inputs == INPUTS.to_dict()
         assert (plan.shape, plan.size, plan.stride) == ([64, 64], [32, 32], [16, 16])
+
+    def test_secrets(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A signed URL is the same file when its token is another."""
+        digests = set()
+        for token in ('a', 'b'):
+            url = f'/vsicurl/https://me:{token}@x.org/a.tif?sig={token}'
+            monkeypatch.setattr(SceneDataset, 'files', [url])
+            plan = make_plan(tmp_path)
+            assert plan.files == [['/vsicurl/https://x.org/a.tif']]
+            digests.add(plan.digest())
+        assert len(digests) == 1
+
+    def test_water(self, tmp_path: Path) -> None:
+        """Patches hold where water was before, if the inputs tell."""
+        assert not make_plan(tmp_path).water
+        inputs = Inputs(Darkness([1]), INPUTS.sar)
+        assert make_plan(tmp_path, inputs=inputs).water
 
     def test_digest(self, tmp_path: Path) -> None:
         """Whatever changes the probabilities changes the digest."""

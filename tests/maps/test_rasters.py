@@ -72,12 +72,12 @@ class TestRasters:
             assert src.units == ('1',)
             tags = src.tags(1)
             known = values[0, :60].astype(np.float64)
-            for name, value in (
-                ('MINIMUM', 0), ('MAXIMUM', 1), ('MEAN', known.mean()),
+            for name, number in (
+                ('MINIMUM', 0.0), ('MAXIMUM', 1.0), ('MEAN', known.mean()),
                 ('STDDEV', known.std()), ('VALID_PERCENT', 93.75),
             ):  # fmt: skip
                 assert float(tags[f'STATISTICS_{name}']) == pytest.approx(
-                    value, rel=1e-8
+                    number, rel=1e-8
                 )
             tags = src.tags()
             assert tags['THRESHOLD'] == '0.7'
@@ -86,13 +86,13 @@ class TestRasters:
             assert tags['SAR_DATES'] == '2024-10-30'
         pixel = 1e-4 / 0.9996**2
         count = changed.sum()
-        for name, pixels in (
+        for key, pixels in (
             ('flooded_km2', 44 * count),
             ('flooded_km2_with_water_before', 60 * count),
             ('water_before_km2', 16 * 64),
             ('mapped_km2', 60 * 64),
         ):
-            assert summary[name] == pytest.approx(pixels * pixel, rel=1e-5)
+            assert summary[key] == pytest.approx(pixels * pixel, rel=1e-5)
         assert summary['valid_share'] == 0.9375
 
     @pytest.mark.parametrize('water', [False, True])

@@ -12,6 +12,7 @@ import pystac
 import pytest
 import shapely
 from pyproj import Transformer
+from rasterio.transform import Affine, from_origin
 
 from tests.data.geotiff import GRID
 from tests.maps.helpers import FIJI, make_plan, make_scene, map_values
@@ -73,13 +74,10 @@ class TestMakeItem:
 
     @pytest.mark.parametrize('crs', ['EPSG:32760', 'EPSG:4326'])
     def test_across_180_degrees(self, crs: str, tmp_path: Path) -> None:
-        transform = FIJI if crs == 'EPSG:32760' else FIJI
+        transform = FIJI @ Affine.translation(100, 0)
         if crs == 'EPSG:4326':
-            transform = type(FIJI)(1e-4, 0, 179.998, 0, -1e-4, -16.8)
-        scene = {'crs': crs, 'transform': transform, 'shape': (64, 64)}
-        if crs == 'EPSG:32760':
-            scene['transform'] = FIJI @ type(FIJI).translation(100, 0)
-        item = make_item(tmp_path, **scene)
+            transform = from_origin(179.998, -16.8, 1e-4, 1e-4)
+        item = make_item(tmp_path, crs=crs, transform=transform)
         shape = shapely.geometry.shape(item['geometry'])
         assert shape.geom_type == 'MultiPolygon'
         west, south, east, north = item['bbox']
@@ -90,13 +88,13 @@ class TestMakeItem:
         corners = shapely.box(0, 0, 64, 64).exterior.coords
         move = Transformer.from_crs(crs, 4326, always_xy=True)
         for column, row in corners:
-            lon, lat = move.transform(*scene['transform'] @ (column, row))
+            lon, lat = move.transform(*transform @ (column, row))
             lon = (lon + 180) % 360 - 180
             assert shape.distance(shapely.Point(lon, lat)) < 1e-5
 
     def test_own_crs(self, tmp_path: Path) -> None:
         """A CRS that no authority has."""
         crs = '+proj=laea +lat_0=47 +lon_0=15 +datum=WGS84 +units=m'
-        item = make_item(tmp_path, crs=crs, transform=type(GRID)(10, 0, 0, 0, -10, 0))
+        item = make_item(tmp_path, crs=crs, transform=from_origin(0, 0, 10, 10))
         assert item['properties']['proj:code'] is None
         assert 'Lambert Azimuthal' in item['properties']['proj:wkt2']

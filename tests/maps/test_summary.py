@@ -48,14 +48,18 @@ class TestFormatSummary:
     def test_lines(self) -> None:
         assert format_summary(SUMMARY).splitlines() == [
             'maps/change.tif',
-            '  flooded    346 km², 2.87 % of what was mapped (400 km² with what was water '
-            'before)',
+            (
+                '  flooded    346 km², 2.87 % of what was mapped (400 km² with what was water '
+                'before)'
+            ),
             '  mapped     12,046 km², 98.8 % of the scene has data',
             '  polygons   321, from 1000 m²',
             '  districts  2, most in There: 2 km²',
             '  grid       EPSG:32633, 10 x 10 m, 200 x 100 pixels',
-            '  optical    B02.tif and 1 more, 2024-09-19, nodata 0.0, gain 1.0 and 10.0, '
-            'naming Sentinel2',
+            (
+                '  optical    B02.tif and 1 more, 2024-09-19, nodata 0.0, gain 1.0 and 10.0, '
+                'naming Sentinel2'
+            ),
             '  SAR        b.tif, scale db, nodata nan',
             '  model      m2cd, weights 01234567, threshold 0.5',
             '  files      change.tif, change.json',
@@ -68,8 +72,10 @@ class TestFormatSummary:
         nothing = {'water_before_km2': None, 'polygons': None, 'districts': None}
         lines = format_summary({**SUMMARY, **nothing}).splitlines()
         assert lines[1:3] == [
-            '  changed    346 km², 2.87 % of what was mapped (the model does not tell '
-            'what was water before)',
+            (
+                '  changed    346 km², 2.87 % of what was mapped (the model does not tell '
+                'what was water before)'
+            ),
             '  mapped     12,046 km², 98.8 % of the scene has data',
         ]
         assert lines[3].startswith('  grid')

@@ -12,6 +12,7 @@ from typing import Any
 
 import pystac
 import shapely
+import shapely.affinity
 from pystac.extensions.classification import Classification, ClassificationExtension
 from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
@@ -168,6 +169,12 @@ def _footprint(
     box = shapely.box(*bounds)
     edge = max(bounds[2] - bounds[0], bounds[3] - bounds[1])
     outline = shapely.segmentize(box, edge / 20)
+    if scene.crs.is_geographic:
+        # GDAL cuts what it projects
+        world = shapely.box(-180, -90, 180, 90)
+        turned = [shapely.affinity.translate(outline, x) for x in (-360, 0, 360)]
+        parts = [part.intersection(world) for part in turned]
+        outline = shapely.union_all([part for part in parts if part.area > 0])
     geometry: dict[str, Any] = transform_geom(
         scene.crs, 'OGC:CRS84', shapely.geometry.mapping(outline), precision=7
     )

@@ -26,9 +26,6 @@ from .styles import WATER_BEFORE
 # Digits of a date in the name of a file
 _DATE = re.compile(r'(?<!\d)((?:19|20)\d\d)-?(\d\d)-?(\d\d)(?!\d)')
 
-# What need not be said of the values of an image
-_UNSAID = {'None', 'nan', '0.0', '1.0', ''}
-
 
 @dataclasses.dataclass
 class Run:
@@ -282,15 +279,12 @@ def _format_image(image: Mapping[str, Any]) -> str:
     """Write how an image was read."""
     names = [pathlib.PurePath(file).name for file in image['files']]
     more = f' and {len(names) - 1} more' if len(names) > 1 else ''
-    known = [
-        f'{key} {" and ".join(map(str, values))}'
-        for key, values in (
-            (key, value if isinstance(value, list) else [value])
-            for key, value in image.items()
-            if key not in ('files', 'dates')
-        )
-        if values and not set(map(str, values)) <= _UNSAID
-    ]
+    known = []
+    for key, value in image.items():
+        values = [str(v) for v in (value if isinstance(value, list) else [value])]
+        text = f'{key} {" and ".join(values)}'
+        if key not in ('files', 'dates') and set(values) - {'None'}:
+            known += [text] if text not in ('gain 1.0', 'offset 0.0') else []
     return ', '.join([f'{names[0]}{more}', *image['dates'], *known])
 
 
