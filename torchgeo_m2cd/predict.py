@@ -76,7 +76,6 @@ def predict_scene(
     Raises:
         FileExistsError: If a file exists and *overwrite* is False.
         FileNotFoundError: If the checkpoint or an image does not exist.
-        ModuleNotFoundError: If a library that writes one of the files is missing.
         RuntimeError: If a file cannot be read.
         ValueError: If an argument is unknown, a file has a suffix that cannot be written,
             or the images do not fit the model.

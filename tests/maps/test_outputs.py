@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.maps.helpers import make_plan, make_scene
 from torchgeo_m2cd.maps import Outputs
 
 
@@ -43,3 +44,13 @@ class TestOutputs:
     def test_min_area(self, min_area: float) -> None:
         with pytest.raises(ValueError, match=r'min_area is .*: expected 0 m² or more'):
             Outputs(Path('a.tif'), min_area=min_area)
+
+    def test_digest(self, tmp_path: Path) -> None:
+        """The same numbers, written otherwise, are the same products."""
+        plan = make_plan(make_scene(tmp_path))
+        digests = [
+            Outputs(Path('a.tif'), threshold=threshold, min_area=min_area).digest(plan)
+            for threshold, min_area in ((1, 1000), (1.0, 1000.0), (1, 999), (0.9, 1000))
+        ]
+        assert digests[0] == digests[1]
+        assert len(set(digests)) == 3

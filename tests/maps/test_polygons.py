@@ -239,7 +239,7 @@ class TestSavePolygons:
 
     def test_no_pyarrow(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr('importlib.util.find_spec', Mock(return_value=None))
-        with pytest.raises(ModuleNotFoundError, match='no pyarrow to write it with'):
+        with pytest.raises(ValueError, match='no pyarrow to write it with'):
             Outputs(tmp_path / 'a.tif', polygons=tmp_path / 'a.parquet')
 
     def test_parquet(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -95,6 +95,13 @@ class TestRasters:
             assert summary[key] == pytest.approx(pixels * pixel, rel=1e-5)
         assert summary['valid_share'] == 0.9375
 
+    def test_local_crs(self, tmp_path: Path) -> None:
+        """A CRS without a place on the Earth has areas, too."""
+        scene = make_scene(tmp_path / 'in', crs='LOCAL_CS["here",UNIT["metre",1]]')
+        values = np.full((1, 64, 64), 0.9, np.float32)
+        summary = map_values(scene, values, Outputs(tmp_path / 'a.tif', min_area=1))
+        assert summary['flooded_km2'] == 0.4096
+
     @pytest.mark.parametrize('water', [False, True])
     def test_classes(self, water: bool, tmp_path: Path) -> None:
         """Where there are several classes, class 2 is another one."""

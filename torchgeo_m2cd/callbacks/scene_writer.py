@@ -92,8 +92,7 @@ class SceneWriter(Callback):
                 scenes, those that are complete are left out.
 
         Raises:
-            ModuleNotFoundError: If a library that writes one of the files is missing.
-            ValueError: If two of the files are the same, a suffix is unknown,
+            ValueError: If two of the files are the same, a suffix cannot be written,
                 *threshold* is not within [0, 1], or *min_area* is negative.
         """
         super().__init__()

@@ -45,9 +45,8 @@ class Outputs:
         overwrite: Whether to replace existing files.
 
     Raises:
-        ModuleNotFoundError: If a library that writes one of the files is missing.
-        ValueError: If two of the files are the same, a suffix is unknown, *threshold* is
-            not within [0, 1], or *min_area* is negative.
+        ValueError: If two of the files are the same, a suffix cannot be written,
+            *threshold* is not within [0, 1], or *min_area* is negative.
     """
 
     probability: pathlib.Path
@@ -188,7 +187,9 @@ class Outputs:
         """
         districts = self.districts and self.districts.describe()
         return plan.digest(
-            threshold=self.threshold, min_area=self.min_area, districts=districts
+            threshold=float(self.threshold),
+            min_area=float(self.min_area),
+            districts=districts,
         )
 
     def folder(self, plan: MapPlan) -> pathlib.Path:

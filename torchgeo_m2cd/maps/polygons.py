@@ -44,8 +44,7 @@ def check_vector_suffix(path: pathlib.Path) -> None:
         path: The file.
 
     Raises:
-        ModuleNotFoundError: If a library is missing.
-        ValueError: If the suffix is unknown.
+        ValueError: If the suffix is unknown, or the library for it is missing.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -54,7 +53,7 @@ def check_vector_suffix(path: pathlib.Path) -> None:
             f'{", ".join(FORMATS)}'
         )
     if suffix == '.parquet' and importlib.util.find_spec('pyarrow') is None:
-        raise ModuleNotFoundError(
+        raise ValueError(
             f'polygons is {str(path)!r}, but there is no pyarrow to write it with: '
             'expected another suffix, or `pip install pyarrow`'
         )

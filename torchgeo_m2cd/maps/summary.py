@@ -115,6 +115,7 @@ def summarize(
         they do not tell. Areas are None where pixels have several labels.
     """
     height, width = scene.shape
+    axes = scene.crs.axis_info  # A local CRS may have none
     knows_water = labels.get(WATER_BEFORE) == 'permanent water'
     before = float(measures.area[WATER_BEFORE]) if knows_water else None
     flooded = float(measures.area[1:255].sum()) - (before or 0.0)
@@ -136,12 +137,12 @@ def summarize(
         'polygons': None,
         'districts': None,
         'classes': {str(value): name for value, name in labels.items()},
-        'threshold': outputs.threshold,
-        'min_area_m2': outputs.min_area,
+        'threshold': float(outputs.threshold),
+        'min_area_m2': float(outputs.min_area),
         'grid': {
             'crs': plan.crs,
             'resolution': list(scene.grid.res),
-            'unit': scene.crs.axis_info[0].unit_name,
+            'unit': axes[0].unit_name if axes else '',
             'shape': [height, width],
         },
         'optical': describe_image(scene.optical),
