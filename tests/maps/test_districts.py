@@ -28,8 +28,9 @@ def write_districts(
 
 
 class TestAreas:
-    def test_by_hand(self, tmp_path: Path) -> None:
+    def test_by_hand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A scene of 640 m with flood in the west, water before in the north."""
+        monkeypatch.setattr('torchgeo_m2cd.maps.mosaic._STRIP', 16)
         scene = make_scene(tmp_path / 'in')
         x, y = scene.transform.c, scene.transform.f
         districts = write_districts(

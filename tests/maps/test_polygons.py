@@ -97,7 +97,8 @@ class TestFindPolygons:
             )
             assert region.area_m2 == pytest.approx(abs(area), rel=1e-6)
 
-    def test_classes(self, tmp_path: Path) -> None:
+    def test_classes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr('torchgeo_m2cd.maps.mosaic._STRIP', 2)
         probability = np.zeros((3, 20, 20), np.float32)
         probability[0] = 0.8
         probability[:, :5, :5] = np.array([0.1, 0.6, 0.3])[:, None, None]
@@ -169,6 +170,18 @@ class TestMinArea:
         assert summary['polygons'] is None
         with rasterio.open(tmp_path / 'c.tif') as src:
             assert set(np.unique(src.read())) == {0, 255}
+
+    def test_one_of_two(self, tmp_path: Path) -> None:
+        """Most strips have nothing to erase."""
+        scene = make_scene(tmp_path / 'in', (600, 20))
+        values = np.zeros((1, 600, 20), np.float32)
+        values[:, 3, 3] = values[:, 400:410] = 0.9
+        outputs = Outputs(tmp_path / 'a.tif', tmp_path / 'c.tif', min_area=1000)
+        map_values(scene, values, outputs)
+        with rasterio.open(tmp_path / 'c.tif') as src:
+            classes = src.read(1)
+        assert classes.sum() == 200
+        assert (classes[400:410] == 1).all()
 
 
 def make_table() -> gpd.GeoDataFrame:

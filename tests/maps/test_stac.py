@@ -21,12 +21,14 @@ from torchgeo_m2cd.maps import Outputs
 local_validator = pytest.importorskip('pystac.validation.local_validator')
 
 
-def make_item(folder: Path, water: bool = False, **kwargs: Any) -> dict[str, Any]:
+def make_item(
+    folder: Path, water: bool = False, classes: str | None = 'c.tif', **kwargs: Any
+) -> dict[str, Any]:
     scene = make_scene(folder / 'in', **kwargs)
     values = np.full((1 + water, 64, 64), 0.9, np.float32)
     outputs = Outputs(
         folder / 'maps' / 'a.tif',
-        folder / 'maps' / 'c.tif',
+        folder / 'maps' / classes if classes else None,
         folder / 'a.gpkg',
         stac=folder / 'stac' / 'a.json',
     )
@@ -67,7 +69,8 @@ class TestMakeItem:
 
     def test_unknown_date(self, tmp_path: Path) -> None:
         before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1)
-        item = pystac.Item.from_dict(make_item(tmp_path))
+        item = pystac.Item.from_dict(make_item(tmp_path, classes=None))
+        assert set(item.assets) == {'output', 'polygons', 'summary', 'style'}
         assert item.datetime is not None
         assert before <= item.datetime <= datetime.datetime.now(datetime.UTC)
         assert 'is not known' in item.properties['description']

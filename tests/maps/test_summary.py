@@ -115,6 +115,8 @@ class TestSummarize:
         plan = make_plan(scene, arguments={'task': 'multilabel'})
         values = np.full((2, 64, 64), 0.9, np.float32)
         summary = map_values(scene, values, Outputs(tmp_path / 'a.tif'), plan)
+        with rasterio.open(tmp_path / 'a.tif') as src:
+            assert src.descriptions[0] == 'probability of label 0'
         assert summary['flooded_km2'] is summary['class_km2'] is None
         assert summary['mapped_km2'] == pytest.approx(0.4096, rel=1e-3)
 

@@ -181,9 +181,10 @@ class DistrictAreas:
         # Each by itself: districts may overlap
         for number in self.table.sindex.intersection(bounds):
             geometry = self.table.geometry.iloc[number]
-            part = rasterio.windows.from_bounds(
-                *geometry.intersection(shapely.box(*bounds)).bounds, self.transform
-            )
+            here = geometry.intersection(shapely.box(*bounds))
+            if here.area == 0:
+                continue
+            part = rasterio.windows.from_bounds(*here.bounds, self.transform)
             top, left = (
                 max(math.floor(start), 0)
                 for start in (part.row_off - window.row_off, part.col_off)
@@ -191,8 +192,6 @@ class DistrictAreas:
             bottom = math.ceil(part.row_off + part.height - window.row_off)
             right = math.ceil(part.col_off + part.width)
             inside = classes[top:bottom, left:right]
-            if not inside.size:
-                continue
             mask = geometry_mask(
                 [geometry],
                 inside.shape,

@@ -105,7 +105,8 @@ class _Maker:
         self.folder = folder
         self.rasters = Rasters(folder / 'probability', folder / 'classes')
         self.areas = Areas(self.scene.grid, self.scene.shape)
-        self.labels = name_classes(mosaic.classes, mosaic.water)
+        task = plan.arguments.get('task')
+        self.labels = name_classes(mosaic.classes, mosaic.water, task)
         self.made: dict[pathlib.Path, pathlib.Path] = {}
 
     def make(self) -> dict[pathlib.Path, pathlib.Path]:

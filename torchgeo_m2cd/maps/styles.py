@@ -19,16 +19,19 @@ _RAMP = 'cividis'
 _UNCHANGED, _CHANGED, _WATER = '#f0f0f0', '#d7301f', '#2b6cb0'
 
 
-def name_classes(count: int, water: bool) -> dict[int, str]:
+def name_classes(count: int, water: bool, task: str | None = None) -> dict[int, str]:
     """Name the classes of a map.
 
     Args:
         count: Number of probabilities of a pixel: 1 for a binary map.
         water: Whether it is known where water was before.
+        task: Kind of the task; pixels of ``'multilabel'`` have labels, and no class.
 
     Returns:
-        Name of each class.
+        Name of each class, or of each label.
     """
+    if task == 'multilabel':
+        return {i: f'label {i}' for i in range(max(count, 2))}
     if count > 1:
         return {0: 'unchanged', **{i: f'class {i}' for i in range(1, count)}}
     if water:
