@@ -80,7 +80,12 @@ def run_child(job: dict[str, Any]) -> None:
     else:
         start = time.perf_counter()
         predict_scene(
-            checkpoint, *paths, output, data_args=data, trainer_args=trainer_args
+            checkpoint,
+            *paths,
+            output,
+            data_args=data,
+            trainer_args=trainer_args,
+            overwrite=True,
         )
         seconds = time.perf_counter() - start
     if os.environ.get('RANK', '0') == '0':
@@ -118,7 +123,6 @@ def measure(job: dict[str, Any], threads: int) -> dict[str, float]:
         if job['processes'] > 1
         else []
     )
-    Path(job['output']).unlink(missing_ok=True)
     result = subprocess.run(
         [
             *(sys.executable, *launcher, '-m', 'benchmarks.scenes'),

@@ -62,21 +62,42 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
             ('quicklook', '.png'),
         )
     }  # fmt: skip
-    predict_scene(
+    summary = predict_scene(
         checkpoint, paths['optical'], paths['sar'], **files, threshold=0.4,  # type: ignore[arg-type]
         data_args={'batch_size': 4, 'patch_size': 64},
         trainer_args=CPU,
     )  # fmt: skip
-    assert sorted((tmp_path / 'maps').iterdir()) == sorted(files.values())
+    made = {path.name for path in (tmp_path / 'maps').iterdir()}
+    beside = {'change.json', 'change.qml', 'change_classes.qml'}
+    assert made == {path.name for path in files.values()} | beside
     with rasterio.open(files['output']) as src, rasterio.open(files['classes']) as mask:
         np.testing.assert_array_equal(mask.read() == 1, src.read() >= 0.4)
         assert src.tags()['CHECKPOINT'] == str(checkpoint)
         pixels = (mask.read() == 1).sum()
     table = gpd.read_file(files['polygons'])
     assert table.area.sum() == pixels * 100
+    assert isinstance(summary, dict)
+    assert summary['flooded_km2'] == pytest.approx(table.area_m2.sum() / 1e6, abs=1e-6)
+    assert summary['polygons'] == len(table)
+    assert summary == json.loads((tmp_path / 'maps' / 'change.json').read_text())
+    assert summary['model']['checkpoint'] == str(checkpoint)
     assert files['quicklook'].read_bytes().startswith(b'\x89PNG')
     with pytest.raises(FileExistsError, match=r'change\.tif exists'):
         predict_scene(checkpoint, paths['optical'], paths['sar'], files['output'])
+
+
+def test_list_of_scenes(checkpoint: Path, tmp_path: Path) -> None:
+    """There is a summary for each, also for a single one."""
+    SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
+    scenes = tmp_path / 'scenes.csv'
+    scenes.write_text('name,optical,sar\nhere,scene/optical.tif,scene/sar.tif\n')
+    summaries = predict_scene(
+        checkpoint, None, None, tmp_path / '{name}.tif', trainer_args=CPU,
+        data_args={'scenes': scenes, 'patch_size': 64},
+    )  # fmt: skip
+    assert isinstance(summaries, list)
+    (summary,) = summaries
+    assert summary['files']['output'] == str(tmp_path / 'here.tif')
 
 
 def test_inputs_of_the_checkpoint(tmp_path: Path) -> None:

@@ -108,10 +108,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             SceneDataset(*paths, mask=classes),
         )
     )
-    prediction = predicted['mask']
+    # What was water before, and known to be, is another class
+    prediction = (predicted['mask'] == 1).long()
     scene_iou = float(
         binary_jaccard_index(
-            prediction.clamp(max=1), truth['mask'], ignore_index=dataset.ignore_index
+            prediction, truth['mask'], ignore_index=dataset.ignore_index
         )
     )
     figure = dataset.plot(

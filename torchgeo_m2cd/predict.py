@@ -6,7 +6,7 @@
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy.typing as npt
 import torch
@@ -20,8 +20,22 @@ from .callbacks import SceneWriter
 from .datamodules import SceneDataModule
 from .datasets import SARSource, Source, stack_pair
 from .datasets.paths import Paths
+from .maps import Districts
 from .models import M2CD
 from .tasks import ChangeDetectionTask
+
+
+class MapOptions(TypedDict, total=False):
+    """Further arguments of :class:`~torchgeo_m2cd.callbacks.SceneWriter`."""
+
+    classes: Path | None
+    polygons: Path | None
+    quicklook: Path | None
+    stac: Path | None
+    districts: Districts | None
+    threshold: float
+    min_area: float
+    overwrite: bool
 
 
 def predict_scene(
@@ -29,15 +43,10 @@ def predict_scene(
     optical: Source | Paths | None,
     sar: SARSource | Paths | None,
     output: Path,
-    classes: Path | None = None,
-    polygons: Path | None = None,
-    quicklook: Path | None = None,
-    threshold: float = 0.5,
-    min_area: float = 0.0,
-    overwrite: bool = False,
     data_args: Mapping[str, Any] | None = None,
     trainer_args: Mapping[str, Any] | None = None,
-) -> None:
+    **options: Unpack[MapOptions],
+) -> dict[str, Any] | list[dict[str, Any]]:
     """Map the change of a scene, or of several scenes.
 
     Does what ``torchgeo predict`` does with
@@ -50,25 +59,28 @@ def predict_scene(
             :class:`~torchgeo_m2cd.datasets.Source`. None if *data_args* has ``scenes``.
         sar: Post-event SAR image: its paths, or a
             :class:`~torchgeo_m2cd.datasets.SARSource`.
-        output: GeoTIFF to write the probabilities to.
-        classes: GeoTIFF to write the predicted classes to, if any.
-        polygons: GeoPackage to write the outlines of changed areas to, if any.
-        quicklook: PNG to draw the images and the probabilities to, if any.
-        threshold: Smallest probability at which a pixel of a binary task is changed.
-        min_area: Smallest area of a polygon in m².
-        overwrite: Whether to replace existing files.
+        output: GeoTIFF to write the probabilities to. A summary and a style for QGIS are
+            written beside it.
         data_args: Further arguments of the data module, such as ``{'batch_size': 4}``.
         trainer_args: Arguments of the trainer, such as ``{'precision': 'bf16-mixed'}``.
+        **options: Further arguments of :class:`~torchgeo_m2cd.callbacks.SceneWriter`: the
+            files ``classes``, ``polygons``, ``quicklook`` and ``stac``, ``districts``,
+            ``threshold``, ``min_area`` and ``overwrite``.
+
+    Returns:
+        The summary of the map, which is also in the JSON file beside it; with ``scenes``,
+        a list with the summary of each. ``flooded_km2`` leaves out what was water before
+        the event, if the inputs of the model tell (``water_before_km2``, else None), and
+        ``flooded_km2_with_water_before`` does not.
 
     Raises:
         FileExistsError: If a file exists and *overwrite* is False.
         FileNotFoundError: If the checkpoint or an image does not exist.
         RuntimeError: If a file cannot be read.
-        ValueError: If an argument is unknown, or the images do not fit the model.
+        ValueError: If an argument is unknown, a file has a suffix that cannot be written,
+            or the images do not fit the model.
     """
-    writer = SceneWriter(
-        output, classes, polygons, quicklook, threshold, min_area, overwrite
-    )
+    writer = SceneWriter(output, **options)
     datamodule = SceneDataModule(optical, sar, **(data_args or {}))
     task = ChangeDetectionTask.load_from_checkpoint(
         os.fspath(checkpoint),
@@ -87,6 +99,9 @@ def predict_scene(
         }
     )
     trainer.predict(task, datamodule=datamodule)
+    summaries = writer.summaries
+    one = (data_args or {}).get('scenes') is None
+    return summaries[0] if one else summaries
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from pyproj import Transformer
@@ -25,8 +27,16 @@ from torch import Tensor
 from torchgeo_m2cd.callbacks import SceneWriter
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import Source, SyntheticFlood
+from torchgeo_m2cd.maps import Districts, format_summary
 from torchgeo_m2cd.tasks import ChangeDetectionTask
-from torchgeo_m2cd.transforms import Inputs, Relative, Standardize, StandardizeImage
+from torchgeo_m2cd.transforms import (
+    Darkness,
+    Inputs,
+    Relative,
+    RelativeDarkness,
+    Standardize,
+    StandardizeImage,
+)
 
 MEAN = [600.0, 900.0, 800.0, 3000.0]
 STD = [300.0, 300.0, 500.0, 1000.0]
@@ -80,6 +90,15 @@ def predict(
     )  # fmt: skip
     assert trainer.predict(task, datamodule=datamodule) is None
     return datamodule
+
+
+#: A map, its style and its summary.
+MAP = ['change.json', 'change.qml', 'change.tif']
+
+
+def names(folder: Path) -> list[str]:
+    """List what is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def read(path: Path) -> Any:
@@ -137,7 +156,8 @@ class TestSceneWriter:
         labels = expected.argmax(0) if classes > 1 else (expected[0] >= 0.5).long()
         assert (change[~valid] == 255).all()
         assert (change[valid] == labels.numpy()[valid]).mean() > 0.999
-        assert sorted(tmp_path.rglob('*')) == [mask, output.parent, output]
+        assert names(tmp_path) == ['mask.qml', 'mask.tif', 'new']
+        assert names(output.parent) == MAP
 
     def test_strips(
         self, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -225,6 +245,88 @@ class TestSceneWriter:
         assert np.array_equal(change == 1, probability >= 0.9)
         assert 0 < (change == 1).mean() < 0.5
 
+    @pytest.mark.parametrize(
+        'step', [Darkness([0, 0, 0, 2500]), RelativeDarkness([0, 0, 0, 0.6])]
+    )
+    def test_water_before(
+        self, step: Any, paths: dict[str, Path], tmp_path: Path
+    ) -> None:
+        """What the optical image shows as water is a class, by what the model saw."""
+        inputs = Inputs(step, INPUTS.sar, window=300)
+        writer = SceneWriter(tmp_path / 'change.tif', tmp_path / 'mask.tif')
+        datamodule = predict(paths, writer, PixelTask(), inputs=inputs, patch_size=64)
+        (dataset,) = datamodule.scenes.scenes
+        sample = dataset[dataset.bounds]
+        optical, valid = sample['image'][0], sample['valid'][0]
+        limit = 2500.0
+        if isinstance(step, RelativeDarkness):  # All patches have the same window
+            limit = 0.6 * float(sample['reference_optical'][3])
+        dark = (optical[3] < limit).numpy()
+        change = read(tmp_path / 'mask.tif')[0]
+        changed = read(tmp_path / 'change.tif')[0] >= 0.5
+        known = valid.numpy()
+        assert 0.01 < dark[known].mean() < 0.5
+        assert (changed & dark)[known].any()
+        np.testing.assert_array_equal(change[known] == 2, dark[known])
+        np.testing.assert_array_equal(change[known] == 1, (changed & ~dark)[known])
+        (summary,) = writer.summaries
+        assert summary['classes']['2'] == 'permanent water'
+        pixel = summary['mapped_km2'] / known.sum()
+        for key, mask in (
+            ('water_before_km2', dark),
+            ('flooded_km2', changed & ~dark),
+            ('flooded_km2_with_water_before', changed),
+        ):
+            assert summary[key] == pytest.approx(mask[known].sum() * pixel, rel=1e-4)
+
+    def test_summary(
+        self, paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Printed, kept and in a file, with the warnings of the run."""
+
+        class Odd(PixelTask):
+            def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+                warnings.warn('this is odd', stacklevel=1)
+                return super().predict_step(batch, batch_idx)
+
+        writer = SceneWriter(tmp_path / 'change.tif')
+        with pytest.warns(UserWarning, match='this is odd'):
+            predict(paths, writer, Odd(), patch_size=64)
+        (summary,) = writer.summaries
+        assert summary == json.loads((tmp_path / 'change.json').read_text())
+        assert summary['warnings'] == ['this is odd']
+        out = capsys.readouterr().out
+        assert out == f'\n{format_summary(summary)}\n'
+        assert 'WARNING    this is odd' in out
+
+    def test_home(
+        self, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """``~`` is the home folder, not a folder of that name."""
+        monkeypatch.setenv('HOME', str(tmp_path))
+        writer = SceneWriter('~/{name}.tif', '~/{name}_classes.tif')
+        predict(paths, writer, PixelTask())
+        assert {'optical.tif', 'optical_classes.tif'} < set(names(tmp_path))
+
+    def test_districts(self, paths: dict[str, Path], tmp_path: Path) -> None:
+        """They are checked before anything is predicted."""
+        districts = Districts(tmp_path / 'districts.gpkg', 'name')
+        writer = SceneWriter(tmp_path / 'change.tif', districts=districts)
+        with pytest.raises(
+            FileNotFoundError, match=r'districts file .* does not exist'
+        ):
+            predict(paths, writer, PixelTask())
+        assert not list(tmp_path.iterdir())
+        with rasterio.open(paths['optical']) as src:
+            table = gpd.GeoDataFrame(
+                {'name': ['All']}, geometry=[shapely.box(*src.bounds)], crs=src.crs
+            )
+        table.to_file(districts.path)
+        predict(paths, writer, PixelTask())
+        (summary,) = writer.summaries
+        (row,) = summary['districts']
+        assert row['mapped_km2'] == summary['mapped_km2']
+
     @pytest.mark.parametrize('name', ['change.tif', 'mask.tif'])
     def test_overwrite(self, name: str, paths: dict[str, Path], tmp_path: Path) -> None:
         files = (tmp_path / 'change.tif', tmp_path / 'mask.tif')
@@ -299,7 +401,8 @@ class TestSceneWriter:
         done = (4 // batches + 5 // batches) * batches  # complete rows of patches only
         assert counts == [5, 6, whole.batches - done]
         assert output.read_bytes() == (tmp_path / 'whole.tif').read_bytes()
-        assert len(list(tmp_path.iterdir())) == 2
+        whole_files = [name.replace('change', 'whole') for name in MAP]
+        assert names(tmp_path) == MAP + whole_files
 
     def test_nothing_left_to_predict(
         self, paths: dict[str, Path], tmp_path: Path
@@ -317,7 +420,7 @@ class TestSceneWriter:
         parts = sorted(tmp_path.rglob('*.npy'))
         predict(paths, SceneWriter(output), PixelTask(), patch_size=64)
         assert len(parts) > 1
-        assert [path.name for path in tmp_path.iterdir()] == ['change.tif']
+        assert names(tmp_path) == MAP
 
     @pytest.mark.parametrize(
         'changed',
@@ -349,7 +452,7 @@ class TestSceneWriter:
         predict(paths, SceneWriter(output), PixelTask(), patch_size=64, **changed)
         assert np.nanmax(read(output)) > 0
         # They are removed, too
-        assert list(tmp_path.iterdir()) == [output]
+        assert names(tmp_path) == MAP
 
     def test_full_disk(
         self, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -481,7 +584,8 @@ class TestSceneWriter:
     def test_invalid(self, paths: dict[str, Path], tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='files to write are the same'):
             SceneWriter(tmp_path / 'a.tif', str(tmp_path / 'a.tif'))
-        writer = SceneWriter(tmp_path, overwrite=True)
+        (tmp_path / 'folder.tif').mkdir()
+        writer = SceneWriter(tmp_path / 'folder.tif', overwrite=True)
         with pytest.raises(IsADirectoryError, match='is a folder: expected a file'):
             predict(paths, writer, PixelTask())
 
@@ -557,12 +661,18 @@ class TestSeveralScenes:
         run()
         first, second = tmp_path / 'scene0.tif', tmp_path / 'scene1.tif'
         before = second.read_bytes(), second.stat().st_mtime_ns
-        first.unlink()
+        for path in tmp_path.glob('scene0.*'):
+            path.unlink()
         run()
         assert first.exists()
         assert (second.read_bytes(), second.stat().st_mtime_ns) == before
-        # Nothing is left to do
+        # Nothing is left to do, and the summaries are those of before
+        capfd.readouterr()
         run()
+        out = capfd.readouterr().out
+        assert [line for line in out.splitlines() if line.startswith('/')] == [
+            str(first), str(second)
+        ]  # fmt: skip
         # Maps of other settings, or a broken map
         with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
             run(stride=48)
@@ -646,4 +756,5 @@ class TestSeveralScenes:
         for name in ('scene0.tif', 'scene1.tif'):
             one, two = (tmp_path / n / name for n in ('one', 'two'))
             assert one.read_bytes() == two.read_bytes()
-        assert len(list((tmp_path / 'two').iterdir())) == 2
+        assert names(tmp_path / 'one') == names(tmp_path / 'two')
+        assert len(names(tmp_path / 'two')) == 6

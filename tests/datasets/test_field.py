@@ -107,7 +107,7 @@ class TestZeros:
             assert valid.all()
             equal(found, image)
             assert dataset.optical.describe()['offset'] == [0.0, -1000.0]
-            assert dataset.optical.describe()['dates'] == ['20230501']
+            assert dataset.optical.describe()['dates'] == ['2023-05-01']
             assert dataset.optical.band_names == ['B02', 'B03']
 
     @pytest.mark.parametrize('nodata', [None, -32768.0, math.nan])
@@ -543,5 +543,5 @@ def test_describe(pair: tuple[Path, Path]) -> None:
     assert found == {
         'bands': [1], 'naming': None, 'nodata': ['None'], 'gain': [1.0], 'offset': [0.0],
         'date': None, 'trim': 2, 'scale': 'db', 'decibels': None,
-        'files': [str(pair[1])], 'dates': [],
+        'files': [str(pair[1])], 'dates': [], 'assumed': [],
     }  # fmt: skip

@@ -61,7 +61,7 @@ class TestCatalogues:
             f'https://host/{name}.tif' for name in OPTICAL
         ]
         assert calibration(granule) == {(0.0001, offset)}
-        assert granule.date == '20230628'
+        assert granule.date == '2023-06-28'
 
     @pytest.mark.parametrize(('baseline', 'offset'), [('05.09', -0.1), ('02.12', 0)])
     def test_planetary_s2(self, baseline: str, offset: float, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ class TestCatalogues:
         for band in granule.bands:
             assert band.path.endswith(f'_{band.name}_{finest[band.name]}m.jp2')
         assert calibration(granule) == {(0.0001, -0.1)}
-        assert granule.date == '20250330'
+        assert granule.date == '2025-03-30'
 
     def test_planetary_s1_rtc(self, tmp_path: Path) -> None:
         (granule,) = read(tmp_path, data.planetary_s1_rtc())
@@ -90,7 +90,7 @@ class TestCatalogues:
                 Band(f'{folder}/iw-vv.rtc.tiff', 1, 'VV'),
                 Band(f'{folder}/iw-vh.rtc.tiff', 1, 'VH'),
             ),
-            '20230629',
+            '2023-06-29',
         )
 
     def test_earth_search_s1_grd(self, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ class TestCatalogues:
             'iw-vv.tiff',
             'iw-vh.tiff',
         ]
-        assert granule.date == '20230629'
+        assert granule.date == '2023-06-29'
 
     def test_hls(self, tmp_path: Path) -> None:
         (granule,) = read(tmp_path, data.hls('S30'))
@@ -131,7 +131,7 @@ class TestReadItems:
     def test_several(self, tmp_path: Path) -> None:
         items = [data.planetary_s2(), data.planetary_s1_rtc()]
         dates = [granule.date for granule in read(tmp_path, *items)]
-        assert dates == ['20230628', '20230629']
+        assert dates == ['2023-06-28', '2023-06-29']
 
     def test_bands_of_one_file(self, tmp_path: Path) -> None:
         """Its bands stay together, and no gain is one."""

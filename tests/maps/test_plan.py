@@ -15,13 +15,17 @@ from torchgeo_m2cd.datasets import SARSource, SceneDataset
 from torchgeo_m2cd.maps import MapPlan, plan_maps
 from torchgeo_m2cd.samplers import SceneSampler
 from torchgeo_m2cd.tasks import ChangeDetectionTask
-from torchgeo_m2cd.transforms import Inputs, Standardize
+from torchgeo_m2cd.transforms import Darkness, Inputs, Standardize
 
 INPUTS = Inputs(Standardize([0], [1]), Standardize([-10], [5]))
 
 
 def make_plan(
-    folder: Path, scale: str = 'db', top_k: int = 2, optical: str = ''
+    folder: Path,
+    scale: str = 'db',
+    top_k: int = 2,
+    optical: str = '',
+    inputs: Inputs = INPUTS,
 ) -> MapPlan:
     """Plan the map of a scene whose optical image is in an archive, or elsewhere."""
     file = write(folder / 'optical.tif', np.ones((1, 64, 64), np.float32))
@@ -38,7 +42,7 @@ def make_plan(
     for parameter in task.parameters():
         parameter.data.fill_(0.5)
     trainer = Mock(lightning_module=task, precision='32-true')
-    (plan,) = plan_maps(trainer, INPUTS, [SceneSampler(scene, (32, 32), (16, 16))], 4)
+    (plan,) = plan_maps(trainer, inputs, [SceneSampler(scene, (32, 32), (16, 16))], 4)
     return plan
 
 
@@ -59,6 +63,12 @@ class TestMapPlan:
         with serve(tmp_path) as url:
             plan = make_plan(tmp_path, optical=f'{url}/optical.tif?sig=secret')
             assert plan.files[0] == [f'{url}/optical.tif']
+
+    def test_water(self, tmp_path: Path) -> None:
+        """Patches hold where water was before, if the inputs tell."""
+        assert not make_plan(tmp_path).water
+        inputs = Inputs(Darkness([1]), INPUTS.sar)
+        assert make_plan(tmp_path, inputs=inputs).water
 
     def test_digest(self, tmp_path: Path) -> None:
         """Whatever changes the probabilities changes the digest."""

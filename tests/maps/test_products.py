@@ -1,177 +1,93 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
-import geopandas as gpd
 import numpy as np
-import numpy.typing as npt
 import pytest
-import rasterio
-import torch
-from kornia.filters import gaussian_blur2d
-from pyproj import Geod
-from rasterio.transform import Affine, from_origin
-from torch import Tensor
+from matplotlib import image
+from shapely.geometry import box
 
-from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
-from torchgeo_m2cd.maps import plot_quicklook, write_cog, write_polygons
+from tests.maps.helpers import make_scene, map_values
+from tests.maps.test_districts import write_districts
+from torchgeo_m2cd.datasets import SceneDataset
+from torchgeo_m2cd.maps import Outputs, Run
 
-GRID = from_origin(500_000, 5_300_000, 10, 10)
-
-
-def write(
-    path: Path,
-    data: npt.NDArray[Any],
-    nodata: float,
-    transform: Affine = GRID,
-    crs: str = 'EPSG:32633',
-) -> Path:
-    with rasterio.open(
-        path, 'w', driver='GTiff', dtype=data.dtype, count=len(data),
-        height=data.shape[1], width=data.shape[2], crs=crs, transform=transform,
-        nodata=nodata,
-    ) as dst:  # fmt: skip
-        dst.write(data)
-    return path
-
-
-def label(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Number the regions of pixels that share an edge, pixel by pixel."""
-    regions = np.zeros(mask.shape, np.int64)
-    for start in zip(*np.nonzero(mask), strict=True):
-        if regions[start]:
-            continue
-        number = regions.max() + 1
-        todo = [start]
-        while todo:
-            row, column = place = todo.pop()
-            if (
-                0 <= row < mask.shape[0]
-                and 0 <= column < mask.shape[1]
-                and mask[place]
-                and not regions[place]
-            ):
-                regions[place] = number
-                todo += [(row + 1, column), (row - 1, column)]
-                todo += [(row, column + 1), (row, column - 1)]
-    return regions
+VALUES = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(1, 64, 64)
 
 
 @pytest.fixture
-def maps(tmp_path: Path) -> tuple[Path, Path]:
-    """Probability and classes of a map of several strips, with pixels without data."""
-    rng = np.random.default_rng(0)
-    noise = torch.from_numpy(rng.normal(size=(1, 1, 600, 200)))
-    smooth: Tensor = gaussian_blur2d(noise, (65, 65), (8.0, 8.0))
-    probability = torch.sigmoid(60 * smooth)[0, 0].numpy().astype(np.float32)
-    probability[100:120] = math.nan
-    classes = np.where(np.isnan(probability), 255, probability >= 0.5).astype(np.uint8)
-    return (
-        write(tmp_path / 'probability.tif', probability[None], math.nan),
-        write(tmp_path / 'classes.tif', classes[None], 255),
+def scene(tmp_path: Path) -> SceneDataset:
+    return make_scene(tmp_path / 'in')
+
+
+@pytest.fixture
+def outputs(scene: SceneDataset, tmp_path: Path) -> Outputs:
+    """All files that there can be, in several folders."""
+    x, y = scene.transform.c, scene.transform.f
+    boxes = {'Here': box(x, y - 640, x + 300, y)}
+    return Outputs(
+        tmp_path / 'a.tif',
+        tmp_path / 'b' / 'classes.tif',
+        tmp_path / 'c' / 'a.shp',
+        tmp_path / 'd' / 'a.jpg',
+        tmp_path / 'e' / 'a.json',
+        write_districts(tmp_path / 'in' / 'd.gpkg', boxes),
+        min_area=100.0,
     )
 
 
-class TestWritePolygons:
-    def test_equals_labelling(self, maps: tuple[Path, Path], tmp_path: Path) -> None:
-        """Another library finds the same connected regions in the whole array."""
-        output = tmp_path / 'change.gpkg'
-        count = write_polygons(*maps, output)
-        table = gpd.read_file(output)
-        with rasterio.open(maps[0]) as src, rasterio.open(maps[1]) as labels:
-            probability, classes = src.read(1), labels.read(1)
-        regions = label(classes == 1)
-        assert len(table) == count == regions.max()
-        assert table.crs.to_epsg() == 32633
-        assert (table['class'] == 1).all()
-        for region in table.itertuples():
-            # Where a point of the polygon is, the same region is
-            point = region.geometry.representative_point()
-            column, row = ~GRID @ (point.x, point.y)
-            inside = regions == regions[int(row), int(column)]
-            assert region.geometry.area == inside.sum() * 100
-            assert region.mean_probability == pytest.approx(
-                probability[inside].mean(), rel=1e-4
-            )
-            # On the ellipsoid; the scale of UTM is 0.9996 here
-            area, _ = Geod(ellps='WGS84').geometry_area_perimeter(
-                gpd.GeoSeries([region.geometry], crs=table.crs).to_crs(4326).iloc[0]
-            )
-            assert region.area_m2 == pytest.approx(abs(area), rel=1e-3)
-
-    def test_min_area(self, maps: tuple[Path, Path], tmp_path: Path) -> None:
-        everything, large = tmp_path / 'all.gpkg', tmp_path / 'large.gpkg'
-        write_polygons(*maps, everything)
-        count = write_polygons(*maps, large, min_area=30_000)
-        areas = gpd.read_file(everything)['area_m2']
-        assert count == (areas >= 30_000).sum()
-        assert 0 < count < len(areas)
-        assert gpd.read_file(large)['area_m2'].min() >= 30_000
-
-    def test_classes(self, tmp_path: Path) -> None:
-        probability = np.zeros((3, 20, 20), np.float32)
-        probability[0] = 0.8
-        probability[:, :5, :5] = np.array([0.1, 0.6, 0.3])[:, None, None]
-        probability[:, 10:, 10:] = np.array([0.2, 0.1, 0.7])[:, None, None]
-        classes = probability.argmax(0).astype(np.uint8)
-        output = tmp_path / 'change.gpkg'
-        write_polygons(
-            write(tmp_path / 'p.tif', probability, math.nan),
-            write(tmp_path / 'c.tif', classes[None], 255),
-            output,
-        )
-        table = gpd.read_file(output).set_index('class')
-        assert sorted(table.index) == [1, 2]
-        assert table.mean_probability[1] == pytest.approx(0.6)
-        assert table.mean_probability[2] == pytest.approx(0.7)
-
-    def test_no_change(self, tmp_path: Path) -> None:
-        zeros = np.zeros((1, 20, 20))
-        output = tmp_path / 'change.gpkg'
-        count = write_polygons(
-            write(tmp_path / 'p.tif', zeros.astype(np.float32), math.nan),
-            write(tmp_path / 'c.tif', zeros.astype(np.uint8), 255),
-            output,
-        )
-        assert count == 0
-        assert len(gpd.read_file(output)) == 0
+def list_files(folder: Path) -> set[Path]:
+    return {
+        path for path in folder.rglob('*') if 'in' not in path.parts and path.is_file()
+    }
 
 
-class TestWriteCOG:
-    def test_overviews(self, maps: tuple[Path, Path], tmp_path: Path) -> None:
-        for source, values in zip(maps, ('mean', 'class'), strict=True):
-            output = tmp_path / f'{values}_cog.tif'
-            write_cog(source, output)
-            with rasterio.open(source) as src, rasterio.open(output) as cog:
-                assert cog.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
-                np.testing.assert_array_equal(cog.read(), src.read())
-                assert cog.overviews(1)
-                small = cog.read(1, out_shape=(300, 100))
-                first = src.read(1)[:2, :2]
-                if values == 'mean':
-                    assert small[0, 0] == pytest.approx(first.mean())
-                else:
-                    assert set(np.unique(small)) <= {0, 1, 255}
+class TestMakeMap:
+    def test_all_files(
+        self, scene: SceneDataset, outputs: Outputs, tmp_path: Path
+    ) -> None:
+        map_values(scene, VALUES, outputs)
+        assert list_files(tmp_path) == set(outputs.paths)
+        assert len(outputs.paths) == 13
+        assert outputs.quicklook is not None
+        assert image.imread(outputs.quicklook).ndim == 3
 
+    def test_failure(
+        self,
+        scene: SceneDataset,
+        outputs: Outputs,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Nothing is left of a map whose last file cannot be written."""
+        error = Mock(side_effect=OSError('No space left on device'))
+        monkeypatch.setattr('torchgeo_m2cd.maps.products.make_item', error)
+        with pytest.raises(OSError, match='No space left'):
+            map_values(scene, VALUES, outputs)
+        assert {path.suffix for path in list_files(tmp_path)} == {'.npy', '.json'}
+        assert not outputs.summary.exists()
 
-class TestPlotQuicklook:
-    @pytest.mark.parametrize('bands', [1, 2])
-    def test_plot(self, bands: int, tmp_path: Path) -> None:
-        paths = SyntheticFlood().write_scene(tmp_path, size=96, sar_crs='EPSG:32632')
-        dataset = SceneDataset(paths['optical'], paths['sar'])
-        probability = np.full((bands, *dataset.shape), 0.25, np.float32)
-        path = write(tmp_path / 'p.tif', probability, math.nan, dataset.transform)
-        figure = plot_quicklook(dataset, path, max_size=40)
-        images = [np.ma.asarray(axes.images[0].get_array()) for axes in figure.axes[:3]]
-        sample = dataset.overview(40)
-        assert max(images[0].shape[:2]) <= 40
-        assert images[0].shape[:2] == images[1].shape == images[2].shape
-        # White without data
-        invalid = ~sample['valid'][0].numpy()
-        assert invalid.any()
-        assert (images[0][invalid] == 1).all()
-        assert (images[1][invalid] == 1).all()
-        assert images[2].max() == (0.25 if bands == 1 else 0.75)
+    def test_statistics_of_an_older_map(
+        self, scene: SceneDataset, tmp_path: Path
+    ) -> None:
+        """QGIS and GDAL keep them in a file beside the map."""
+        (tmp_path / 'a.tif.aux.xml').write_text('')
+        map_values(scene, VALUES, Outputs(tmp_path / 'a.tif', overwrite=True))
+        assert not (tmp_path / 'a.tif.aux.xml').exists()
+
+    @pytest.mark.parametrize('progress', [False, True])
+    def test_progress(
+        self,
+        progress: bool,
+        scene: SceneDataset,
+        outputs: Outputs,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        outputs = replace(outputs, polygons=None)
+        map_values(scene, VALUES, outputs, run=Run(progress=progress))
+        captured = capsys.readouterr()
+        assert ('a.tif: 100%' in captured.out + captured.err) == progress
+        assert ('blending' in captured.out + captured.err) == progress

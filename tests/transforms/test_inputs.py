@@ -240,6 +240,34 @@ class TestInputs:
         assert torch.equal(shown['image'], inputs(image, valid))
         assert torch.equal(shown['valid'], valid)
 
+    def test_find_water(self) -> None:
+        """Dark pixels with data, by the limit of the image or of its surroundings."""
+        image = torch.ones(2, 2, 2, 3, 5)
+        image[0, 0, 1, 0] = image[1, 0, 1] = 0.3
+        valid = torch.ones(2, 1, 3, 5, dtype=torch.bool)
+        valid[0, 0, 0, 4] = False
+        sar = Standardize([0], [1])
+        expected = torch.zeros_like(valid)
+        expected[0, 0, 0, :4] = expected[1] = True
+        inputs = Inputs(Darkness([0, 0.5]), sar)
+        shown = inputs.show({'image': image, 'valid': valid})
+        assert torch.equal(inputs.find_water(shown), expected)
+        # Measured around each image: the second one lies in a dark land
+        inputs = Inputs(RelativeDarkness([0, 0.5]), sar)
+        reference = torch.tensor([[1, 1], [1, 0.4]])[..., None, None]
+        batch = {
+            'image': image, 'valid': valid, 'reference_optical': reference,
+            'reference_sar': torch.zeros(2, 0, 1, 1),
+        }  # fmt: skip
+        expected[1] = False
+        assert torch.equal(inputs.find_water(inputs.show(batch)), expected)
+        # A step that cannot tell
+        inputs = Inputs(Standardize([0, 0], [1, 1]), sar)
+        assert not inputs.optical.finds_water
+        assert not inputs.find_water(
+            inputs.show({'image': image, 'valid': valid})
+        ).any()
+
     def test_show_part_of_a_scene(self) -> None:
         """Patches of a scene use the values measured around them."""
         inputs = Inputs(StandardizeImage([0] * 3, [1] * 3), Relative([2], [0.85]))

@@ -4,18 +4,31 @@
 """Write predictions of scenes."""
 
 import concurrent.futures
-import json
+import contextlib
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torchgeo.datasets.utils import Path, Sample
 
-from .. import __version__
 from ..datamodules import SceneDataModule
-from ..maps import MapPlan, Mosaic, Outputs, PatchRow, make_map
-from ..samplers import PatchRowSampler, SceneSampler
+from ..datasets.paths import public_path
+from ..maps import (
+    Districts,
+    Mosaic,
+    Outputs,
+    PatchRow,
+    Run,
+    format_summary,
+    make_map,
+    read_summary,
+    record_warnings,
+)
+from ..samplers import PatchRowSampler
 from ..utils import write_beside
 
 
@@ -30,9 +43,9 @@ class SceneWriter(Callback):
     rows, on a file system that all of them see. Memory holds two batches of patches,
     however large the scene is. The trainer does not keep the predictions.
 
-    Files are written beside their places and renamed when all are complete. Their tags
-    say which model (SHA-256 of its weights), inputs, checkpoint and images they were
-    made of.
+    Files are written beside their places and renamed when all are complete. The tags of
+    rasters say which model (SHA-256 of its weights), inputs, checkpoint and images they
+    were made of. A summary of each map is printed in the end.
 
     To be used with :class:`~torchgeo_m2cd.datamodules.SceneDataModule` and a task that
     predicts probabilities.
@@ -44,6 +57,8 @@ class SceneWriter(Callback):
         classes: Path | None = None,
         polygons: Path | None = None,
         quicklook: Path | None = None,
+        stac: Path | None = None,
+        districts: Districts | None = None,
         threshold: float = 0.5,
         min_area: float = 0.0,
         overwrite: bool = False,
@@ -53,38 +68,56 @@ class SceneWriter(Callback):
         Args:
             output: GeoTIFF of the probabilities to write: float32, one band, the
                 probability of change, for a binary task, else one per class; NaN where
-                not valid. With several scenes, this path and those below hold ``{name}``
-                for the name of the scene.
-            classes: GeoTIFF of the predicted classes to write, if any: uint8, 255 where not
-                valid.
-            polygons: GeoPackage of the outlines of what has changed to write, if any, see
-                :func:`~torchgeo_m2cd.maps.write_polygons`.
-            quicklook: PNG of images and probabilities to draw, if any.
+                not valid. Beside it, there are always a summary, ``change.json`` for
+                ``change.tif``, and a style for QGIS, ``change.qml``. With several scenes,
+                this path and those below hold ``{name}`` for the name of the scene.
+            classes: GeoTIFF of the predicted classes to write, if any: uint8, 255 where
+                not valid. 0 is unchanged. Of a binary task, 1 is changed; if the inputs
+                of the model tell where water was before (see
+                :class:`~torchgeo_m2cd.transforms.Darkness`), that is 2, permanent water,
+                whatever was predicted there. It has a style, too.
+            polygons: Vector file of the outlines of the classes but 0 to write, if any:
+                ``.gpkg``, ``.geojson``, ``.json``, ``.shp``, ``.fgb``, or ``.parquet``,
+                which needs pyarrow. Attributes are ``class``, ``label`` (its name),
+                ``area_m2``, on the ellipsoid, and ``mean_probability`` (``mean_prob`` in
+                a Shapefile), of change or of the class.
+            quicklook: Picture of images and probabilities to draw, if any, in a format
+                that Matplotlib knows.
+            stac: STAC item of the map to write, if any (JSON).
+            districts: Districts to sum up areas in, if any: written to
+                ``change.districts.csv`` and to the summary.
             threshold: Probability from which on a pixel of a binary task is changed.
-            min_area: Smallest area of a polygon in m².
+            min_area: Smallest area in m². What is smaller, in pixels of one class that
+                share an edge, is unchanged in the classes, polygons and sums.
             overwrite: Whether to replace existing files. If not, and there are several
                 scenes, those that are complete are left out.
 
         Raises:
-            ValueError: If two of the files are the same, or *threshold* is not within
-                [0, 1].
+            ValueError: If two of the files are the same, a suffix cannot be written,
+                *threshold* is not within [0, 1], or *min_area* is negative.
         """
         super().__init__()
-        classes, polygons, quicklook = (
-            None if file is None else pathlib.Path(file)
-            for file in (classes, polygons, quicklook)
+        classes, polygons, quicklook, stac = (
+            None if file is None else pathlib.Path(os.path.expanduser(file))
+            for file in (classes, polygons, quicklook, stac)
         )
         self.outputs = Outputs(
-            pathlib.Path(output),
+            pathlib.Path(os.path.expanduser(output)),
             classes,
             polygons,
             quicklook,
+            stac,
+            districts,
             threshold,
             min_area,
             overwrite,
         )
+        #: Summary of the map of each scene, when they are complete.
+        self.summaries: list[dict[str, Any]] = []
         #: Path of the checkpoint, for the tags, if the trainer does not read it.
         self.checkpoint: Path | None = None
+        self._run = Run()
+        self._recording = contextlib.ExitStack()
         self._todo: list[tuple[int, int]] = []
         self._row: PatchRow | None = None
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
@@ -101,19 +134,22 @@ class SceneWriter(Callback):
         Raises:
             FileExistsError: If the only scene has a file that exists, and *overwrite* is
                 False.
+            FileNotFoundError: If the file of the districts does not exist.
             IsADirectoryError: If a file is a folder.
             TypeError: If the data module is not a SceneDataModule.
             ValueError: If a file to write is an image to read, or the same for two
-                scenes, or if a pixel may have several labels.
+                scenes, if a pixel may have several labels, or if no scene has districts.
         """
         if stage != 'predict':
             return
-        if pl_module.hparams.get('task') == 'multilabel' and self.outputs.paths[1:]:
-            raise ValueError(
-                "task is 'multilabel': expected an output alone, as there is no single "
-                'class of a pixel for classes, polygons and quicklook'
-            )
+        self.outputs.check_task(pl_module.hparams.get('task'))
         datamodule = _get_datamodule(trainer)
+        self._run = Run(
+            warnings=datamodule.warnings,
+            progress=trainer.progress_bar_callback is not None
+            and trainer.is_global_zero,
+        )
+        self._recording.enter_context(record_warnings(self._run.warnings))
         several = len(datamodule.entries) > 1
         if several and not all('{name}' in str(path) for path in self.outputs.paths):
             raise ValueError(
@@ -128,6 +164,8 @@ class SceneWriter(Callback):
             outputs.check(scene.files)
             if not several:
                 outputs.check_new()
+        if self.outputs.districts is not None:
+            self.outputs.districts.check(datamodule.scenes.scenes)
         # They are as large as the scene, several times, and they are in the file
         trainer.predict_loop.return_predictions = False
 
@@ -180,7 +218,13 @@ class SceneWriter(Callback):
         if self._row is None:
             scene, number = self._todo.pop(0)
             self._row = _make_mosaic(trainer, scene).patch_row(number)
-        patches = outputs.detach().float().cpu().numpy()
+        patches = outputs.detach().float()
+        datamodule = _get_datamodule(trainer)
+        assert datamodule.inputs is not None
+        if datamodule.inputs.optical.finds_water:
+            water = datamodule.inputs.find_water(batch)
+            patches = torch.cat([patches, water.to(patches)], dim=1)
+        patches = patches.cpu().numpy()
         valid = batch['valid'][:, 0].cpu().numpy()
         done = [self._row.add(*pair) for pair in zip(patches, valid, strict=True)]
         # One batch at a time is being written: more would fill the memory
@@ -222,12 +266,22 @@ class SceneWriter(Callback):
         datamodule = _get_datamodule(trainer)
         trainer.strategy.barrier('SceneWriter')
         scenes = range(len(datamodule.plans))
+        checkpoint = trainer.ckpt_path or self.checkpoint
+        if checkpoint:
+            self._run.checkpoint = public_path(os.fspath(checkpoint))
         for scene in scenes[trainer.global_rank :: trainer.world_size]:
             plan, outputs = datamodule.plans[scene], datamodule.outputs[scene]
             if not outputs.is_complete(plan):
-                tags = self._make_tags(trainer, datamodule.samplers[scene], plan)
-                make_map(_make_mosaic(trainer, scene), outputs, plan, tags)
+                make_map(_make_mosaic(trainer, scene), outputs, plan, self._run)
         trainer.strategy.barrier('SceneWriter')
+        self._recording.close()
+        self.summaries = [read_summary(outputs) for outputs in datamodule.outputs]
+        self._print()
+
+    @rank_zero_only
+    def _print(self) -> None:
+        """Print the summaries."""
+        print('', *map(format_summary, self.summaries), sep='\n', flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -239,6 +293,7 @@ class SceneWriter(Callback):
             pl_module: The task.
             exception: What went wrong.
         """
+        self._recording.close()
         self._stop()
         if self._row is not None:
             self._row.discard()
@@ -255,21 +310,6 @@ class SceneWriter(Callback):
             self._thread.shutdown()
             self._thread = None
 
-    def _make_tags(
-        self, trainer: Trainer, sampler: SceneSampler, plan: MapPlan
-    ) -> dict[str, str]:
-        """Say what a map was made of."""
-        checkpoint = trainer.ckpt_path or self.checkpoint
-        scene = sampler.dataset
-        return {
-            'TIFFTAG_SOFTWARE': f'torchgeo-m2cd {__version__}',
-            **({'CHECKPOINT': str(checkpoint)} if checkpoint else {}),
-            **plan.model,
-            'INPUTS': json.dumps(plan.inputs),
-            'OPTICAL': ', '.join(scene.optical.files),
-            'SAR': ', '.join(scene.sar.files),
-        }
-
 
 def _get_datamodule(trainer: Trainer) -> SceneDataModule:
     """Return the data module of the scenes."""
@@ -285,5 +325,6 @@ def _get_datamodule(trainer: Trainer) -> SceneDataModule:
 def _make_mosaic(trainer: Trainer, scene: int) -> Mosaic:
     """Return the mosaic of a scene."""
     datamodule = _get_datamodule(trainer)
-    folder = datamodule.outputs[scene].folder(datamodule.plans[scene])
-    return Mosaic(datamodule.samplers[scene], folder)
+    plan = datamodule.plans[scene]
+    folder = datamodule.outputs[scene].folder(plan)
+    return Mosaic(datamodule.samplers[scene], folder, plan.water)

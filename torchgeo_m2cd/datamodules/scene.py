@@ -16,7 +16,7 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
 from ..datasets.paths import Paths
-from ..maps import MapPlan, Outputs, plan_maps, rows_done
+from ..maps import MapPlan, Outputs, plan_maps, record_warnings, rows_done
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
 from .bands import match_bands
@@ -140,6 +140,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         self.outputs: Sequence[Outputs] = ()
         #: What the map of each scene is made of.
         self.plans: list[MapPlan] = []
+        #: Warnings about the scenes to predict.
+        self.warnings: list[str] = []
         self._set_inputs(inputs, augmentation)
 
     def setup(self, stage: str) -> None:
@@ -217,9 +219,11 @@ class SceneDataModule(PairDataModule, GeoDataModule):
 
     def _setup_predict(self) -> None:
         """Set up the scenes to predict, and their patches."""
-        self.scenes = SceneList(
-            [SceneDataset(e.optical, e.sar, **self.kwargs) for e in self.entries]
-        )
+        self.warnings = []
+        with record_warnings(self.warnings):
+            self.scenes = SceneList(
+                [SceneDataset(e.optical, e.sar, **self.kwargs) for e in self.entries]
+            )
         self.predict_dataset = cast(Any, self.scenes)
         size = _to_pair(self.patch_size)
         self.samplers = [

@@ -92,6 +92,7 @@ class GridRaster(GeoDataset):
             raise DatasetNotFoundError(self)
         #: How each file is read.
         self.layers = reader.layers
+        self._assumed = list(reader.assumed)
         if grid is None:
             grid = self._choose_grid(crs, res)
         self.grid = grid
@@ -161,6 +162,7 @@ class GridRaster(GeoDataset):
             'bands': self.band_names
             if all(self.band_names)
             else [band.number for band in self.granules[0].bands],
+            'assumed': self._assumed,
             'dates': sorted({granule.date for granule in self.granules} - {''}),
             'nodata': list(dict.fromkeys(str(layer.nodata) for layer in layers)),
             'gain': list(dict.fromkeys(band.gain for band in bands)),

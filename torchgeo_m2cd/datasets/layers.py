@@ -20,7 +20,8 @@ from rasterio.io import DatasetReader
 
 from ..utils import check_choice
 from .bands import name_band
-from .granules import Band, Granule, find_granules
+from .granules import Band, Granule
+from .grouping import find_granules
 from .margins import find_margin
 from .paths import name_paths, public_path, without_secrets
 from .radiometry import Radiometry, is_sentinel_2, read_safe
@@ -80,8 +81,8 @@ class LayerReader:
         self.source = source
         #: How each file is read.
         self.layers: dict[str, Layer] = {}
-        # What was assumed, and of which files
-        self._assumed: dict[str, list[str]] = defaultdict(list)
+        #: What was assumed, and of which files.
+        self.assumed: dict[str, list[str]] = defaultdict(list)
         # Type of values and grid of single bands of which nothing says what they are
         self._unnamed: dict[str, tuple[str, str]] = {}
 
@@ -105,7 +106,7 @@ class LayerReader:
         ]
         granules = [granule for granule in found if granule is not None]
         self._check_unnamed()
-        for assumption, files in self._assumed.items():
+        for assumption, files in self.assumed.items():
             rank_zero_info(f'{self.name} file {name_paths(files)}: {assumption}')
         return self._choose_bands(granules)
 
@@ -227,8 +228,8 @@ class LayerReader:
 
     def _assume(self, path: str, assumption: str) -> None:
         """Note what was assumed of a file."""
-        if path not in self._assumed[assumption]:
-            self._assumed[assumption].append(path)
+        if path not in self.assumed[assumption]:
+            self.assumed[assumption].append(path)
 
     def _check_unnamed(self) -> None:
         """Check that single-band files of a folder are tiles, and not different things."""

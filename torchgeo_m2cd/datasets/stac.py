@@ -186,7 +186,7 @@ def _read_item(item: pystac.Item, path: str) -> Granule:
     bands.sort(key=lambda band: (first[band.path], band.path, band.number))
     start = item.datetime.isoformat() if item.datetime else None
     date = start or item.properties['start_datetime'] or ''
-    return Granule(tuple(bands), str(date)[:10].replace('-', ''))
+    return Granule(tuple(bands), str(date)[:10])
 
 
 def _is_image(key: str, asset: pystac.Asset) -> bool:

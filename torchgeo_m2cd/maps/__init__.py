@@ -3,21 +3,37 @@
 
 """From patches to the files of a change map."""
 
+from .areas import Areas
+from .districts import DistrictAreas, Districts
 from .mosaic import Mosaic, PatchRow, blend_weights
 from .outputs import Outputs, rows_done
 from .plan import MapPlan, plan_maps
-from .products import make_map, plot_quicklook, write_cog, write_polygons
+from .polygons import find_polygons, mean_probability, save_polygons
+from .products import make_map
+from .quicklook import plot_quicklook
+from .rasters import write_cog
+from .record import record_warnings
+from .summary import Run, format_summary, read_summary
 
 __all__ = (
+    'Areas',
+    'DistrictAreas',
+    'Districts',
     'MapPlan',
     'Mosaic',
     'Outputs',
     'PatchRow',
+    'Run',
     'blend_weights',
+    'find_polygons',
+    'format_summary',
     'make_map',
+    'mean_probability',
     'plan_maps',
     'plot_quicklook',
+    'read_summary',
+    'record_warnings',
     'rows_done',
+    'save_polygons',
     'write_cog',
-    'write_polygons',
 )

@@ -30,14 +30,19 @@ class Mosaic:
     data: those of a pixel sum up to 1.
     """
 
-    def __init__(self, sampler: SceneSampler, folder: pathlib.Path) -> None:
+    def __init__(
+        self, sampler: SceneSampler, folder: pathlib.Path, water: bool = False
+    ) -> None:
         """Initialize a new Mosaic.
 
         Args:
             sampler: The scene and its patches.
             folder: Folder with the files of rows of patches.
+            water: Whether patches have one more channel, 1 where water was before and
+                else 0. It is blended like the probabilities.
         """
         self.dataset = sampler.dataset
+        self.water = water
         self.folder = folder
         self.tops, self.lefts = sampler.tops, sampler.lefts
         self.weights_y, self.weights_x = (
@@ -78,20 +83,25 @@ class Mosaic:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of probabilities of a pixel."""
+        return self._channels - self.water
+
+    @property
+    def _channels(self) -> int:
+        """Number of channels of a patch."""
         return int(np.load(self._part(0), mmap_mode='r').shape[1])
 
     def strips(self) -> Iterator[tuple[Window, npt.NDArray[np.float32]]]:
         """Blend the rows of patches, a strip of the scene at a time.
 
         Yields:
-            Window of the strip in pixels, and probabilities of shape (classes, H, W),
-            NaN where not valid, from top to bottom.
+            Window of the strip in pixels, and values of shape (channels, H, W), NaN where
+            not valid, from top to bottom.
         """
-        classes = self.classes
+        channels = self._channels
         for window in strips(*self.dataset.shape):
             top, bottom = window.row_off, window.row_off + window.height
-            strip = np.zeros((classes, window.height, window.width), np.float32)
+            strip = np.zeros((channels, window.height, window.width), np.float32)
             for number, first in enumerate(self.tops):
                 start, stop = self.used[number]
                 begin, end = max(top, first + start), min(bottom, first + stop)
@@ -128,7 +138,7 @@ class PatchRow:
         """Initialize a new PatchRow.
 
         Args:
-            path: File to write, with an array of shape (W, classes, rows of pixels).
+            path: File to write, with an array of shape (W, channels, rows of pixels).
             used: First row of pixels that counts, within the patches, and one past the
                 last.
             width: Width of the scene in pixels.
@@ -158,11 +168,11 @@ class PatchRow:
         """Add the next patch.
 
         Args:
-            patch: Probabilities, shape (classes, H, W).
+            patch: Values, shape (channels, H, W).
             valid: Which of them are valid, shape (H, W).
 
         Returns:
-            Columns of pixels that it completes, shape (columns, classes, rows of
+            Columns of pixels that it completes, shape (columns, channels, rows of
             pixels), NaN where not valid, from left to right.
         """
         start, stop = self.used

@@ -11,11 +11,14 @@ from typing import Any, Self
 
 import rasterio
 from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
 from rasterio.errors import RasterioError
 
 from ..samplers import SceneSampler
 from ..utils import beside
+from .districts import Districts
 from .plan import MapPlan
+from .polygons import check_vector_suffix, list_side_files
 
 #: Tag of a map that says which plan and products it was made of.
 PLAN_TAG = 'PLAN_SHA256'
@@ -25,24 +28,33 @@ PLAN_TAG = 'PLAN_SHA256'
 class Outputs:
     """The files to make of a scene.
 
+    Beside *probability*, there are a summary (``.json``) and a style for QGIS (``.qml``),
+    and with *districts* a table (``.districts.csv``). *classes* have a style, too.
+
     Args:
         probability: GeoTIFF of the probabilities.
         classes: GeoTIFF of the predicted classes, if any.
-        polygons: GeoPackage of the outlines of what has changed, if any.
-        quicklook: PNG of images and probabilities, if any.
+        polygons: Vector file of the outlines of what has changed, if any, in the format
+            of its suffix.
+        quicklook: Picture of images and probabilities, if any, in the format of its
+            suffix.
+        stac: STAC item of the map, if any.
+        districts: Districts to sum up areas in, if any.
         threshold: Probability from which on a pixel of a binary task is changed.
-        min_area: Smallest area of a polygon in m².
+        min_area: Smallest area of what has changed in m².
         overwrite: Whether to replace existing files.
 
     Raises:
-        ValueError: If two of the files are the same, or *threshold* is not within
-            [0, 1].
+        ValueError: If two of the files are the same, a suffix cannot be written,
+            *threshold* is not within [0, 1], or *min_area* is negative.
     """
 
     probability: pathlib.Path
     classes: pathlib.Path | None = None
     polygons: pathlib.Path | None = None
     quicklook: pathlib.Path | None = None
+    stac: pathlib.Path | None = None
+    districts: Districts | None = None
     threshold: float = 0.5
     min_area: float = 0.0
     overwrite: bool = False
@@ -53,17 +65,53 @@ class Outputs:
             raise ValueError(
                 f'threshold is {self.threshold}: expected a value from 0 to 1'
             )
-        for path in self.paths:
-            if self.paths.count(path) > 1:
+        if not self.min_area >= 0:
+            raise ValueError(f'min_area is {self.min_area}: expected 0 m² or more')
+        _check_suffix('output', self.probability, ('.tif', '.tiff'))
+        _check_suffix('classes', self.classes, ('.tif', '.tiff'))
+        pictures = Figure().canvas.get_supported_filetypes()
+        _check_suffix('quicklook', self.quicklook, [f'.{name}' for name in pictures])
+        _check_suffix('stac', self.stac, ('.json', '.geojson'))
+        if self.polygons is not None:
+            check_vector_suffix(self.polygons)
+        names: dict[pathlib.Path, str] = {}
+        for name, path in self.files.items():
+            other = names.setdefault(path, name)
+            if other != name:
                 raise ValueError(
-                    f'two of the files to write are the same: {str(path)!r}'
+                    f'two of the files to write are the same: {other} and {name} are '
+                    f'{str(path)!r}'
                 )
 
     @property
+    def summary(self) -> pathlib.Path:
+        """JSON file with the summary."""
+        return self.probability.with_suffix('.json')
+
+    @property
+    def files(self) -> dict[str, pathlib.Path]:
+        """All files to write, by what they are."""
+        asked: dict[str, pathlib.Path | None] = {
+            'output': self.probability,
+            'classes': self.classes,
+            'polygons': self.polygons,
+            'quicklook': self.quicklook,
+            'stac': self.stac,
+            'summary': self.summary,
+            'style': self.probability.with_suffix('.qml'),
+            'classes_style': self.classes and self.classes.with_suffix('.qml'),
+            'districts': self.probability.with_suffix('.districts.csv')
+            if self.districts
+            else None,
+        }
+        for path in list_side_files(self.polygons) if self.polygons else ():
+            asked[f'polygons{path.suffix}'] = path
+        return {name: path for name, path in asked.items() if path is not None}
+
+    @property
     def paths(self) -> list[pathlib.Path]:
-        """Files that are asked for."""
-        files = (self.probability, self.classes, self.polygons, self.quicklook)
-        return [path for path in files if path is not None]
+        """All files to write."""
+        return list(self.files.values())
 
     def named(self, name: str) -> Self:
         """Put the name of a scene into the paths.
@@ -82,6 +130,22 @@ class Outputs:
         changed: dict[str, Any] = {**vars(self), **files}
         return dataclasses.replace(self, **changed)
 
+    def check_task(self, task: str | None) -> None:
+        """Check that a task has the classes that the files need.
+
+        Args:
+            task: Kind of the task.
+
+        Raises:
+            ValueError: If a pixel may have several labels.
+        """
+        needs = (self.classes, self.polygons, self.quicklook, self.districts)
+        if task == 'multilabel' and any(needs):
+            raise ValueError(
+                "task is 'multilabel': expected an output alone, as there is no single "
+                'class of a pixel for classes, polygons, quicklook and districts'
+            )
+
     def check(self, inputs: Iterable[str]) -> None:
         """Check that the files can be written.
 
@@ -90,14 +154,17 @@ class Outputs:
 
         Raises:
             IsADirectoryError: If one of the files is a folder.
-            ValueError: If one is a file of the scene.
+            ValueError: If one is a file that is read.
         """
         images = {os.path.realpath(file) for file in inputs}
+        districts = self.districts and os.path.realpath(self.districts.path)
         for path in self.paths:
             if path.is_dir():
                 raise IsADirectoryError(f'{path} is a folder: expected a file')
             if os.path.realpath(path) in images:
                 raise ValueError(f'{path} is a file of the scene itself')
+            if os.path.realpath(path) == districts:
+                raise ValueError(f'{path} is the file of the districts itself')
 
     def check_new(self) -> None:
         """Check that no existing file would be replaced without being asked.
@@ -118,7 +185,12 @@ class Outputs:
         Returns:
             64 hexadecimal digits.
         """
-        return plan.digest(threshold=self.threshold, min_area=self.min_area)
+        districts = self.districts and self.districts.describe()
+        return plan.digest(
+            threshold=float(self.threshold),
+            min_area=float(self.min_area),
+            districts=districts,
+        )
 
     def folder(self, plan: MapPlan) -> pathlib.Path:
         """Return the folder of the rows of patches of a plan.
@@ -181,3 +253,12 @@ def rows_done(
             numbers = (int(path.stem) for path in files.folder(plan).glob('*.npy'))
         done |= {(scene, number) for number in numbers}
     return done
+
+
+def _check_suffix(name: str, path: pathlib.Path | None, known: Sequence[str]) -> None:
+    """Check that a file has a suffix that can be written."""
+    if path is not None and path.suffix.lower() not in known:
+        raise ValueError(
+            f'{name} is {str(path)!r}: expected a file with one of the suffixes '
+            f'{", ".join(known)}'
+        )

@@ -48,6 +48,7 @@ class MapPlan:
         size: Height and width of a patch in pixels.
         stride: Distance between patches in pixels.
         batch_size: Patches in a batch.
+        water: Whether patches also hold where water was before, as their inputs tell.
     """
 
     version: str
@@ -63,6 +64,7 @@ class MapPlan:
     size: list[int]
     stride: list[int]
     batch_size: int
+    water: bool
 
     def to_json(self, **more: Any) -> str:
         """Write the plan as text, always the same for the same plan.
@@ -122,7 +124,7 @@ def plan_maps(
             model=model,
             inputs=inputs.to_dict(),
             precision=str(trainer.precision),
-            files=[[public_path(file), *_stamp(file)] for file in scene.files],
+            files=[[public_path(file), *stamp(file)] for file in scene.files],
             sources=[image.describe() for image in (scene.optical, scene.sar)],
             shape=list(scene.shape),
             transform=list(scene.transform)[:6],
@@ -130,6 +132,7 @@ def plan_maps(
             size=list(sampler.size),
             stride=list(sampler.stride),
             batch_size=batch_size,
+            water=inputs.optical.finds_water,
         )
         for scene, sampler in zip(scenes, samplers, strict=True)
     ]
@@ -155,8 +158,15 @@ def _describe_model(task: LightningModule) -> dict[str, str]:
     }
 
 
-def _stamp(file: str) -> list[int]:
-    """Return size and time of modification of a local file."""
+def stamp(file: str) -> list[int]:
+    """Tell a file from another one of the same path.
+
+    Args:
+        file: Path of the file.
+
+    Returns:
+        Size and time of modification of a local file, nothing of others.
+    """
     file = local_file(file)
     if not os.path.exists(file):
         return []

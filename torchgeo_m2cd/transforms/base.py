@@ -30,6 +30,8 @@ class InputStep(Configurable, nn.Module, ABC):
     channels: int
     #: Number K of measured values.
     num_references: int = 0
+    #: Whether :meth:`is_dark` can tell.
+    finds_water: ClassVar[bool] = False
     #: Decibels per source unit, if the step depends on them.
     decibels: float | None = None
 

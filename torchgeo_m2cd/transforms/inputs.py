@@ -261,6 +261,25 @@ class Inputs(nn.Module):
         shown = self._forward(image, valid, reference)
         return {**batch, 'image': shown, 'source': image, 'valid': valid}
 
+    def find_water(self, batch: Sample) -> Tensor:
+        """Find what the optical images show as water, see :meth:`InputStep.is_dark`.
+
+        Args:
+            batch: Output of :meth:`show`.
+
+        Returns:
+            Bool tensor of shape (B, 1, H, W), False where there are no data.
+        """
+        source, valid = batch['source'], batch['valid']
+        optical = source[:, 0, : self.optical.bands].flatten(2)
+        references = batch.get('reference_optical', source.new_empty(len(source), 0))
+        dark = [
+            self.optical.is_dark(*pair)
+            for pair in zip(optical, references.flatten(1), strict=True)
+        ]
+        water: Tensor = torch.stack(dark).view_as(valid) & valid
+        return water
+
     def in_decibels(self, unit: float = 1.0) -> 'Inputs':
         """Convert the inputs to SAR images in other units, if the step depends on them.
 

@@ -18,6 +18,8 @@ _BRIGHT_QUANTILE = 0.85
 class _DarkStep(InputStep):
     """Reduce an image to its dark pixels, which lie below a limit per band."""
 
+    finds_water = True
+
     def is_dark(self, pixels: Tensor, reference: Tensor) -> Tensor:
         """Find pixels below a limit in any band, see :meth:`InputStep.is_dark`."""
         limits = self._limits(reference[None, :, None, None]).reshape(-1, 1)

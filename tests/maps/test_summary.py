@@ -1,0 +1,130 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from tests.maps.helpers import make_plan, make_scene, map_values
+from torchgeo_m2cd.maps import Outputs, Run, format_summary
+from torchgeo_m2cd.maps.summary import to_json
+
+SUMMARY: dict[str, Any] = {
+    'files': {'output': 'maps/change.tif', 'summary': 'maps/change.json'},
+    'mapped_km2': 12045.5,
+    'valid_share': 0.987654,
+    'flooded_km2': 345.678,
+    'flooded_km2_with_water_before': 400.1,
+    'water_before_km2': 80.0,
+    'polygons': 321,
+    'districts': [
+        {'name': 'Here', 'flooded_km2': 1.0},
+        {'name': 'There', 'flooded_km2': 2.0},
+    ],
+    'threshold': 0.5,
+    'min_area_m2': 1000.0,
+    'grid': {
+        'crs': 'EPSG:32633', 'resolution': [10.0, 10.0], 'unit': 'metre',
+        'shape': [100, 200],
+    },
+    'optical': {
+        'files': ['a/B02.tif', 'a/B03.tif'], 'dates': ['2024-09-19'], 'bands': None,
+        'nodata': ['0.0'], 'gain': [1.0, 10.0], 'offset': [0.0], 'naming': 'Sentinel2',
+    },
+    'sar': {'files': ['b.tif'], 'dates': [], 'scale': 'db', 'nodata': ['nan']},
+    'model': {'name': 'm2cd', 'weights_sha256': '0123456789', 'checkpoint': None},
+    'seconds': 59.7,
+    'warnings': ['odd units'],
+}  # fmt: skip
+
+
+class TestFormatSummary:
+    def test_lines(self) -> None:
+        assert format_summary(SUMMARY).splitlines() == [
+            'maps/change.tif',
+            (
+                '  flooded    346 km², 2.87 % of what was mapped (400 km² with what was water '
+                'before)'
+            ),
+            '  mapped     12,046 km², 98.8 % of the scene has data',
+            '  polygons   321, from 1000 m²',
+            '  districts  2, most in There: 2 km²',
+            '  grid       EPSG:32633, 10 x 10 m, 200 x 100 pixels',
+            (
+                '  optical    B02.tif and 1 more, 2024-09-19, nodata 0.0, gain 1.0 and 10.0, '
+                'naming Sentinel2'
+            ),
+            '  SAR        b.tif, scale db, nodata nan',
+            '  model      m2cd, weights 01234567, threshold 0.5',
+            '  files      change.tif, change.json',
+            '  time       60 s',
+            '  WARNING    odd units',
+        ]
+
+    def test_unknown(self) -> None:
+        """Neither what was water before, nor classes."""
+        nothing = {'water_before_km2': None, 'polygons': None, 'districts': None}
+        lines = format_summary({**SUMMARY, **nothing}).splitlines()
+        assert lines[1:3] == [
+            (
+                '  changed    346 km², 2.87 % of what was mapped (the model does not tell '
+                'what was water before)'
+            ),
+            '  mapped     12,046 km², 98.8 % of the scene has data',
+        ]
+        assert lines[3].startswith('  grid')
+        lines = format_summary({**SUMMARY, **nothing, 'flooded_km2': None}).splitlines()
+        assert lines[1].startswith('  mapped')
+
+
+class TestSummarize:
+    def test_contents(self, tmp_path: Path) -> None:
+        names = ('S2_20240919.tif', 'S1_20241030T053012.tif')
+        scene = make_scene(tmp_path / 'in', names=names)
+        values = np.full((1, 64, 64), 0.9, np.float32)
+        outputs = Outputs(tmp_path / 'a.tif', polygons=tmp_path / 'p.gpkg')
+        run = Run('best.ckpt', ['odd units'])
+        summary = map_values(scene, values, outputs, run=run)
+        assert summary['files'] == {
+            'output': str(tmp_path / 'a.tif'), 'polygons': str(tmp_path / 'p.gpkg'),
+            'summary': str(tmp_path / 'a.json'), 'style': str(tmp_path / 'a.qml'),
+        }  # fmt: skip
+        assert summary['optical']['files'] == [str(tmp_path / 'in' / names[0])]
+        assert summary['sar']['dates'] == ['2024-10-30']
+        assert summary['grid']['resolution'] == [10, 10]
+        assert summary['grid']['shape'] == [64, 64]
+        assert summary['model'] == {
+            'name': 'Nothing', 'weights_sha256': '0123456789abcdef',
+            'checkpoint': 'best.ckpt',
+        }  # fmt: skip
+        assert summary['polygons'] == 1
+        assert summary['classes'] == {'0': 'unchanged', '1': 'changed'}
+        assert summary['warnings'] == ['odd units']
+        assert 0 <= summary['seconds'] < 60
+        with rasterio.open(tmp_path / 'a.tif') as src:
+            assert 'seconds' not in str(src.tags()).lower()
+
+    def test_multilabel(self, tmp_path: Path) -> None:
+        scene = make_scene(tmp_path / 'in')
+        plan = make_plan(scene, arguments={'task': 'multilabel'})
+        values = np.full((2, 64, 64), 0.9, np.float32)
+        summary = map_values(scene, values, Outputs(tmp_path / 'a.tif'), plan)
+        with rasterio.open(tmp_path / 'a.tif') as src:
+            assert src.descriptions[0] == 'probability of label 0'
+        assert summary['flooded_km2'] is summary['class_km2'] is None
+        assert summary['mapped_km2'] == pytest.approx(0.4096, rel=1e-3)
+
+
+def test_to_json() -> None:
+    """What JSON does not know becomes text."""
+    values = {
+        'a': float('nan'), 'b': (1, 2.5, None, True), 'c': Path('x'), 'd': [float('inf')],
+        1: 'Å',
+    }  # fmt: skip
+    assert json.loads(to_json(values)) == {
+        'a': 'nan', 'b': [1, 2.5, None, True], 'c': 'x', 'd': ['inf'], '1': 'Å',
+    }  # fmt: skip

@@ -1,0 +1,254 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The raster files of a map, made strip by strip."""
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.shutil
+from matplotlib.colors import to_rgb
+from rasterio.io import DatasetWriter
+from torchgeo.datasets.utils import Path
+
+from ..utils import GDAL_ENV
+from .areas import Areas
+from .districts import DistrictAreas
+from .mosaic import Mosaic, strips
+from .styles import WATER_BEFORE, color_classes
+
+
+class Rasters(NamedTuple):
+    """The raster files in the making."""
+
+    #: Probability of change, or of each class.
+    probability: pathlib.Path
+    #: Classes.
+    classes: pathlib.Path
+
+
+class Measures(NamedTuple):
+    """What was measured in the rasters of a map."""
+
+    #: Area of each class in m², shape (256,); 255 is no data.
+    area: npt.NDArray[np.float64]
+    #: Area of what has changed in m², also where water was before.
+    changed: float
+    #: Number of pixels with data.
+    valid: int
+    #: Minimum, maximum, mean and standard deviation of each probability, then of the
+    #: classes.
+    statistics: list[dict[str, float]]
+
+
+def write_rasters(
+    mosaic: Mosaic, threshold: float, rasters: Rasters, advance: Callable[[], object]
+) -> bool:
+    """Blend the patches, and write probabilities and classes.
+
+    Args:
+        mosaic: The patches of the scene.
+        threshold: Probability from which on a pixel of a binary task is changed.
+        rasters: The files to write.
+        advance: Called after each strip.
+
+    Returns:
+        Whether any pixel is valid.
+    """
+    ignored = mosaic.dataset.ignore_index
+    any_valid = False
+    with (
+        rasterio.Env(**GDAL_ENV),
+        _create(
+            mosaic, rasters.probability, mosaic.classes, 'float32', math.nan
+        ) as file,
+        _create(mosaic, rasters.classes, 1, 'uint8', ignored) as labels,
+    ):
+        for window, strip in mosaic.strips():
+            values = strip[: mosaic.classes]
+            known = np.isfinite(values[0])
+            any_valid |= bool(known.any())
+            if len(values) > 1:
+                chosen = values.argmax(axis=0).astype(np.uint8)
+            else:
+                chosen = (values[0] >= threshold).astype(np.uint8)
+                if mosaic.water:
+                    chosen[strip[-1] >= 0.5] = WATER_BEFORE
+            chosen[~known] = ignored
+            file.write(values, window=window)
+            labels.write(chosen, 1, window=window)
+            advance()
+    return any_valid
+
+
+def _create(
+    mosaic: Mosaic, path: pathlib.Path, count: int, dtype: str, nodata: float
+) -> DatasetWriter:
+    """Create a raster file of the scene."""
+    return rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        dtype=dtype,
+        count=count,
+        height=mosaic.dataset.shape[0],
+        width=mosaic.dataset.shape[1],
+        crs=mosaic.dataset.crs,
+        transform=mosaic.dataset.transform,
+        nodata=nodata,
+        bigtiff='if_safer',
+    )
+
+
+def measure_rasters(
+    rasters: Rasters,
+    threshold: float,
+    areas: Areas,
+    districts: DistrictAreas | None,
+    advance: Callable[[], object],
+) -> Measures:
+    """Measure the rasters of a map.
+
+    Args:
+        rasters: The files.
+        threshold: Probability from which on a pixel of a binary task is changed.
+        areas: Areas on their grid.
+        districts: Districts to sum up areas in, if any.
+        advance: Called after each strip.
+
+    Returns:
+        What was measured.
+    """
+    area, changed = np.zeros(256), 0.0
+    with (
+        rasterio.Env(**GDAL_ENV),
+        rasterio.open(rasters.probability) as src,
+        rasterio.open(rasters.classes) as labels,
+    ):
+        statistics = [_Statistics() for _ in range(src.count + 1)]
+        for window in strips(src.height, src.width):
+            values, classes = src.read(window=window), labels.read(1, window=window)
+            pixels = areas.pixels(window)
+            known = classes != labels.nodata
+            area += np.bincount(classes.ravel(), pixels.ravel(), 256)
+            changed += pixels[_changed(values, classes, threshold)].sum()
+            for band, summed in zip([*values, classes], statistics, strict=True):
+                summed.add(band[known].astype(np.float64))
+            if districts is not None:
+                districts.add(window, classes, pixels)
+            advance()
+    return Measures(
+        area, changed, statistics[0].count, [each.result() for each in statistics]
+    )
+
+
+def _changed(
+    values: npt.NDArray[np.float32], classes: npt.NDArray[np.uint8], threshold: float
+) -> npt.NDArray[np.bool_]:
+    """Find what has changed, also where water was before, shape (H, W)."""
+    changed = (classes > 0) & (classes < 255)
+    if len(values) == 1:
+        changed &= (classes != WATER_BEFORE) | (values[0] >= threshold)
+    return changed
+
+
+class _Statistics:
+    """Minimum, maximum, mean and standard deviation of values that come in parts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.minimum, self.maximum = math.inf, -math.inf
+        self.total = self.squares = 0.0
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        """Add values, shape (N,)."""
+        if values.size:
+            self.count += values.size
+            self.minimum = min(self.minimum, float(values.min()))
+            self.maximum = max(self.maximum, float(values.max()))
+            self.total += float(values.sum())
+            self.squares += float((values * values).sum())
+
+    def result(self) -> dict[str, float]:
+        """Return the statistics by their names in GDAL's tags."""
+        mean = self.total / self.count
+        variance = max(self.squares / self.count - mean * mean, 0.0)
+        return {
+            'MINIMUM': self.minimum,
+            'MAXIMUM': self.maximum,
+            'MEAN': mean,
+            'STDDEV': math.sqrt(variance),
+        }
+
+
+def tag_rasters(
+    rasters: Rasters,
+    tags: Mapping[str, str],
+    measures: Measures,
+    labels: Mapping[int, str],
+) -> None:
+    """Say in the rasters what they hold.
+
+    Args:
+        rasters: The files.
+        tags: Tags of both files.
+        measures: What was measured in them.
+        labels: Name of each class.
+    """
+    *of_bands, of_classes = measures.statistics
+    with rasterio.open(rasters.probability, 'r+') as file:
+        share = 100 * measures.valid / (file.height * file.width)
+        file.update_tags(**tags)
+        for band, statistics in enumerate(of_bands, 1):
+            what = 'change' if file.count == 1 else labels[band - 1]
+            file.set_band_description(band, f'probability of {what}')
+            file.set_band_unit(band, '1')
+            _tag_statistics(file, band, statistics, share)
+    with rasterio.open(rasters.classes, 'r+') as file:
+        file.update_tags(**tags)
+        names = ', '.join(f'{value} {name}' for value, name in labels.items())
+        file.set_band_description(1, f'class: {names}')
+        file.write_colormap(
+            1,
+            {
+                value: tuple(round(255 * part) for part in (*to_rgb(color), 1.0))
+                for value, color in color_classes(labels).items()
+            },
+        )
+        _tag_statistics(file, 1, of_classes, share)
+
+
+def _tag_statistics(
+    file: DatasetWriter, band: int, statistics: Mapping[str, float], share: float
+) -> None:
+    """Write the statistics of a band as GDAL does."""
+    tags = {f'STATISTICS_{name}': f'{value:.9g}' for name, value in statistics.items()}
+    file.update_tags(band, **tags, STATISTICS_VALID_PERCENT=f'{share:.4g}')
+
+
+def write_cog(source: Path, output: Path) -> None:
+    """Copy a raster file to a Cloud-Optimized GeoTIFF with overviews.
+
+    Args:
+        source: Raster file; overviews of floating-point values are averages.
+        output: File to write.
+    """
+    with rasterio.Env(**GDAL_ENV):
+        with rasterio.open(source) as src:
+            average = np.issubdtype(src.dtypes[0], np.floating)
+        rasterio.shutil.copy(
+            source,
+            output,
+            driver='COG',
+            compress='deflate',
+            predictor='yes',
+            blocksize=256,
+            num_threads='all_cpus',
+            bigtiff='if_safer',
+            overview_resampling='average' if average else 'nearest',
+        )

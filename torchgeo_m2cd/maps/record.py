@@ -1,0 +1,45 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Warnings that belong to a map."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+
+from ..datasets.paths import without_secrets
+
+# Deprecations, and advice on speed, say nothing about the map
+_UNIMPORTANT = (
+    DeprecationWarning,
+    FutureWarning,
+    PendingDeprecationWarning,
+    PossibleUserWarning,
+)
+
+
+@contextlib.contextmanager
+def record_warnings(messages: list[str]) -> Iterator[None]:
+    """Take down the warnings that concern the user, each once, and show them as ever.
+
+    Args:
+        messages: List to add them to, without the secrets of URLs.
+
+    Yields:
+        Nothing.
+    """
+    # A filter that shows a warning once per place starts anew with each run
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def record(message: Warning | str, category: type[Warning], *args: Any) -> None:
+            text = without_secrets(str(message))
+            if not issubclass(category, _UNIMPORTANT) and text not in messages:
+                messages.append(text)
+            show(message, category, *args)
+
+        warnings.showwarning = record  # type: ignore[assignment]
+        yield

@@ -1,0 +1,259 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a map was made of and what it shows, for a reader and for programs."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .. import __version__
+from ..datasets import SceneDataset
+from .districts import to_km2
+from .outputs import Outputs
+from .plan import MapPlan
+from .rasters import Measures
+from .styles import WATER_BEFORE
+
+
+@dataclasses.dataclass
+class Run:
+    """The run that makes maps.
+
+    Args:
+        checkpoint: Path of the checkpoint, if there is one.
+        warnings: Warnings that were issued.
+        progress: Whether to show a progress bar.
+        start: When it began, in seconds of :func:`time.monotonic`.
+    """
+
+    checkpoint: str | None = None
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    progress: bool = False
+    start: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return round(time.monotonic() - self.start, 1)
+
+
+def summarize(
+    scene: SceneDataset,
+    outputs: Outputs,
+    plan: MapPlan,
+    run: Run,
+    measures: Measures,
+    labels: Mapping[int, str],
+) -> dict[str, Any]:
+    """Sum up a map.
+
+    Args:
+        scene: The scene.
+        outputs: The files that are made.
+        plan: The plan of the map.
+        run: The run that makes it.
+        measures: What was measured in its rasters.
+        labels: Name of each class.
+
+    Returns:
+        Plain values. ``flooded_km2`` leaves out what was water before, if the inputs
+        tell; ``flooded_km2_with_water_before`` does not. ``water_before_km2`` is None if
+        they do not tell. Areas are None where pixels have several labels.
+    """
+    height, width = scene.shape
+    axes = scene.crs.axis_info  # A local CRS may have none
+    knows_water = labels.get(WATER_BEFORE) == 'permanent water'
+    before = float(measures.area[WATER_BEFORE]) if knows_water else None
+    flooded = float(measures.area[1:255].sum()) - (before or 0.0)
+    areas: dict[str, Any] = {
+        'flooded_km2': to_km2(flooded),
+        'flooded_km2_with_water_before': to_km2(measures.changed),
+        'water_before_km2': None if before is None else to_km2(before),
+        'class_km2': {
+            name: to_km2(measures.area[value]) for value, name in labels.items()
+        },
+    }
+    if plan.arguments.get('task') == 'multilabel':
+        areas = dict.fromkeys(areas)
+    return {
+        'files': {name: str(path) for name, path in outputs.files.items()},
+        'mapped_km2': to_km2(measures.area[:255].sum()),
+        'valid_share': round(measures.valid / (height * width), 6),
+        **areas,
+        'polygons': None,
+        'districts': None,
+        'classes': {str(value): name for value, name in labels.items()},
+        'threshold': float(outputs.threshold),
+        'min_area_m2': float(outputs.min_area),
+        'grid': {
+            'crs': plan.crs,
+            'resolution': list(scene.grid.res),
+            'unit': axes[0].unit_name if axes else '',
+            'shape': [height, width],
+        },
+        'optical': scene.optical.describe(),
+        'sar': scene.sar.describe(),
+        'model': {
+            'name': plan.model['MODEL'],
+            'weights_sha256': plan.model['WEIGHTS_SHA256'],
+            'checkpoint': run.checkpoint,
+        },
+        'version': __version__,
+        'seconds': None,  # Known at the end
+        'warnings': [],
+    }
+
+
+def make_tags(summary: Mapping[str, Any], plan: MapPlan) -> dict[str, str]:
+    """Make the tags of the rasters of a map.
+
+    They say nothing of the run, so that a map that was resumed is the same.
+
+    Args:
+        summary: The summary.
+        plan: The plan of the map.
+
+    Returns:
+        Names and values.
+    """
+    checkpoint = summary['model']['checkpoint']
+    tags = {
+        'TIFFTAG_SOFTWARE': f'torchgeo-m2cd {__version__}',
+        **({'CHECKPOINT': checkpoint} if checkpoint else {}),
+        **plan.model,
+        'INPUTS': json.dumps(plan.inputs),
+        'THRESHOLD': str(summary['threshold']),
+        'MIN_AREA_M2': str(summary['min_area_m2']),
+        'CLASSES': json.dumps(summary['classes']),
+    }
+    for name in ('optical', 'sar'):
+        image = summary[name]
+        tags[name.upper()] = ', '.join(image['files'])
+        if image['dates']:
+            tags[f'{name.upper()}_DATES'] = ', '.join(image['dates'])
+    return tags
+
+
+def to_json(values: Any) -> bytes:
+    """Write plain values as JSON.
+
+    Args:
+        values: The values. Numbers that are not finite become text.
+
+    Returns:
+        The file.
+    """
+    text = json.dumps(_finite(values), indent=2, ensure_ascii=False, allow_nan=False)
+    return f'{text}\n'.encode()
+
+
+def read_summary(outputs: Outputs) -> dict[str, Any]:
+    """Read the summary of a map that is complete.
+
+    Args:
+        outputs: The files of the map.
+
+    Returns:
+        The summary, see :func:`summarize`.
+    """
+    summary: dict[str, Any] = json.loads(outputs.summary.read_text(encoding='utf-8'))
+    return summary
+
+
+def format_summary(summary: Mapping[str, Any]) -> str:
+    """Write a summary for the terminal.
+
+    Args:
+        summary: The summary, see :func:`summarize`.
+
+    Returns:
+        Lines of text.
+    """
+    grid, model = summary['grid'], summary['model']
+    unit = {'metre': 'm', 'degree': '°'}.get(grid['unit'], grid['unit'])
+    height, width = grid['shape']
+    rows = {
+        **_format_areas(summary),
+        'grid': (
+            f'{grid["crs"]}, {" x ".join(f"{v:.6g}" for v in grid["resolution"])} {unit}, '
+            f'{width} x {height} pixels'
+        ),
+        'optical': _format_image(summary['optical']),
+        'SAR': _format_image(summary['sar']),
+        'model': (
+            f'{model["name"]}, weights {model["weights_sha256"][:8]}, threshold '
+            f'{summary["threshold"]:g}'
+        ),
+        'files': ', '.join(pathlib.Path(f).name for f in summary['files'].values()),
+        'time': f'{summary["seconds"]:.0f} s',
+    }
+    lines = [str(summary['files']['output'])]
+    lines += [f'  {name:<10} {text}' for name, text in rows.items()]
+    lines += [f'  {"WARNING":<10} {text}' for text in summary['warnings']]
+    return '\n'.join(lines)
+
+
+def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Write what a map shows."""
+    mapped = summary['mapped_km2']
+    rows = {}
+    flooded = summary['flooded_km2']
+    if flooded is not None:
+        share = f'{100 * flooded / mapped:.3g} % of what was mapped'
+        if summary['water_before_km2'] is None:
+            name = 'changed'
+            text = f'{_km2(flooded)}, {share} (the model does not tell what was water before)'
+        else:
+            name = 'flooded'
+            both = _km2(summary['flooded_km2_with_water_before'])
+            text = f'{_km2(flooded)}, {share} ({both} with what was water before)'
+        rows[name] = text
+    rows['mapped'] = (
+        f'{_km2(mapped)}, {100 * summary["valid_share"]:.3g} % of the scene has data'
+    )
+    if summary['polygons'] is not None:
+        rows['polygons'] = f'{summary["polygons"]}, from {summary["min_area_m2"]:g} m²'
+    if summary['districts']:
+        most = max(summary['districts'], key=lambda row: row['flooded_km2'])
+        rows['districts'] = (
+            f'{len(summary["districts"])}, most in {most["name"]}: '
+            f'{_km2(most["flooded_km2"])}'
+        )
+    return rows
+
+
+def _format_image(image: Mapping[str, Any]) -> str:
+    """Write how an image was read."""
+    names = [pathlib.PurePath(file).name for file in image['files']]
+    more = f' and {len(names) - 1} more' if len(names) > 1 else ''
+    known = []
+    for key, value in image.items():
+        values = [str(v) for v in (value if isinstance(value, list) else [value])]
+        text = f'{key} {" and ".join(values)}'
+        if key not in ('files', 'dates') and set(values) - {'None'}:
+            known += [text] if text not in ('gain 1.0', 'offset 0.0') else []
+    return ', '.join([f'{names[0]}{more}', *image['dates'], *known])
+
+
+def _km2(area: float) -> str:
+    """Write an area."""
+    return f'{area:,.0f} km²' if area >= 1000 else f'{area:.3g} km²'
+
+
+def _finite(values: Any) -> Any:
+    """Turn numbers that are not finite, and what JSON does not know, into text."""
+    match values:
+        case Mapping():
+            return {str(key): _finite(value) for key, value in values.items()}
+        case list() | tuple():
+            return [_finite(value) for value in values]
+        case float() if not math.isfinite(values):
+            return str(values)
+        case str() | int() | float() | None:
+            return values
+    return str(values)
