@@ -316,7 +316,7 @@ class TestFolders:
     """What lies beside each other."""
 
     def test_hyp3(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        name = 'S1A_IW_20230501T050000_DVP_RTC10_G_gpuned_ABCD'
+        name = 'S1A_IW_20230501T050000_DVP_RTC10_G_gduned_ABCD'
         vv, vh = sar(seed=3)[0], sar(seed=4)[0] - 7
         vv[:, 50:] = vh[:, 50:] = 0
         folder = tmp_path / name
@@ -545,3 +545,26 @@ def test_describe(pair: tuple[Path, Path]) -> None:
         'date': None, 'trim': 2, 'scale': 'db', 'decibels': None,
         'files': [str(pair[1])], 'dates': [], 'assumed': [],
     }  # fmt: skip
+
+
+def test_scale_by_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Products of HyP3 say whether they are in power, which is said as it is read."""
+    name = 'S1A_IW_20230501T050000_DVP_RTC10_G_g{}uned_ABCD_VV.tif'
+    power = write(tmp_path / name.format('p'), np.full((SIZE, SIZE), 0.1, np.float32))
+    dataset = SceneDataset(pair[0], power)
+    equal(read(dataset)[1], np.full((1, SIZE, SIZE), -10.0))
+    assert dataset.sar.describe()['scale'] == 'power'
+    # The argument comes first
+    _, radar, _ = read(SceneDataset(pair[0], SARSource(power, scale='db')))
+    equal(radar, np.full((1, SIZE, SIZE), 0.1))
+    decibels = write(tmp_path / name.format('d'), sar())
+    equal(read(SceneDataset(pair[0], decibels))[1], sar())
+    match = (
+        r"SAR files '.*' have, by their names, the scales \['.*'\]: .* or sar\.scale"
+    )
+    with pytest.raises(ValueError, match=match):
+        SceneDataset(pair[0], [power, decibels])
+    # Decibels by such a name are no power
+    write(power, sar())
+    with pytest.raises(ValueError, match=r"has the value -.*, but scale is 'power'"):
+        read(SceneDataset(pair[0], power))

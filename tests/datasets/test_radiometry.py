@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from torchgeo_m2cd.datasets.radiometry import Radiometry, is_sentinel_2, read_safe
+from torchgeo_m2cd.datasets.radiometry import (
+    Radiometry,
+    find_scale,
+    is_sentinel_2,
+    read_safe,
+)
 
 L2A = 'S2A_MSIL2A_20230501T101031_N0509_R022_T33UWP_20230501T160000.SAFE'
 L1C = L2A.replace('MSIL2A', 'MSIL1C')
@@ -78,3 +83,21 @@ class TestReadSafe:
         path.write_text(text)
         with pytest.raises(ValueError, match=r"metadata file '.*xml' cannot be read"):
             read_safe(str(tmp_path / L2A / 'x.jp2'), 'B02')
+
+
+@pytest.mark.parametrize(
+    ('name', 'scale'),
+    [
+        ('S1A_IW_20230501T050000_DVP_RTC10_G_gpuned_ABCD_VV.tif', 'power'),
+        ('S1A_IW_20230501T050000_DVP_RTC10_G_gdufem_ABCD_VV.tif', 'db'),
+        ('S1B_IW_20180501T050000_DVP_RTC30_G_sawncd_ABCD_VH.tif', 'amplitude'),
+        ('/rtc/measurement/iw-vv.rtc.tiff', 'power'),
+        ('OPERA_L2_RTC-S1_T064-135518-IW1_20231001T0_20231002T0_S1A_30_v1.0_VV.tif', 'power'),
+        ('Sigma0_VV_db.img', 'db'),
+        ('Sigma0_VV.img', None),
+        ('after.tif', None),
+        ('feedback.tif', None),
+    ],
+)  # fmt: skip
+def test_find_scale(name: str, scale: str | None) -> None:
+    assert find_scale(name) == scale

@@ -16,7 +16,7 @@ class TestSource:
     @pytest.mark.parametrize('paths', ['a.tif', Path('a.tif'), ['a.tif', 'b.tif']])
     def test_of_paths(self, paths: Paths) -> None:
         assert Source.of(paths) == Source(paths)
-        assert SARSource.of(paths) == SARSource(paths, scale='db')
+        assert SARSource.of(paths) == SARSource(paths, scale=None)
         assert MaskSource.of(paths) == MaskSource(paths, classes=None)
 
     def test_of(self) -> None:

@@ -88,6 +88,7 @@ class GridRaster(GeoDataset):
         reader = LayerReader(name, source)
         #: The granules, the first on top, with the bands that are read.
         self.granules = reader.read()
+        self.source = reader.source
         if not self.granules:
             raise DatasetNotFoundError(self)
         #: How each file is read.

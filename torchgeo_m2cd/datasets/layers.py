@@ -78,6 +78,7 @@ class LayerReader:
             source: The files, and how to read them.
         """
         self.name = name
+        #: The files, and how to read them; when they are read, with all settings.
         self.source = source
         #: How each file is read.
         self.layers: dict[str, Layer] = {}
@@ -106,6 +107,8 @@ class LayerReader:
         ]
         granules = [granule for granule in found if granule is not None]
         self._check_unnamed()
+        files = [path for granule in granules for path in granule.files]
+        self.source = self.source.resolve(files)
         for assumption, files in self.assumed.items():
             rank_zero_info(f'{self.name} file {name_paths(files)}: {assumption}')
         return self._choose_bands(granules)

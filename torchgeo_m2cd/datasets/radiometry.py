@@ -6,7 +6,7 @@
 import functools
 import pathlib
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
 #: Reflectance in the products of Sentinel-2, before they had an offset. Reflectance from 0
@@ -22,6 +22,13 @@ _SENTINEL_2 = re.compile(
 _BAND_IDS = (
     'B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B09', 'B10', 'B11', 'B12',
 )  # fmt: skip
+
+
+_HYP3_SCALES: dict[str, Literal['db', 'power', 'amplitude']] = {
+    'p': 'power',
+    'd': 'db',
+    'a': 'amplitude',
+}
 
 
 class Radiometry(NamedTuple):
@@ -90,3 +97,25 @@ def _read_metadata(file: pathlib.Path) -> dict[str, Radiometry]:
             f'value and the offsets of a Sentinel-2 product ({error})'
         ) from error
     return {band: Radiometry(unit, offsets.get(band, 0.0) * unit) for band in _BAND_IDS}
+
+
+def find_scale(path: str) -> Literal['db', 'power', 'amplitude'] | None:
+    """Find out what the values of a SAR product are, by its name.
+
+    Sources: naming of RTC products by HyP3 (ASF), of OPERA RTC-S1 products, which are in
+    linear power, and of sentinel-1-rtc in the Planetary Computer, which is, too.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The scale, None if the name does not say it.
+    """
+    name = re.split(r'[/\\]', path)[-1]
+    if match := re.search(r'_RTC\d\d_[A-Z]_[gs]([pda])[uw][nf][ec][dm]_', name):
+        return _HYP3_SCALES[match[1]]
+    if re.search(r'OPERA_L2_RTC-S1|(?<![A-Za-z0-9])iw-[vh]{2}\.rtc\.tif', name):
+        return 'power'
+    return (
+        'db' if re.search(r'(?<![A-Za-z])db(?![A-Za-z])', name, re.IGNORECASE) else None
+    )

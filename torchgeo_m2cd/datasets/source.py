@@ -4,7 +4,7 @@
 """Which files an image consists of, and how to read them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -13,8 +13,8 @@ from rasterio.io import DatasetReader
 from torchgeo.datasets import RasterDataset
 
 from ..utils import check_choice
-from .paths import Paths, expand, list_files
-from .radiometry import REFLECTANCE
+from .paths import Paths, expand, list_files, name_paths
+from .radiometry import REFLECTANCE, find_scale
 
 #: What the values of a SAR file are: ``'db'``, linear ``'power'`` or ``'amplitude'``, or
 #: anything ``'other'``.
@@ -112,6 +112,20 @@ class Source:
             raise TypeError(f'got a {type(value).__name__}: expected a {cls.__name__}')
         return cls(() if value is None else value)
 
+    def resolve(self, files: Sequence[str]) -> Self:
+        """Decide what the names of the files say.
+
+        Args:
+            files: The files.
+
+        Returns:
+            The source with all settings.
+
+        Raises:
+            ValueError: If the names disagree.
+        """
+        return self
+
     def find_paths(self, name: str) -> list[str]:
         """List the paths, and the matches of those that are patterns.
 
@@ -197,8 +211,10 @@ class SARSource(Source):
         offset: See :class:`Source`.
         date: See :class:`Source`.
         trim: See :class:`Source`.
-        scale: What the values are. ``'power'`` and ``'amplitude'`` are warped as they
-            are and then turned into dB; ``'other'`` is left alone, and not checked.
+        scale: What the values are (defaults to what the names of the files say of
+            products by HyP3, OPERA and the Planetary Computer, and else to ``'db'``).
+            ``'power'`` and ``'amplitude'`` are warped as they are and then turned into dB;
+            ``'other'`` is left alone.
         decibels: Decibels of one unit, for ``scale='other'`` (defaults to those of the
             images that the model was trained with), see
             :func:`~torchgeo_m2cd.transforms.estimate_decibels`.
@@ -207,7 +223,7 @@ class SARSource(Source):
         ValueError: If *scale* is unknown, or *trim* is negative.
     """
 
-    scale: SARScale = 'db'
+    scale: SARScale | None = None
     decibels: float | None = None
 
     is_optical: ClassVar[bool] = False
@@ -216,7 +232,8 @@ class SARSource(Source):
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        check_choice('scale of sar', self.scale, get_args(SARScale))
+        if self.scale is not None:
+            check_choice('scale of sar', self.scale, get_args(SARScale))
 
     @property
     def has_margins(self) -> bool:
@@ -227,6 +244,18 @@ class SARSource(Source):
     def unit(self) -> float | None:
         """Decibels of one unit of a sample, None if they are not known."""
         return self.decibels if self.scale == 'other' else 1.0
+
+    def resolve(self, files: Sequence[str]) -> Self:
+        """Decide what the values are, see :meth:`Source.resolve`."""
+        if self.scale is not None:
+            return self
+        scales = {scale: file for file in files if (scale := find_scale(file))}
+        if len(scales) > 1:
+            raise ValueError(
+                f'SAR files {name_paths(scales.values())} have, by their names, the scales '
+                f'{list(scales)}: expected one, or sar.scale'
+            )
+        return replace(self, scale=next(iter(scales), 'db'))
 
     def convert(
         self, values: npt.NDArray[np.float32], name: str
