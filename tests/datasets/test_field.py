@@ -290,6 +290,30 @@ class TestPlace:
             assert max(dataset.shape) < 70
             assert read(dataset)[2].float().mean() > 0.9
 
+    def test_margin_at_180_degrees(self, tmp_path: Path) -> None:
+        """The margin of a file is where the grid has it."""
+        image = np.full((SIZE, SIZE), 0.1, np.float32)
+        image[:, :20] = 0
+        image[30, 40] = 0  # Calm water
+        paths = [
+            write(
+                tmp_path / name, values, from_origin(west, 0, 1e-4, 1e-4), 'EPSG:4326'
+            )
+            for name, values, west in (
+                ('o.tif', optical(), 179.999),
+                ('s.tif', image, -180.001),
+            )
+        ]
+        source = SARSource(paths[1], scale='power')
+        _, radar, valid = read(SceneDataset(paths[0], source))
+        assert valid.shape == (SIZE, SIZE)
+        expected = np.ones((SIZE, SIZE), bool)
+        expected[:, :20] = False
+        # A longitude is rounded, so that the file is warped
+        assert not valid[:, :20].any()
+        assert valid[:, 21:].all()
+        assert radar[0, 30, 40] < -30
+
     def test_ground_control_points(
         self, pair: tuple[Path, Path], tmp_path: Path
     ) -> None:
@@ -338,6 +362,13 @@ class TestFolders:
             SceneDataset(pair[0], SARSource(folder, [1]))
         with pytest.raises(ValueError, match="unknown SAR band 'HH'"):
             SceneDataset(pair[0], SARSource(folder, ['HH']))
+
+    def test_nothing_in_common(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        for name in ('1_VV.tif', '1_VH.tif', '2_HH.tif', '2_HV.tif'):
+            write(tmp_path / 'in' / name, sar())
+        match = r"SAR files have no band in common: .*'VV', 'VH'.*'HH', 'HV'"
+        with pytest.raises(ValueError, match=match):
+            SceneDataset(pair[0], tmp_path / 'in')
 
     @pytest.mark.parametrize(
         'names', [('power.tif', 'dem.tif'), ('a.tif', 'incidence.tif')]

@@ -80,6 +80,12 @@ class LayerReader:
         self.name = name
         #: The files, and how to read them; when they are read, with all settings.
         self.source = source
+        # Names of the bands that were chosen, if they were chosen by name
+        self._names = [
+            name_band(band) or band
+            for band in source.bands or ()
+            if isinstance(band, str)
+        ]
         #: How each file is read.
         self.layers: dict[str, Layer] = {}
         #: What was assumed, and of which files.
@@ -110,12 +116,18 @@ class LayerReader:
         files = [path for granule in granules for path in granule.files]
         self.source = self.source.resolve(files)
         for assumption, files in self.assumed.items():
-            rank_zero_info(f'{self.name} file {name_paths(files)}: {assumption}')
+            more = f' and {len(files) - 1} more' if len(files) > 1 else ''
+            rank_zero_info(
+                f'{self.name} file {name_paths(files[0])}{more}: {assumption}'
+            )
         return self._choose_bands(granules)
 
     def _open_granule(self, granule: Granule, given: Sequence[str]) -> Granule | None:
         """Find out about the bands of a granule, None if it is something else."""
         bands: list[Band] = []
+        if self._names and set(self._names) <= set(granule.names):
+            # The others need not be opened, which takes long far away
+            granule = granule.select(self._names, self.name)
         for path, same in granule.by_file():
             # By a catalogue, or by names
             is_known = same[0].number > 0 or self.source.naming is not None
@@ -174,16 +186,17 @@ class LayerReader:
 
     def _calibrate(self, band: Band, src: DatasetReader) -> Band:
         """Find gain and offset to the units of a sample."""
-        given = Radiometry(self.source.gain or 1.0, self.source.offset or 0.0)
-        if self.source.gain is not None or self.source.offset is not None:
-            return dataclasses.replace(band, **given._asdict())
+        gain, offset = self.source.gain, self.source.offset
+        if gain is not None or offset is not None:
+            gain = 1.0 if gain is None else gain
+            return dataclasses.replace(band, gain=gain, offset=offset or 0.0)
         found = self._find_radiometry(band, src)
         unit = self.source.physical_unit
         gain, offset = (round(value * unit, 9) for value in found)
         if (gain, offset) != (1.0, 0.0):
-            self._assume(
-                band.path, f'values are {gain:g} x those of the file {offset:+g}'
-            )
+            factor = '' if gain == 1 else f'{gain:g} x '
+            shift = f' {"+" if offset > 0 else "-"} {abs(offset):g}' if offset else ''
+            self._assume(band.path, f'a sample is {factor}value{shift}')
         return dataclasses.replace(band, gain=gain, offset=offset)
 
     def _find_radiometry(self, band: Band, src: DatasetReader) -> Radiometry:
@@ -260,22 +273,19 @@ class LayerReader:
         """Choose the bands to read: by name where names are known, else by number."""
         if not granules:
             return granules
-        wanted = self.source.bands
         first = granules[0]
-        if wanted and isinstance(wanted[0], str):
-            names = [name_band(str(name)) or str(name) for name in wanted]
-            for name in names:
+        if self._names:
+            for name in self._names:
                 check_choice(f'{self.name} band', name, first.names)
-            return [granule.select(names, self.name) for granule in granules]
-        known = [name for name in first.names if name]
-        if (
-            not wanted
-            and len(set(known)) == len(first.bands)
-            and (
-                len(first.files) > 1 or all(set(known) & set(g.names) for g in granules)
+            return [granule.select(self._names, self.name) for granule in granules]
+        wanted = self.source.bands
+        common = [n for n in first.names if all(n in g.names for g in granules)]
+        if not wanted and len(first.files) > 1 and not common:
+            raise ValueError(
+                f'{self.name} files have no band in common: expected files of the same '
+                f'bands, found {[granule.names for granule in granules]}'
             )
-        ):
-            common = [n for n in known if all(n in g.names for g in granules)]
+        if not wanted and common and all(common) and len(set(common)) == len(common):
             return [granule.select(common, self.name) for granule in granules]
         numbers = [int(number) for number in wanted or ()] or [
             band.number for band in first.bands
