@@ -572,9 +572,9 @@ def test_describe(pair: tuple[Path, Path]) -> None:
         pair[0], SARSource(pair[1], trim=2)
     ).sar.describe()
     assert found == {
-        'bands': [1], 'naming': None, 'nodata': ['None'], 'gain': [1.0], 'offset': [0.0],
+        'bands': [1], 'naming': None, 'nodata': [None], 'gain': [1.0], 'offset': [0.0],
         'date': None, 'trim': 2, 'scale': 'db', 'decibels': None,
-        'files': [str(pair[1])], 'dates': [], 'assumed': [],
+        'files': [str(pair[1])], 'dates': [], 'assumed': ["scale is 'db'"],
     }  # fmt: skip
 
 
@@ -584,7 +584,8 @@ def test_scale_by_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
     power = write(tmp_path / name.format('p'), np.full((SIZE, SIZE), 0.1, np.float32))
     dataset = SceneDataset(pair[0], power)
     equal(read(dataset)[1], np.full((1, SIZE, SIZE), -10.0))
-    assert dataset.sar.describe()['scale'] == 'power'
+    described = dataset.sar.describe()
+    assert (described['scale'], described['assumed']) == ('power', ["scale is 'power'"])
     # The argument comes first
     _, radar, _ = read(SceneDataset(pair[0], SARSource(power, scale='db')))
     equal(radar, np.full((1, SIZE, SIZE), 0.1))

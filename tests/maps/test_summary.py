@@ -32,10 +32,12 @@ SUMMARY: dict[str, Any] = {
         'shape': [100, 200],
     },
     'optical': {
-        'files': ['a/B02.tif', 'a/B03.tif'], 'dates': ['2024-09-19'], 'bands': None,
-        'nodata': ['0.0'], 'gain': [1.0, 10.0], 'offset': [0.0], 'naming': 'Sentinel2',
+        'files': ['a/B02.tif', 'a/B03.tif'], 'dates': ['2024-09-19'], 'bands': ['B02', 'B03'],
+        'assumed': ['a sample is value - 1000', '0 in all bands is taken for no data'],
     },
-    'sar': {'files': ['b.tif'], 'dates': [], 'scale': 'db', 'nodata': ['nan']},
+    'sar': {
+        'files': ['b.tif'], 'dates': [], 'scale': 'db', 'bands': [1], 'assumed': [],
+    },
     'model': {'name': 'm2cd', 'weights_sha256': '0123456789', 'checkpoint': None},
     'seconds': 59.7,
     'warnings': ['odd units'],
@@ -46,21 +48,17 @@ class TestFormatSummary:
     def test_lines(self) -> None:
         assert format_summary(SUMMARY).splitlines() == [
             'maps/change.tif',
-            (
-                '  flooded    346 km², 2.87 % of what was mapped (400 km² with what was water '
-                'before)'
-            ),
+            '  flooded    346 km², 2.87 % of what was mapped (400 km² with water before)',
             '  mapped     12,046 km², 98.8 % of the scene has data',
             '  polygons   321, from 1000 m²',
             '  districts  2, most in There: 2 km²',
             '  grid       EPSG:32633, 10 x 10 m, 200 x 100 pixels',
-            (
-                '  optical    B02.tif and 1 more, 2024-09-19, nodata 0.0, gain 1.0 and 10.0, '
-                'naming Sentinel2'
-            ),
-            '  SAR        b.tif, scale db, nodata nan',
+            '  optical    B02.tif and 1 more, 2024-09-19, B02 B03',
+            '             assumed: a sample is value - 1000',
+            '             assumed: 0 in all bands is taken for no data',
+            '  SAR        b.tif, db',
             '  model      m2cd, weights 01234567, threshold 0.5',
-            '  files      change.tif, change.json',
+            '  files      change.tif change.json',
             '  time       60 s',
             '  WARNING    odd units',
         ]
@@ -70,10 +68,7 @@ class TestFormatSummary:
         nothing = {'water_before_km2': None, 'polygons': None, 'districts': None}
         lines = format_summary({**SUMMARY, **nothing}).splitlines()
         assert lines[1:3] == [
-            (
-                '  changed    346 km², 2.87 % of what was mapped (the model does not tell '
-                'what was water before)'
-            ),
+            '  changed    346 km², 2.87 % of what was mapped, water before included',
             '  mapped     12,046 km², 98.8 % of the scene has data',
         ]
         assert lines[3].startswith('  grid')

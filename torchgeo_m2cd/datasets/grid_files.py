@@ -155,19 +155,19 @@ class GridRaster(GeoDataset):
             Files, bands, dates, and what the source says; for each kind of file the value
             without data, gains and offsets.
         """
-        layers = [self.layers[path] for path in self.files]
         bands = [band for granule in self.granules for band in granule.bands]
+        nodata = [self.layers[path].nodata for path in self.files]
         return {
             **self.source.describe(),
             'files': [public_path(path) for path in self.files],
             'bands': self.band_names
             if all(self.band_names)
             else [band.number for band in self.granules[0].bands],
-            'assumed': self._assumed,
             'dates': sorted({granule.date for granule in self.granules} - {''}),
-            'nodata': list(dict.fromkeys(str(layer.nodata) for layer in layers)),
+            'nodata': list({str(value): value for value in nodata}.values()),
             'gain': list(dict.fromkeys(band.gain for band in bands)),
             'offset': list(dict.fromkeys(band.offset for band in bands)),
+            'assumed': self._assumed,
         }
 
     def __getitem__(self, index: GeoSlice) -> Sample:

@@ -113,14 +113,21 @@ class LayerReader:
         ]
         granules = [granule for granule in found if granule is not None]
         self._check_unnamed()
-        files = [path for granule in granules for path in granule.files]
-        self.source = self.source.resolve(files)
+        self._resolve([path for granule in granules for path in granule.files])
         for assumption, files in self.assumed.items():
             more = f' and {len(files) - 1} more' if len(files) > 1 else ''
             rank_zero_info(
                 f'{self.name} file {name_paths(files[0])}{more}: {assumption}'
             )
         return self._choose_bands(granules)
+
+    def _resolve(self, files: Sequence[str]) -> None:
+        """Decide what the names of the files say, and note it."""
+        given, self.source = self.source.describe(), self.source.resolve(files)
+        for key, value in self.source.describe().items():
+            if value != given[key]:
+                for path in files:
+                    self._assume(path, f'{key} is {value!r}')
 
     def _open_granule(self, granule: Granule, given: Sequence[str]) -> Granule | None:
         """Find out about the bands of a granule, None if it is something else."""

@@ -186,15 +186,17 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         'optical': _format_image(summary['optical']),
         'SAR': _format_image(summary['sar']),
         'model': (
-            f'{model["name"]}, weights {model["weights_sha256"][:8]}, threshold '
-            f'{summary["threshold"]:g}'
+            f'{model["name"]}, weights {model["weights_sha256"][:8]}, '
+            f'threshold {summary["threshold"]:g}'
         ),
-        'files': ', '.join(pathlib.Path(f).name for f in summary['files'].values()),
+        'files': ' '.join(pathlib.Path(f).name for f in summary['files'].values()),
         'time': f'{summary["seconds"]:.0f} s',
     }
     lines = [str(summary['files']['output'])]
-    lines += [f'  {name:<10} {text}' for name, text in rows.items()]
-    lines += [f'  {"WARNING":<10} {text}' for text in summary['warnings']]
+    rows_of_text = [*rows.items(), *(('WARNING', w) for w in summary['warnings'])]
+    for name, text in rows_of_text:
+        first, *more = text.splitlines()
+        lines += [f'  {name:<10} {first}', *(f'{"":<13}{line}' for line in more)]
     return '\n'.join(lines)
 
 
@@ -207,17 +209,20 @@ def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
         share = f'{100 * flooded / mapped:.3g} % of what was mapped'
         if summary['water_before_km2'] is None:
             name = 'changed'
-            text = f'{_km2(flooded)}, {share} (the model does not tell what was water before)'
+            text = f'{_km2(flooded)}, {share}, water before included'
         else:
             name = 'flooded'
             both = _km2(summary['flooded_km2_with_water_before'])
-            text = f'{_km2(flooded)}, {share} ({both} with what was water before)'
+            text = f'{_km2(flooded)}, {share} ({both} with water before)'
         rows[name] = text
     rows['mapped'] = (
         f'{_km2(mapped)}, {100 * summary["valid_share"]:.3g} % of the scene has data'
     )
     if summary['polygons'] is not None:
-        rows['polygons'] = f'{summary["polygons"]}, from {summary["min_area_m2"]:g} m²'
+        least = summary['min_area_m2']
+        rows['polygons'] = (
+            f'{summary["polygons"]}{f", from {least:g} m²" if least else ""}'
+        )
     if summary['districts']:
         most = max(summary['districts'], key=lambda row: row['flooded_km2'])
         rows['districts'] = (
@@ -231,13 +236,14 @@ def _format_image(image: Mapping[str, Any]) -> str:
     """Write how an image was read."""
     names = [pathlib.PurePath(file).name for file in image['files']]
     more = f' and {len(names) - 1} more' if len(names) > 1 else ''
-    known = []
-    for key, value in image.items():
-        values = [str(v) for v in (value if isinstance(value, list) else [value])]
-        text = f'{key} {" and ".join(values)}'
-        if key not in ('files', 'dates') and set(values) - {'None'}:
-            known += [text] if text not in ('gain 1.0', 'offset 0.0') else []
-    return ', '.join([f'{names[0]}{more}', *image['dates'], *known])
+    bands = [band for band in image['bands'] if isinstance(band, str)]
+    known = [
+        f'{names[0]}{more}',
+        *image['dates'],
+        *([' '.join(bands)] if bands else []),
+        *([image['scale']] if 'scale' in image else []),
+    ]
+    return '\n'.join([', '.join(known), *(f'assumed: {a}' for a in image['assumed'])])
 
 
 def _km2(area: float) -> str:
