@@ -3,37 +3,28 @@
 
 """Raster files that are read on one pixel grid."""
 
-import atexit
-import functools
 import math
-import os
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import rasterio
-import rasterio.merge
 import shapely
 import torch
 from pyproj import CRS
-from pyproj.exceptions import ProjError
-from rasterio.crs import CRS as RasterioCRS
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
 from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
-from ..utils import GDAL_ENV
-from .granules import Band, Granule
-from .grid import Grid, is_north_up
+from .empty import grow
+from .granules import Granule
+from .grid import Grid
+from .grid_file import GridFile, window_shape
 from .layers import LayerReader, open_file, unreadable
-from .margins import Margin, grow
 from .paths import name_paths, public_path
 from .source import Source
 
@@ -84,22 +75,24 @@ class GridRaster(GeoDataset):
         self.name = name
         self.source = source
         self.paths = source.paths
-        self.resampling = resampling
         reader = LayerReader(name, source)
         #: The granules, the first on top, with the bands that are read.
         self.granules = reader.read()
         self.source = reader.source
         if not self.granules:
             raise DatasetNotFoundError(self)
-        #: How each file is read.
-        self.layers = reader.layers
         self._assumed = list(reader.assumed)
         if grid is None:
             grid = self._choose_grid(crs, res)
         self.grid = grid
         self._res = grid.res
-        # Where zeros of a file are no data
-        self._margins: dict[str, Margin] = {}
+        #: The files on the grid, by their paths.
+        self.on_grid = {
+            path: GridFile(
+                name, path, reader.layers[path], grid, resampling, source.is_optical
+            )
+            for path in self.files
+        }
         always = (pd.Timestamp.min, pd.Timestamp.max)
         self.index = gpd.GeoDataFrame(
             {'filepath': [granule.files[0] for granule in self.granules]},
@@ -156,7 +149,7 @@ class GridRaster(GeoDataset):
             without data, gains and offsets.
         """
         bands = [band for granule in self.granules for band in granule.bands]
-        nodata = [self.layers[path].nodata for path in self.files]
+        nodata = [self.on_grid[path].layer.nodata for path in self.files]
         return {
             **self.source.describe(),
             'files': [public_path(path) for path in self.files],
@@ -200,7 +193,7 @@ class GridRaster(GeoDataset):
             RuntimeError: If a file cannot be read.
             ValueError: If values that cannot be negative are.
         """
-        image = np.full((self.band_count, *_shape(x, y)), math.nan, np.float32)
+        image = np.full((self.band_count, *window_shape(x, y)), math.nan, np.float32)
         box = shapely.box(x.start, y.start, x.stop, y.stop)
         hit = sorted(self.index.sindex.query(box).tolist())
         for number in hit:
@@ -230,12 +223,13 @@ class GridRaster(GeoDataset):
             for path, bands in granule.by_file():
                 try:
                     with open_file(path) as src:
-                        layers.append(self.layers[path].scan(src, bands))
+                        layers.append(self.on_grid[path].layer.scan(src, bands))
                 except RasterioError as error:
-                    raise unreadable(self.name, path, error) from error
+                    raise unreadable(self.name, path, error) from None
             size = np.max([layer.shape[1:] for layer in layers], axis=0)
             values = np.concatenate([_zoom(layer, *size) for layer in layers])
-            values = self._check_dark(granule, values)
+            if self.source.is_optical:
+                self._check_dark(granule, values)
             granule.calibrate(values)
             name = f'{self.name} file {name_paths(granule.files)}'
             known = ~np.isnan(values).any(axis=0)
@@ -246,145 +240,55 @@ class GridRaster(GeoDataset):
     ) -> npt.NDArray[np.float32]:
         """Read a granule in a window, NaN in all bands where it has no data."""
         trim = math.ceil(self.source.trim * self.grid.res[0] / x.step - 1e-6)
-        margins = [self._margins.get(band.path) for band in granule.bands]
-        halo = trim + max([margin.rim for margin in margins if margin], default=0)
-        wide_x, wide_y = (
+        x, y = (
             slice(
-                edge.start - halo * edge.step, edge.stop + halo * edge.step, edge.step
+                edge.start - trim * edge.step, edge.stop + trim * edge.step, edge.step
             )
             for edge in (x, y)
         )
         layers = [
-            self._read_layer(path, bands, wide_x, wide_y)
-            for path, bands in granule.by_file()
+            self.on_grid[path].read(bands, x, y) for path, bands in granule.by_file()
         ]
         values = np.concatenate(layers) if len(layers) > 1 else layers[0]
-        values = self._check_dark(granule, values)
-        for image, margin in zip(values, margins, strict=True):
-            if margin is not None:
-                margin.hide(image, wide_x, wide_y)
+        if self.source.is_optical:
+            self._check_dark(granule, values)
+            self._check_others(granule, values, x, y)
         granule.calibrate(values)
         missing = np.isnan(values).any(axis=0)
         if trim:
             missing = grow(missing, trim)
         values[:, missing] = math.nan
-        return values[:, halo:-halo, halo:-halo] if halo else values
+        return values[:, trim:-trim, trim:-trim] if trim else values
 
-    def _read_layer(
-        self, path: str, bands: Sequence[Band], x: slice, y: slice
-    ) -> npt.NDArray[np.float32]:
-        """Read bands of a file in a window, NaN where there are no data."""
-        try:
-            with rasterio.Env(**GDAL_ENV):
-                values, _ = rasterio.merge.merge(
-                    [self._on_grid(path, os.getpid())],
-                    bounds=(x.start, y.start, x.stop, y.stop),
-                    res=(x.step, y.step),
-                    indexes=[band.number for band in bands],
-                    nodata=math.nan,
-                    dtype='float32',
-                )
-        except RasterioError as error:
-            raise unreadable(self.name, path, error) from error
-        return cast(npt.NDArray[np.float32], values)
-
-    def _check_dark(
-        self, granule: Granule, values: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def _check_dark(self, granule: Granule, values: npt.NDArray[np.float32]) -> None:
         """Let zeros of an optical image be no data where all bands are, and only there."""
-        zeros = [self.layers[band.path].nodata == 0 for band in granule.bands]
-        if self.source.is_optical and any(zeros):
-            missing = np.isnan(values)
-            dark = missing & ~missing.all(axis=0) & np.array(zeros)[:, None, None]
-            values[dark] = 0
-            values[:, (values == 0).all(axis=0)] = math.nan
-        return values
+        zeros = [self.on_grid[band.path].layer.nodata == 0 for band in granule.bands]
+        missing = np.isnan(values) & np.array(zeros)[:, None, None]
+        dark = ((values == 0) | missing).all(axis=0)
+        values[missing & ~dark] = 0
+        values[:, dark] = math.nan
 
-    def _locate(self, granule: Granule) -> shapely.Polygon:
+    def _check_others(
+        self, granule: Granule, values: npt.NDArray[np.float32], x: slice, y: slice
+    ) -> None:
+        """Restore zeros of an optical image where bands that are not read have data."""
+        path, *more = granule.files
+        numbers = [band.number for band in granule.bands]
+        others = [b for b in self.on_grid[path].layer.bands if b.number not in numbers]
+        missing = np.isnan(values).all(axis=0)
+        if more or not others or not missing.any():
+            return
+        found = self.on_grid[path].read(others, x, y)
+        seen = missing & ((found != 0) & ~np.isnan(found)).any(axis=0)
+        # Where all bands are 0, models see no data
+        values[:, seen] = np.finfo(np.float32).tiny
+
+    def _locate(self, granule: Granule) -> shapely.Geometry:
         """Return the extent of a granule in whole pixels of the grid."""
-        boxes = []
-        for path in granule.files:
-            with open_file(path) as src:
-                left, top, right, bottom = self._box(path, src)
-                area = self.layers[path].margin
-                if area is not None:
-                    # Grid pixels to which one of the file reaches when it is warped
-                    rim = math.ceil((right - left) / src.width)
-                    self._margins[path] = Margin(
-                        self.grid.project(area, src.crs),
-                        0 if self._is_on_grid(path, src) else rim,
-                    )
-            west, north = self.grid.transform @ (left, top)
-            east, south = self.grid.transform @ (right, bottom)
-            boxes.append((west, south, east, north))
+        boxes = [self.on_grid[path].extent.bounds for path in granule.files]
         west, south = np.min(boxes, axis=0)[:2]
         east, north = np.max(boxes, axis=0)[2:]
         return shapely.box(west, south, east, north)
-
-    def _box(self, path: str, src: DatasetReader) -> tuple[int, ...]:
-        """Return the left, top, right and bottom edge of a file in whole grid pixels."""
-        try:
-            edges = self.grid.edges(src)
-        except ProjError as error:
-            raise ValueError(
-                f'{self.name} file {name_paths(path)} of {src.crs} cannot be warped to '
-                f'{self.grid.crs.to_string()}: {error}'
-            ) from error
-        # Outwards, but not for the sake of rounding errors
-        return (
-            *(math.floor(edge + 0.01) for edge in edges[:2]),
-            *(math.ceil(edge - 0.01) for edge in edges[2:]),
-        )
-
-    def _is_on_grid(self, path: str, src: DatasetReader) -> bool:
-        """Whether pixels of a file are pixels of the grid, and it says what has data."""
-        edges = self.grid.edges(src)
-        left, top, right, bottom = self._box(path, src)
-        return (
-            src.crs == RasterioCRS.from_user_input(self.grid.crs)
-            and not self.grid.place(src)
-            and self._says_nodata(path, src)
-            and is_north_up(src.transform)
-            and src.shape == (bottom - top, right - left)
-            and max(abs(edge - round(edge)) for edge in edges) < 0.01
-        )
-
-    def _says_nodata(self, path: str, src: DatasetReader) -> bool:
-        """Whether a file says itself where it has no data, or that is seen in it."""
-        nodata, own = self.layers[path].nodata, src.nodata
-        if nodata == 0 and self.source.is_optical:
-            return True
-        return str(nodata) == str(None if own is None else float(own))
-
-    # As many open files as TorchGeo has; none is shared with a forked process
-    @functools.lru_cache(maxsize=128)  # noqa: B019
-    def _on_grid(self, path: str, process: int) -> DatasetReader | WarpedVRT:
-        """Open a file such that its pixels are pixels of the grid."""
-        src = open_file(path)
-        if self._is_on_grid(path, src):
-            return src
-        left, top, right, bottom = self._box(path, src)
-        nodata = self.layers[path].nodata
-        masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
-        with src:
-            return WarpedVRT(
-                src,
-                crs=RasterioCRS.from_user_input(self.grid.crs),
-                transform=self.grid.shift(left, top),
-                height=bottom - top,
-                width=right - left,
-                resampling=self.resampling,
-                src_nodata=math.nan if nodata is None and not masked else nodata,
-                nodata=math.nan,
-                dtype='float32',
-                # A dark band is no data only where all others are
-                UNIFIED_SRC_NODATA='YES' if self.source.is_optical else 'NO',
-                **self.grid.place(src),
-            )
-
-
-# Before Python takes GDAL apart
-atexit.register(GridRaster._on_grid.cache_clear)
 
 
 def _zoom(
@@ -394,8 +298,3 @@ def _zoom(
     rows = np.arange(height) * image.shape[1] // height
     columns = np.arange(width) * image.shape[2] // width
     return image[:, rows[:, None], columns]
-
-
-def _shape(x: slice, y: slice) -> tuple[int, int]:
-    """Return height and width of a window in pixels."""
-    return round((y.stop - y.start) / y.step), round((x.stop - x.start) / x.step)

@@ -20,9 +20,9 @@ from rasterio.io import DatasetReader
 
 from ..utils import check_choice
 from .bands import name_band
+from .empty import find_empty
 from .granules import Band, Granule
 from .grouping import find_granules
-from .margins import find_margin
 from .paths import name_paths, public_path, without_secrets
 from .radiometry import Radiometry, is_sentinel_2, read_safe
 from .source import Source
@@ -37,11 +37,15 @@ class Layer:
 
     Args:
         nodata: Value without data, None if NaN, a mask or nothing says where that is.
-        margin: Area along its edges, in coordinates of the file, where 0 is no data, too.
+        zeros: Whether 0 is no data, too.
+        empty: Area in coordinates of the file where 0 is no data, too.
+        bands: All bands of the file.
     """
 
     nodata: float | None
-    margin: shapely.Geometry | None = None
+    zeros: bool = False
+    empty: shapely.Geometry | None = None
+    bands: tuple[Band, ...] = ()
 
     def scan(
         self, src: DatasetReader, bands: Sequence[Band]
@@ -107,13 +111,11 @@ class LayerReader:
                 files of a folder do not belong together.
         """
         given = [] if self.source.naming else self.source.find_paths(self.name)
-        found = [
-            self._open_granule(granule, given)
-            for granule in find_granules(self.source, self.name)
-        ]
+        listed = find_granules(self.source, self.name)
+        self._resolve([path for granule in listed for path in granule.files])
+        found = [self._open_granule(granule, given) for granule in listed]
         granules = [granule for granule in found if granule is not None]
         self._check_unnamed()
-        self._resolve([path for granule in granules for path in granule.files])
         for assumption, files in self.assumed.items():
             more = f' and {len(files) - 1} more' if len(files) > 1 else ''
             rank_zero_info(
@@ -142,7 +144,7 @@ class LayerReader:
                 src = open_file(path)
             except RasterioError as error:
                 if path in given or is_known or _is_tiff(path):
-                    raise unreadable(self.name, path, error) from error
+                    raise unreadable(self.name, path, error) from None
                 return None  # Something else in the folder
             with src:
                 if src.crs is None and not (
@@ -234,20 +236,26 @@ class LayerReader:
         nodata = self.source.no_data(src)
         masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
         declared = nodata is not None or masked
-        if self.source.is_optical and not declared:
+        if self.source.is_optical:
             # As models see no data there
-            self._assume(path, '0 in all bands is taken for no data')
-            return Layer(0.0)
-        if not self.source.has_margins or nodata == 0:
+            if not declared:
+                self._assume(path, '0 in all bands is taken for no data')
+            return Layer(
+                nodata if declared else 0.0,
+                zeros=declared and nodata != 0,
+                bands=tuple(bands),
+            )
+        if self.source.empty_areas == 'none' or nodata == 0:
             return Layer(nodata)
         try:
             # Also of files that declare another value, such as old Sentinel-1 products
-            margin = find_margin(src, [band.number for band in bands])
+            numbers = [band.number for band in bands]
+            empty = find_empty(src, numbers, self.source.empty_areas == 'edges')
         except RasterioError as error:
-            raise unreadable(self.name, path, error) from error
-        if margin is not None:
-            self._assume(path, '0 along the edges is taken for no data')
-        return Layer(nodata, margin)
+            raise unreadable(self.name, path, error) from None
+        if empty is not None:
+            self._assume(path, 'areas of 0 are taken for no data')
+        return Layer(nodata, empty=empty)
 
     def _assume(self, path: str, assumption: str) -> None:
         """Note what was assumed of a file."""

@@ -204,7 +204,7 @@ class RasterLabels(GridRaster):
             )
             for path in self.files:  # Values with a class are data
                 with open_file(path) as src:
-                    self.layers[path] = Layer(self.source.no_data(src))
+                    self.on_grid[path].layer = Layer(self.source.no_data(src))
         else:
             known = assign_classes(found - tags, source.table, name)
         #: Classes that occur in the files.

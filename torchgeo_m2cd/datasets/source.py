@@ -76,9 +76,9 @@ class Source:
             raise ValueError(f'trim is {self.trim}: expected 0 pixels or more')
 
     @property
-    def has_margins(self) -> bool:
-        """Whether files may have zeros along their edges that are no data."""
-        return False
+    def empty_areas(self) -> Literal['none', 'edges', 'all']:
+        """Which areas of zeros in all bands are no data, whatever a file declares."""
+        return 'none'
 
     def no_data(self, src: DatasetReader) -> float | None:
         """Return the value of pixels without data in a file.
@@ -236,9 +236,11 @@ class SARSource(Source):
             check_choice('scale of sar', self.scale, get_args(SARScale))
 
     @property
-    def has_margins(self) -> bool:
-        """Whether files may have zeros along their edges: not pictures of 8 bit."""
-        return self.scale != 'other'
+    def empty_areas(self) -> Literal['none', 'edges', 'all']:
+        """Which areas of zeros are no data: in power, some may be calm water."""
+        if self.scale == 'other':
+            return 'none'
+        return 'all' if self.scale == 'db' else 'edges'
 
     @property
     def unit(self) -> float | None:

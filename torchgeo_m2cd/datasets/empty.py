@@ -1,10 +1,9 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Zeros along the edges of SAR files, which are no data although no tag says so."""
+"""Areas of zeros in SAR files, which are no data although no tag says so."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +11,8 @@ import shapely
 import shapely.affinity
 import torch
 import torch.nn.functional as F
-from rasterio.features import geometry_mask, shapes
+from rasterio.features import shapes
 from rasterio.io import DatasetReader
-from rasterio.transform import from_origin
 from rasterio.windows import Window
 from shapely.geometry import shape
 
@@ -22,49 +20,23 @@ from shapely.geometry import shape
 _MAX_SIZE, _AREA = 512, 7
 
 
-@dataclass(frozen=True)
-class Margin:
-    """The margin of a file, on a grid.
+def find_empty(
+    src: DatasetReader, numbers: list[int], at_edges: bool = True
+) -> shapely.Geometry | None:
+    """Find the areas of a file where all bands are zero.
 
-    Args:
-        area: Area in coordinates of the grid where 0 is no data.
-        rim: Pixels that zeros may have been mixed with when the file was warped.
-    """
-
-    area: shapely.Geometry
-    rim: int
-
-    def hide(self, image: npt.NDArray[np.float32], x: slice, y: slice) -> None:
-        """Set the pixels without data of a window to NaN, in place.
-
-        Args:
-            image: Values of the file, shape (H, W).
-            x: Left and right edge, and width of a pixel.
-            y: Lower and upper edge, and height of a pixel.
-        """
-        zero = image == 0
-        if zero.any() and self.area.intersects(
-            shapely.box(x.start, y.start, x.stop, y.stop)
-        ):
-            transform = from_origin(x.start, y.stop, x.step, y.step)
-            zero &= geometry_mask([self.area], zero.shape, transform, invert=True)
-            image[grow(zero, self.rim)] = math.nan
-
-
-def find_margin(src: DatasetReader, numbers: list[int]) -> shapely.Geometry | None:
-    """Find the area along the edges of a file where all bands are zero.
-
-    Products that were turned, or cut out of a swath, have such an area, and not all of
-    them declare it. It is looked for at low resolution. Single zeros, as over calm water
-    whose noise was removed, are no area.
+    Products that were turned, or cut out of a swath, have such areas along their edges,
+    and not all of them declare it. They are looked for at low resolution. Single zeros,
+    as over calm water whose noise was removed, are no area.
 
     Args:
         src: The file.
         numbers: Numbers of the bands.
+        at_edges: Whether to look for areas along the edges alone.
 
     Returns:
-        The area in coordinates of the file, a little larger than it looked, None if there
-        is none.
+        The areas in coordinates of the file, a little larger than they looked, None if
+        there are none.
     """
     step: int = math.ceil(max(src.shape) / _MAX_SIZE)
     size = math.ceil(src.height / step), math.ceil(src.width / step)
@@ -76,12 +48,13 @@ def find_margin(src: DatasetReader, numbers: list[int]) -> shapely.Geometry | No
     for geometry, _ in shapes(solid.astype(np.uint8), mask=solid):
         area = shapely.transform(shape(geometry), lambda xy: xy * (scale_x, scale_y))
         west, north, east, south = area.bounds
-        if not (west and north) or east >= src.width or south >= src.height:
+        is_at_edge = not (west and north) or east >= src.width or south >= src.height
+        if is_at_edge or not at_edges:
             areas.append(area)
     if not areas:
         return None
     return shapely.transform(
-        shapely.union_all(areas).buffer(step + 1),
+        shapely.union_all(areas).buffer(3 * step + 1),
         lambda xy: np.column_stack(src.transform @ (xy[:, 0], xy[:, 1])),
     )
 

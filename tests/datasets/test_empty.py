@@ -9,13 +9,15 @@ import rasterio
 import shapely
 
 from tests.data.geotiff import GRID, NORTH, WEST, write
-from torchgeo_m2cd.datasets.margins import find_margin, grow
+from torchgeo_m2cd.datasets.empty import find_empty, grow
 
 
-class TestFindMargin:
-    def margin(self, path: Path, count: int = 1) -> shapely.Geometry | None:
+class TestFindEmpty:
+    def find(
+        self, path: Path, count: int = 1, at_edges: bool = True
+    ) -> shapely.Geometry | None:
         with rasterio.open(path) as src:
-            return find_margin(src, list(range(1, count + 1)))
+            return find_empty(src, list(range(1, count + 1)), at_edges)
 
     @pytest.mark.parametrize('size', [(200, 100), (100, 1500)])
     def test_corner(self, size: tuple[int, int], tmp_path: Path) -> None:
@@ -25,14 +27,14 @@ class TestFindMargin:
         image = np.ones(size, np.float32)
         image[rows / height + columns / width < 0.5] = 0
         image[height // 2 :, width // 2 :][:20, :20] = 0  # A lake
-        margin = self.margin(write(tmp_path / 'a.tif', image))
-        assert margin is not None
+        empty = self.find(write(tmp_path / 'a.tif', image))
+        assert empty is not None
         expected = shapely.Polygon(
             [GRID @ xy for xy in ((0, 0), (width / 2, 0), (0, height / 2))]
         )
-        assert margin.intersection(expected).area > 0.999 * expected.area
-        assert margin.area < 1.4 * expected.area
-        assert not margin.intersects(
+        assert empty.intersection(expected).area > 0.999 * expected.area
+        assert empty.area < 2 * expected.area
+        assert not empty.intersects(
             shapely.Point(GRID @ (width // 2 + 10, height // 2 + 10))
         )
 
@@ -44,27 +46,31 @@ class TestFindMargin:
             'left': (0, 0, 2, 40), 'right': (58, 0, 60, 40),
         }[edge]  # fmt: skip
         image[box[1] : box[3], box[0] : box[2]] = 0
-        margin = self.margin(write(tmp_path / 'a.tif', image))
-        assert margin is not None
+        empty = self.find(write(tmp_path / 'a.tif', image))
+        assert empty is not None
         west, north = GRID @ box[:2]
         east, south = GRID @ box[2:]
-        found = margin.intersection(shapely.box(WEST, NORTH - 400, WEST + 600, NORTH))
-        # Two pixels more than there are zeros
+        found = empty.intersection(shapely.box(WEST, NORTH - 400, WEST + 600, NORTH))
+        # Four pixels more than there are zeros
         line = shapely.box(west, south, east, north)
         assert found.equals(
-            line.buffer(20, join_style='mitre').intersection(
+            line.buffer(40, join_style='mitre').intersection(
                 shapely.box(WEST, NORTH - 400, WEST + 600, NORTH)
             )
         )
 
     def test_none(self, tmp_path: Path) -> None:
-        """Neither single zeros, nor zeros of one band, nor a lake are a margin."""
+        """Neither single zeros, nor zeros of one band, nor a lake are a empty."""
         image = np.ones((2, 100, 100), np.float32)
         image[:, 30:60, 30:60] = 0
         image[0, :20] = 0
         image[:, ::2, ::2] = 0
-        assert self.margin(write(tmp_path / 'a.tif', image), 2) is None
-        assert self.margin(tmp_path / 'a.tif', 1) is not None
+        assert self.find(write(tmp_path / 'a.tif', image), 2) is None
+        assert self.find(tmp_path / 'a.tif', 1) is not None
+        # A lake is, where nothing is 0 by nature
+        lake = self.find(tmp_path / 'a.tif', 2, at_edges=False)
+        assert lake is not None
+        assert lake.contains(shapely.box(*(GRID @ (30, 60)), *(GRID @ (60, 30))))
 
 
 def test_grow() -> None:
