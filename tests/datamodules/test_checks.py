@@ -298,8 +298,8 @@ class TestCheckPossible:
         path = self.make_sar(tmp_path / 'sar.tif', value)
         match = (
             rf"SAR file '.*sar\.tif' has impossible values: {re.escape(written)} in "
-            r'0\.2 of the pixels\. If they stand for no data, set sar\.nodata to their '
-            rf'value in the files, such as sar\.nodata={re.escape(written)}; check=False'
+            r'0\.2 of the pixels\. If they stand for no data, set sar\.nodata to it, '
+            rf'such as sar\.nodata={re.escape(written)}; check=False'
         )
         with pytest.raises(ValueError, match=match):
             check_possible(SceneDataset(optical, path))

@@ -23,6 +23,10 @@ from torchgeo_m2cd.datasets.bands import BANDS, agree, list_bands, name_band
         ('S1A_IW_20230501T050000_DVP_RTC10_G_gpuned_ABCD_VH.tif', 'VH'),
         ('T33UWP_20230501T101031_B02_10m.jp2', 'B02'),
         ('S1A_IW_20230501T050000_DVP_RTC10_G_gpuned_ABCD_dem.tif', ''),
+        ('sigma0VH', 'VH'),
+        ('Near infrared', 'B08'),
+        ('Red Edge', ''),
+        ('Red Edge 1', ''),
         ('band 4', ''),
         ('VV/VH', ''),
         ('SR_B5', ''),  # Landsat's near infrared, not a red edge

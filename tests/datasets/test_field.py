@@ -4,6 +4,7 @@
 """Files as public reports describe them, read by a scene dataset."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.data.geotiff import GRID, NORTH, WEST, write
 from tests.data.server import serve
 from tests.data.stac.data import planetary_s1_rtc, planetary_s2, write_items
 from torchgeo_m2cd.datasets import SARSource, SceneDataset, Source
+from torchgeo_m2cd.datasets.grid_files import GridRaster
 
 SIZE = 60
 
@@ -146,6 +148,71 @@ class TestZeros:
                 part['valid'][0], valid[:10, column : column + 5]
             )
 
+    @pytest.mark.parametrize('scale', ['power', 'amplitude', 'db'])
+    @pytest.mark.parametrize('res', [15, 20, 30, 7])
+    def test_slanted_border(self, res: float, scale: Any, tmp_path: Path) -> None:
+        """Nothing is mixed with it, whatever the grid."""
+        values = np.full((SIZE, SIZE), -13 if scale == 'db' else 0.05, np.float32)
+        rows, columns = np.mgrid[:SIZE, :SIZE]
+        values[rows * 0.3 + columns < 25] = 0
+        s = write(tmp_path / 's.tif', values, shift(10, 0.3, 0.4))
+        o = write(tmp_path / 'o.tif', optical())
+        dataset = SceneDataset(o, SARSource(s, scale=scale), res=res)
+        _, radar, valid = read(dataset)
+        factor = {'power': 10, 'amplitude': 20, 'db': 0}[scale]
+        level = factor * math.log10(0.05) if factor else -13.0
+        found = radar[0][valid]
+        assert found.allclose(torch.tensor(level), atol=1e-3)
+        assert valid.float().mean() > 0.6
+
+    def test_zeros_in_decibels(self, tmp_path: Path) -> None:
+        """No backscatter is exactly 0 dB over an area."""
+        image = sar()
+        image[0, 20:40, 20:40] = 0
+        dataset = SceneDataset(
+            write(tmp_path / 'o.tif', optical()), write(tmp_path / 's.tif', image)
+        )
+        _, _, valid = read(dataset)
+        expected = np.ones((SIZE, SIZE), bool)
+        expected[20:40, 20:40] = False
+        np.testing.assert_array_equal(valid, expected)
+
+    @pytest.mark.parametrize('nodata', [-9999.0, 65535.0, math.nan, 1.0])
+    @pytest.mark.parametrize('offset', [0, 0.5])
+    def test_zeros_beside_another_value(
+        self, offset: float, nodata: float, tmp_path: Path
+    ) -> None:
+        """Zeros of a tile that declares something else do not cover its neighbour."""
+        image = np.full((2, SIZE, SIZE), 2000, np.float32)
+        first, second = image.copy(), image.copy()
+        first[:, :, 30:] = 0
+        second[:, :, :30] = 0
+        paths = [
+            write(tmp_path / f'{i}.tif', a, shift(10, offset, offset), nodata=nodata)
+            for i, a in enumerate((first, second))
+        ]
+        s = write(tmp_path / 's.tif', sar())
+        for source in (Source(paths), Source(paths, offset=-100)):
+            found, _, valid = read(SceneDataset(source, s, res=10))
+            assert valid.float().mean() > 0.95
+            assert found[:, valid].allclose(torch.tensor(2000.0 + (source.offset or 0)))
+
+    @pytest.mark.parametrize('offset', [0, 0.5])
+    def test_dark_bands_alone(self, offset: float, tmp_path: Path) -> None:
+        """A lake that is 0 in the bands that are read has data in the others."""
+        image = optical()
+        image[2:, 20:40, 20:40] = 0
+        image[:, :, :10] = 0
+        grid = shift(10, offset, offset)
+        o = write(tmp_path / 'o.tif', image, grid, nodata=0)
+        s = write(tmp_path / 's.tif', sar())
+        for bands in ([3, 4], [4]):
+            found, _, valid = read(SceneDataset(Source(o, bands), s, res=10))
+            assert valid[22:38, 22:38].all()
+            assert (found[:, 22:38, 22:38].abs() < 1e-30).all()
+            assert (found[:, 22:38, 22:38] != 0).all()
+            assert not valid[:, :10].any()
+
     def test_border_of_decibels(self, tmp_path: Path) -> None:
         image = sar()
         image[0, :, -7:] = 0
@@ -247,6 +314,13 @@ class TestPlace:
             assert valid.all()
             assert dataset.shape == (SIZE, SIZE)
             equal(radar if first == [o] else found, sar())
+
+    @pytest.mark.parametrize('degrees', [0, 30, 90, 180])
+    def test_grid_of_a_turned_file(self, degrees: float, tmp_path: Path) -> None:
+        """It has the resolution of the file, which need not be square."""
+        turned = GRID @ Affine.rotation(degrees)
+        o = write(tmp_path / 't.tif', optical()[:, :30], turned)
+        assert GridRaster('optical', Source(o)).res == pytest.approx((10, 10), rel=0.02)
 
     @pytest.mark.parametrize('west', [179.985, -180.015])
     @pytest.mark.parametrize('split', [False, True])
@@ -391,6 +465,29 @@ class TestFolders:
             SIZE,
             SIZE,
         )
+
+    def test_singles(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        """At one place there is a series, or things that differ."""
+        folder = tmp_path / 'in'
+        for names, is_series in (
+            (('x_20230501.tif', 'y_20230513.tif'), True),
+            (('x_20230501.tif', 'y_20230501.tif'), False),
+            (('band1.tif', 'band2.tif'), False),
+            (('pre_vv.tif', 'coh_vv.tif'), False),
+        ):
+            for name in names:
+                write(folder / name, sar())
+            if is_series:
+                with pytest.warns(UserWarning, match='several days'):
+                    SceneDataset(pair[0], folder)
+            else:
+                with pytest.raises(ValueError, match='hold different things'):
+                    SceneDataset(pair[0], folder)
+            shutil.rmtree(folder)
+        named = [write(folder / name, sar()) for name in ('a_vv.tif', 'a_dem.tif')]
+        match = r"'.*a_vv\.tif' holds the band VV, but nothing says what '.*a_dem\.tif'"
+        with pytest.raises(ValueError, match=match):
+            SceneDataset(pair[0], named)
 
     def test_side_files(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         folder = tmp_path / 'tiles'
@@ -540,9 +637,10 @@ def test_scan(tmp_path: Path) -> None:
     dataset = SceneDataset(
         write(tmp_path / 'o.tif', optical()), SARSource(path, scale='power')
     )
-    ((name, values),) = dataset.sar.scan()
+    ((name, values, raw),) = dataset.sar.scan()
     assert name == f'SAR file {str(path)!r}'
     assert set(np.unique(values).round(4).tolist()) == {-40.0, -10.0}
+    np.testing.assert_allclose(np.unique(raw), [0, 0.1])
     assert values.shape[1] == pytest.approx(1024 * (50 - 40 * 100 / 2100), rel=0.01)
 
 
@@ -552,7 +650,7 @@ def test_scan_of_two_resolutions(tmp_path: Path) -> None:
     write(tmp_path / 'o' / 'a_B02.tif', image[0], nodata=0)
     write(tmp_path / 'o' / 'a_B11.tif', image[1, ::2, ::2], shift(20), nodata=0)
     dataset = SceneDataset(tmp_path / 'o', write(tmp_path / 's.tif', sar()))
-    ((_, values),) = dataset.optical.scan()
+    ((_, values, _),) = dataset.optical.scan()
     expected = np.stack([image[0], image[1, ::2, ::2].repeat(2, 0).repeat(2, 1)])
     np.testing.assert_array_equal(values, expected[:, 10:].reshape(2, -1))
 

@@ -60,6 +60,6 @@ class TestGridRaster:
         image = dataset.read(x, y)
         expected = torch.from_numpy(values[[1, 0]])
         torch.testing.assert_close(image, expected, equal_nan=True)
-        ((name, scanned),) = dataset.scan()
+        ((name, scanned, _),) = dataset.scan()
         assert name.startswith('optical file')
         assert np.array_equal(scanned, values[[1, 0]].reshape(2, -1)[:, 1:])

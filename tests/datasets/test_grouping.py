@@ -65,6 +65,28 @@ class TestFindGranules:
         files = sorted(map(str, (tmp_path / names[0]).iterdir()))
         assert [('', f'{names[0]}_dem.tif')] in found(Source(files))
 
+    def test_more_words(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Angles and noise of a polarisation are no bands, but tiles are."""
+        names = ['S1_VV.tif', 'S1_VH.tif', 'S1_VV_inc.tif', 'S1_VH_noise.tif']
+        touch(tmp_path, *names)
+        bands = [('VV', 'S1_VV.tif'), ('VH', 'S1_VH.tif')]
+        with caplog.at_level('INFO'):
+            assert found(Source(tmp_path)) == [bands]
+        assert 'passed over' in caplog.text
+        # By a pattern as by a folder, but not by name
+        assert found(Source(str(tmp_path / '*.tif'))) == [bands]
+        named = [str(tmp_path / name) for name in names[:3]]
+        assert found(Source(named)) == [bands, [('VV', 'S1_VV_inc.tif')]]
+        touch(tmp_path, 'east_S1_VV.tif', 'east_S1_VH.tif')
+        assert len(found(Source(tmp_path))) == 2
+
+    def test_measurements(self, tmp_path: Path) -> None:
+        """Sentinel-1 numbers the files of its polarisations."""
+        name = 's1a-iw-grd-{}-20230501t050000-20230501t050025-048344-05d0a6-{}.tiff'
+        touch(tmp_path, name.format('vv', '001'), name.format('vh', '002'))
+        ((vv, vh),) = found(Source(tmp_path))
+        assert (vv[0], vh[0]) == ('VV', 'VH')
+
     def test_planetary_computer(self, tmp_path: Path) -> None:
         item = 'S1A_IW_GRDH_1SDV_20230501T050000_20230501T050025_048344_05D0A6_rtc'
         folder = tmp_path / item / 'measurement'
@@ -149,6 +171,7 @@ class TestFindGranules:
             ('S1A_IW_20241030T053012_20241031T053037_A1.tif', '2024-10-30'),
             ('x/2024-10-30/a.tif', '2024-10-30'),
             ('c_2023-01-02.tif', '2023-01-02'),
+            ('c_2023_01_02.tif', '2023-01-02'),
             ('20241399_20241030.tif', '2024-10-30'),
             ('120241030.tif', ''),
         ],

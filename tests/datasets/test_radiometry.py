@@ -61,6 +61,14 @@ class TestReadSafe:
         assert read_safe(image, 'B8A') == pytest.approx((1e-4, -0.05))
         assert read_safe(image, 'B03') == Radiometry(1e-4, 0)
 
+    def test_stack(self, tmp_path: Path) -> None:
+        """Bands without names have what all bands have, if they do."""
+        for name, offsets, expected in (
+            (L2A, {}, Radiometry(1e-4, 0)), (L1C, {1: -1000}, None),
+        ):  # fmt: skip
+            write_metadata(tmp_path / name, name[7:10], offsets)
+            assert read_safe(str(tmp_path / name / 'stack.tif'), '') == expected
+
     def test_baseline(self, tmp_path: Path) -> None:
         """Without metadata, the name of the product says it."""
         assert read_safe(str(tmp_path / L2A / 'x.jp2'), 'B02') == Radiometry(1e-4, -0.1)

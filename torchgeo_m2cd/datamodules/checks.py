@@ -3,7 +3,6 @@
 
 """What can be wrong with the values of a scene."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -47,30 +46,36 @@ def check_possible(scene: SceneDataset) -> None:
         ValueError: If a value is impossible.
     """
     for image in (scene.optical, scene.sar):
-        for name, values in image.scan():
-            _refuse_impossible(name, image, values)
+        for name, values, raw in image.scan():
+            _refuse_impossible(name, image, values, raw)
 
 
 def _refuse_impossible(
-    name: str, image: GridRaster, values: npt.NDArray[np.float32]
+    name: str,
+    image: GridRaster,
+    values: npt.NDArray[np.float32],
+    raw: npt.NDArray[np.float32] | None = None,
 ) -> None:
-    """Refuse impossible values, shape (C, N), of files of an image."""
+    """Refuse impossible values, shape (C, N), also as they are in the files."""
     scale = image.source.scale if isinstance(image.source, SARSource) else None
     bad = find_impossible(values, scale)
+    if raw is not None:
+        values = raw
+        bad |= _find_sentinels(raw, bad)
     if not bad.any():
         return
     found, counts = np.unique(values[bad], return_counts=True)
     found = found[np.argsort(-counts, kind='stable')]
     shares = [
-        f'{_write(value, scale)} in {(values == value).any(axis=0).mean():.2g}'
+        f'{_write(value)} in {(values == value).any(axis=0).mean():.2g}'
         for value in found[:3]
     ]
     more = f', and {len(found) - 3} more values' if len(found) > 3 else ''
     setting = f'{image.name.lower()}.nodata'
     raise ValueError(
         f'{name} has impossible values: {", ".join(shares)} of the pixels{more}. If '
-        f'they stand for no data, set {setting} to their value in the files, such as '
-        f'{setting}={_write(found[0], scale)}; check=False takes them as they are'
+        f'they stand for no data, set {setting} to it, such as '
+        f'{setting}={_write(found[0])}; check=False takes them as they are'
     )
 
 
@@ -92,9 +97,7 @@ def find_impossible(
     """
     kind = 'optical' if scale is None else 'SAR'
     bad = np.abs(values) >= _TOO_LARGE[kind]
-    for value in _NO_DATA:
-        if np.min(_others(values, bad), initial=np.inf) == value:
-            bad |= values == value
+    bad |= _find_sentinels(values, bad)
     if scale == 'other':
         return bad
     # If most values are beyond, it is the scale that is wrong, see check_values
@@ -115,6 +118,17 @@ def find_impossible(
         else:
             break
     return bad
+
+
+def _find_sentinels(
+    values: npt.NDArray[np.float32], bad: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Find values that stand for no data in many products, if none is below."""
+    found = bad.copy()
+    for value in _NO_DATA:
+        if np.min(_others(values, found), initial=np.inf) == value:
+            found |= values == value
+    return found
 
 
 def _others(
@@ -156,11 +170,9 @@ def _find_alone(
     return None
 
 
-def _write(value: np.float32, scale: SARScale | None) -> str:
-    """Write a value in the units of its file, as in YAML."""
+def _write(value: np.float32) -> str:
+    """Write a value as in YAML."""
     number = float(value)
-    if scale in ('power', 'amplitude') and math.isfinite(number):
-        return f'{10 ** (number / (10 if scale == "power" else 20)):.5g}'
     if number.is_integer() and abs(number) < 1e15:
         return f'{number:.0f}'
     return repr(number).replace('inf', '.inf')

@@ -41,8 +41,13 @@ def name_band(text: str | None) -> str:
         One of :data:`BANDS`: a polarisation, or a band of Sentinel-2, which colours stand
         for. Empty if the text names none, or more than one.
     """
-    words = re.split(r'[^a-z0-9]+', (text or '').lower())
+    text = re.sub(r'(?<=red)[\s_-]+(?=edge)', '', (text or '').lower())
+    text = re.sub(r'near[\s_-]*infra[\s_-]*red', 'nir', text)
+    text = re.sub(r'(sigma|gamma|beta)0?([vh]{2})(?![a-z])', r'\1_\2', text)
+    words = re.split(r'[^a-z0-9]+', text)
     found = {_name_word(word) for word in words} - {''}
+    if 'rededge' in words:  # Which of three?
+        return ''
     if len(found) != 1 or _FOREIGN & set(words):
         return ''
     return found.pop()

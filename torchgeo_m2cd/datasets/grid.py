@@ -213,6 +213,13 @@ def _suggest_transform(
     bounds = _bounds(src, CRS.from_user_input(src.crs))
     west, _, east, north = _bounds(src, crs)
     size = src.width, src.height
+    if src.transform.b or src.transform.d:
+        # That of a raster of the same place and resolution that is not turned
+        pixel = math.sqrt(abs(src.transform.determinant))
+        size = (
+            round((bounds[2] - bounds[0]) / pixel),
+            round((bounds[3] - bounds[1]) / pixel),
+        )
     if crs.is_geographic and east > 180:
         # GDAL would suggest the way around the world: turn the zero meridian instead
         turned, _, _ = calculate_default_transform(

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -27,6 +27,17 @@ from .grid_file import GridFile, window_shape
 from .layers import LayerReader, open_file, unreadable
 from .paths import name_paths, public_path
 from .source import Source
+
+
+class Scan(NamedTuple):
+    """The pixels with data of a granule, at low resolution."""
+
+    #: Names of the files, for messages.
+    name: str
+    #: Values in the units of a sample, shape (C, N).
+    values: npt.NDArray[np.float32]
+    #: Values in the files, shape (C, N).
+    raw: npt.NDArray[np.float32]
 
 
 class GridRaster(GeoDataset):
@@ -208,12 +219,11 @@ class GridRaster(GeoDataset):
         name = f'{self.name} file {name_paths(files)}'
         return torch.from_numpy(self.source.convert(image, name))
 
-    def scan(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    def scan(self) -> Iterator[Scan]:
         """Read each granule as a whole, at low resolution.
 
         Yields:
-            Names of its files, and the values of the pixels with data, shape (C, N), in
-            the units of a sample.
+            What was seen of it.
 
         Raises:
             RuntimeError: If a file cannot be read.
@@ -230,10 +240,11 @@ class GridRaster(GeoDataset):
             values = np.concatenate([_zoom(layer, *size) for layer in layers])
             if self.source.is_optical:
                 self._check_dark(granule, values)
-            granule.calibrate(values)
             name = f'{self.name} file {name_paths(granule.files)}'
-            known = ~np.isnan(values).any(axis=0)
-            yield name, self.source.convert(values[:, known], name)
+            raw = values[:, ~np.isnan(values).any(axis=0)]
+            values = raw[:, None].copy()
+            granule.calibrate(values)
+            yield Scan(name, self.source.convert(values[:, 0], name), raw)
 
     def _read_granule(
         self, granule: Granule, x: slice, y: slice

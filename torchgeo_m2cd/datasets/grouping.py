@@ -19,7 +19,10 @@ from .source import Source
 from .stac import is_stac, read_items
 
 # Year, month and day, as a word of its own or before a time
-_DATE = re.compile(r'(?<!\d)((?:19|20)\d\d)(-?)(\d\d)\2(\d\d)(?!\d)')
+_DATE = re.compile(r'(?<!\d)((?:19|20)\d\d)([-_]?)(\d\d)\2(\d\d)(?!\d)')
+
+# Folder, and words of a name without band and resolution
+type _Group = tuple[str, tuple[str, ...]]
 
 # Resolution in names of Sentinel-2: folders R10m, files ..._10m.jp2
 _RESOLUTION = re.compile(r'(?<![a-z0-9])r?(\d0)m(?![a-z0-9])', re.IGNORECASE)
@@ -51,20 +54,19 @@ def find_granules(source: Source, what: str) -> list[Granule]:
     if naming is not None:
         granules = _find_named(naming, what)
     else:
-        granules = _find_files(source.find_paths(what))
+        granules = _find_files(source, what)
     return _choose_date(granules, source.date, what)
 
 
-def _find_files(paths: Sequence[str]) -> list[Granule]:
+def _find_files(source: Source, what: str) -> list[Granule]:
     """List the granules of files and of STAC items, in the order of the paths."""
     granules = []
-    for of_items, group in itertools.groupby(paths, key=is_stac):
-        given = list(group)
+    for of_items, group in itertools.groupby(source.find_paths(what), key=is_stac):
         if of_items:
-            granules += [granule for path in given for granule in read_items(path)]
+            granules += [granule for path in group for granule in read_items(path)]
         else:
-            files = [file for path in given for file in list_files(path)]
-            granules += _group_files(list(dict.fromkeys(files)), given)
+            files = [file for path in group for file in list_files(path)]
+            granules += _group_files(list(dict.fromkeys(files)), source)
     return granules
 
 
@@ -99,26 +101,29 @@ def _find_named(naming: RasterDataset, what: str) -> list[Granule]:
     return granules
 
 
-def _group_files(files: Sequence[str], given: Sequence[str]) -> list[Granule]:
+def _group_files(files: Sequence[str], source: Source) -> list[Granule]:
     """Put the files together that are the bands of one granule."""
     # Masks of Sentinel-2 products have bands in their names, too
-    files = [file for file in files if file in given or 'QI_DATA' not in file]
-    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
+    files = [file for file in files if source.names(file) or 'QI_DATA' not in file]
+    groups: dict[_Group, dict[str, list[str]]] = {}
     for file in files:
         name = name_band(os.path.basename(file))
-        group = groups.setdefault(_name_group(file) if name else (file, ''), {})
+        group = groups.setdefault(_name_group(file) if name else (file, ()), {})
         group.setdefault(name, []).append(file)
-    if all(len(group) == 1 for group in groups.values()):
+    complete = [key for key, group in groups.items() if len(group) > 1]
+    if not complete:
         return [Granule((Band(file, 0),), _find_date(file)) for file in files]
     others = [
-        file
-        for group in groups.values()
-        for file in group.get('', [])
-        if file not in given
+        key
+        for key, group in groups.items()
+        if _is_something_else(key, complete, '' in group)
+        and not any(source.names(file) for same in group.values() for file in same)
     ]
     if others:
+        found = [f for key in others for same in groups[key].values() for f in same]
         rank_zero_info(
-            f'passed over {name_paths(others)}: no band in the name, but others have one'
+            f'passed over {name_paths(found)}: others have a band in the name, and no '
+            'more words'
         )
     return [
         Granule(
@@ -129,20 +134,36 @@ def _group_files(files: Sequence[str], given: Sequence[str]) -> list[Granule]:
             ),
             _find_date(next(iter(group.values()))[0]),
         )
-        for group in groups.values()
-        if not set(group.get('', [])) & set(others)
+        for key, group in groups.items()
+        if key not in others
     ]
 
 
-def _name_group(file: str) -> tuple[str, str]:
+def _name_group(file: str) -> _Group:
     """Return what the files of a granule have in common: all but band and resolution."""
     folder, base = os.path.split(file)
-    words = [
-        word
-        for word in re.split(r'[^A-Za-z0-9]+', base)
-        if not name_band(word) and not _RESOLUTION.fullmatch(word)
-    ]
-    return _RESOLUTION.sub('', folder), ' '.join(words)
+    words = re.split(r'[^A-Za-z0-9]+', base)
+    if words[0].lower().startswith('s1'):
+        # Sentinel-1 numbers its polarisations: s1a-iw-grd-vv-...-001.tiff
+        words = [word for word in words if not re.fullmatch(r'00\d', word)]
+    return _RESOLUTION.sub('', folder), tuple(
+        word for word in words if not (name_band(word) or _RESOLUTION.fullmatch(word))
+    )
+
+
+def _is_something_else(
+    key: _Group, complete: Sequence[_Group], is_nameless: bool
+) -> bool:
+    """Whether a file is no band of an image: it has no band, or further words.
+
+    As in S1_VV.tif, S1_VH.tif and S1_VV_incidence.tif.
+    """
+    folder, words = key
+    return is_nameless or any(
+        folder == other and set(words) > set(fewer)
+        for other, fewer in complete
+        if key not in complete
+    )
 
 
 def _find_resolution(file: str) -> int:

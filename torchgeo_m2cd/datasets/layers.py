@@ -5,7 +5,6 @@
 
 import dataclasses
 import os
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -94,8 +93,8 @@ class LayerReader:
         self.layers: dict[str, Layer] = {}
         #: What was assumed, and of which files.
         self.assumed: dict[str, list[str]] = defaultdict(list)
-        # Type of values and grid of single bands of which nothing says what they are
-        self._unnamed: dict[str, tuple[str, str]] = {}
+        # Type of values, band and grid, and date, of files with one band
+        self._singles: dict[str, tuple[str, str, str]] = {}
 
     def read(self) -> list[Granule]:
         """Open all files, and say what was assumed.
@@ -110,12 +109,11 @@ class LayerReader:
             ValueError: If a file has no CRS, lacks a band, or holds complex values, or if
                 files of a folder do not belong together.
         """
-        given = [] if self.source.naming else self.source.find_paths(self.name)
         listed = find_granules(self.source, self.name)
         self._resolve([path for granule in listed for path in granule.files])
-        found = [self._open_granule(granule, given) for granule in listed]
+        found = [self._open_granule(granule) for granule in listed]
         granules = [granule for granule in found if granule is not None]
-        self._check_unnamed()
+        self._check_singles()
         for assumption, files in self.assumed.items():
             more = f' and {len(files) - 1} more' if len(files) > 1 else ''
             rank_zero_info(
@@ -131,25 +129,28 @@ class LayerReader:
                 for path in files:
                     self._assume(path, f'{key} is {value!r}')
 
-    def _open_granule(self, granule: Granule, given: Sequence[str]) -> Granule | None:
+    def _open_granule(self, granule: Granule) -> Granule | None:
         """Find out about the bands of a granule, None if it is something else."""
         bands: list[Band] = []
         if self._names and set(self._names) <= set(granule.names):
             # The others need not be opened, which takes long far away
             granule = granule.select(self._names, self.name)
         for path, same in granule.by_file():
-            # By a catalogue, or by names
-            is_known = same[0].number > 0 or self.source.naming is not None
+            # By a catalogue, by a dataset of TorchGeo, by the user, or by its suffix
+            is_meant = (
+                same[0].number > 0
+                or self.source.naming is not None
+                or self.source.names(path)
+                or _is_tiff(path)
+            )
             try:
                 src = open_file(path)
             except RasterioError as error:
-                if path in given or is_known or _is_tiff(path):
+                if is_meant:
                     raise unreadable(self.name, path, error) from None
                 return None  # Something else in the folder
             with src:
-                if src.crs is None and not (
-                    path in given or is_known or _is_tiff(path)
-                ):
+                if src.crs is None and not is_meant:
                     return None  # A thumbnail
                 self._check_file(path, src)
                 listed = _list_bands(path, src)
@@ -165,10 +166,11 @@ class LayerReader:
                 found = [self._calibrate(band, src) for band in found]
                 self.layers[path] = self._find_layer(path, src, found)
                 is_single = len(granule.files) == len(found) == 1
-                if is_single and not found[0].name and path not in given:
-                    self._unnamed[path] = (
+                if is_single and not self.source.names(path):
+                    self._singles[path] = (
                         'float' if src.dtypes[0].startswith('float') else 'integer',
-                        f'{src.crs} {src.transform} {src.shape}',
+                        f'{found[0].name} {src.crs} {src.transform} {src.shape}',
+                        granule.date,
                     )
             bands += found
         return dataclasses.replace(granule, bands=tuple(bands))
@@ -262,18 +264,18 @@ class LayerReader:
         if path not in self.assumed[assumption]:
             self.assumed[assumption].append(path)
 
-    def _check_unnamed(self) -> None:
+    def _check_singles(self) -> None:
         """Check that single-band files of a folder are tiles, and not different things."""
         types: dict[str, list[str]] = defaultdict(list)
         places: dict[str, dict[str, str]] = defaultdict(dict)
-        for path, (dtype, place) in self._unnamed.items():
+        different = []
+        for path, (dtype, place, date) in self._singles.items():
             types[dtype].append(path)
-            # Tiles and dates differ in numbers
-            words = re.sub(r'\d+', '', os.path.basename(path))
-            places[place].setdefault(words, path)
-        different = [
-            list(files.values()) for files in places.values() if len(files) > 1
-        ]
+            # Only a series has files of the same place, each of its date
+            before = places[place]
+            if before and (not date or {'', date} & set(before)):
+                different.append([*before.values(), path])
+            before[date] = path
         if len(types) > 1:
             different.append([files[0] for files in types.values()])
         if different:
@@ -294,6 +296,14 @@ class LayerReader:
                 check_choice(f'{self.name} band', name, first.names)
             return [granule.select(self._names, self.name) for granule in granules]
         wanted = self.source.bands
+        named = [granule for granule in granules if all(granule.names)]
+        nameless = [g for g in granules if not any(g.names) and len(g.bands) == 1]
+        if not wanted and named and nameless and len(named[0].bands) == 1:
+            raise ValueError(
+                f'{self.name} file {name_paths(named[0].files)} holds the band '
+                f'{named[0].names[0]}, but nothing says what '
+                f'{name_paths(nameless[0].files)} holds: expected files of one image'
+            )
         common = [n for n in first.names if all(n in g.names for g in granules)]
         if not wanted and len(first.files) > 1 and not common:
             raise ValueError(

@@ -170,6 +170,8 @@ def resolve(path: str, base: str = '') -> str:
     if not file:
         return path
     file = os.path.expanduser(file)
+    if '://' in before and not base:
+        file = os.path.abspath(file)  # Or else GDAL takes the ! for a part of the name
     is_absolute = os.path.isabs(file) or pathlib.PureWindowsPath(file).is_absolute()
     if base and not is_absolute:
         if is_remote(base):

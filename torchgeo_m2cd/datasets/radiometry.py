@@ -71,7 +71,10 @@ def read_safe(path: str, band: str) -> Radiometry | None:
         for file in sorted(pathlib.Path(folder).glob('MTD_MSIL*.xml')):
             # Downloads may leave it empty
             if file.stat().st_size:
-                return _read_metadata(file)[band]
+                known = _read_metadata(file)
+                # A stack of bands without names, if all of them are the same
+                same = known['B02'] if len(set(known.values())) == 1 else None
+                return known.get(band, same)
         baseline = re.search(r'_N(\d{4})_', folder.name)
         if baseline is not None:
             offset = -1000.0 if int(baseline[1]) >= 400 else 0.0

@@ -13,7 +13,7 @@ from rasterio.io import DatasetReader
 from torchgeo.datasets import RasterDataset
 
 from ..utils import check_choice
-from .paths import Paths, expand, list_files, name_paths
+from .paths import Paths, expand, list_files, list_paths, name_paths, resolve
 from .radiometry import REFLECTANCE, find_scale
 
 #: What the values of a SAR file are: ``'db'``, linear ``'power'`` or ``'amplitude'``, or
@@ -147,6 +147,17 @@ class Source:
                 f'other settings of {name}, name them as {name.lower()}.paths'
             )
         return found
+
+    def names(self, path: str) -> bool:
+        """Whether a file was named itself, and not by its folder or a pattern.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Whether it was.
+        """
+        return path in map(resolve, list_paths(self.paths))
 
     def name_files(self, name: str) -> RasterDataset | None:
         """Make the dataset of TorchGeo that knows the names of the files.
