@@ -111,6 +111,11 @@ class TestZeros:
             assert dataset.optical.describe()['offset'] == [0.0, -1000.0]
             assert dataset.optical.describe()['dates'] == ['2023-05-01']
             assert dataset.optical.band_names == ['B02', 'B03']
+        # Pictures of 8 bit are no reflectance
+        picture = tmp_path / 'in' / safe / 'T33UWP_20230501T101031_TCI.tif'
+        write(picture, np.full((3, SIZE, SIZE), 50, np.uint8))
+        found, _, _ = read(SceneDataset(picture, s))
+        equal(found, np.full((3, SIZE, SIZE), 50.0))
 
     @pytest.mark.parametrize('nodata', [None, -32768.0, math.nan])
     @pytest.mark.parametrize('resolution', [10, 20])
@@ -436,6 +441,10 @@ class TestFolders:
             SceneDataset(pair[0], SARSource(folder, [1]))
         with pytest.raises(ValueError, match="unknown SAR band 'HH'"):
             SceneDataset(pair[0], SARSource(folder, ['HH']))
+        with pytest.raises(
+            ValueError, match='no names of bands, choose them by number'
+        ):
+            SceneDataset(pair[0], SARSource(pair[1], ['VV']))
 
     def test_nothing_in_common(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         for name in ('1_VV.tif', '1_VH.tif', '2_HH.tif', '2_HV.tif'):

@@ -361,6 +361,24 @@ class TestRaster:
         labels = read(write(tmp_path / 'm.tif', values, turned))
         assert set(np.unique(labels)) == {0, 3, 255}
 
+    def test_tiles(self, tmp_path: Path) -> None:
+        """255 is not known in all tiles, which is said where it may be flood."""
+        tiles = [
+            write(tmp_path / '1.tif', RASTER),
+            write(
+                tmp_path / '2.tif', RASTER * 255, from_origin(WEST + 200, NORTH, 10, 10)
+            ),
+        ]
+        with pytest.warns(
+            UserWarning, match=r"'.*2\.tif' has the values 0 and 255 alone"
+        ):
+            labels = read(MaskSource(tiles), shape=(EDGE, 2 * EDGE))
+        np.testing.assert_array_equal(labels[:, :EDGE], RASTER)
+        np.testing.assert_array_equal(labels[:, EDGE:], RASTER * 255)
+        source = MaskSource(tiles, classes={0: 0, 1: 1, 255: 1})
+        labels = read(source, shape=(EDGE, 2 * EDGE))
+        np.testing.assert_array_equal(labels[:, EDGE:], RASTER)
+
 
 class TestVector:
     SHAPES = (pixels(2, 6, 2, 12), pixels(8, 18, 10, 14))
@@ -691,6 +709,11 @@ class TestArea:
                 'EMSR184_03TOWN_DEL_MONIT02_v1_area_of_interest.shp',
                 'EMSR184_03TOWN_DEL_MONIT02_v1_not_analysed_a.shp',
             ),
+            (
+                'EMSR773_AOI01_DEL_PRODUCT_floodDepthA_v1.json',
+                'EMSR773_AOI01_DEL_PRODUCT_areaOfInterestA_v1.json',
+                'EMSR773_AOI01_DEL_PRODUCT_notAnalysedA_v1.json',
+            ),
         ],
     )
     def test_files(
@@ -746,6 +769,10 @@ class TestArea:
             read(path)
         source = MaskSource(path, layer=f'{product}_observedEventA_v1')
         np.testing.assert_array_equal(read(source), expected)
+        # And each file by its name
+        for name in (f'zip://{path}!', f'zip+file://{path}!/', f'/vsizip/{path}/'):
+            source = MaskSource(f'{name}{product}_observedEventA_v1.shp')
+            np.testing.assert_array_equal(read(source), expected)
 
     def test_some(self, tmp_path: Path) -> None:
         """Not known of all files what was mapped."""
@@ -756,6 +783,22 @@ class TestArea:
             ValueError, match=r"'.*o\.gpkg' have no area .* mask\.area,"
         ):
             read(MaskSource([path, other], layer='flood'))
+
+    def test_bowtie(self, tmp_path: Path) -> None:
+        """A polygon that crosses itself keeps both halves, whatever its CRS."""
+        x, y = WEST, NORTH
+        bowtie = shapely.Polygon(
+            [(x, y), (x + 200, y - 200), (x + 200, y), (x, y - 200)]
+        )
+        labels = [
+            read(save(tmp_path / f'{crs}.gpkg', [shape], crs))
+            for crs, shape in (
+                (32633, bowtie),
+                (4326, gpd.GeoSeries([bowtie], crs=32633).to_crs(4326)[0]),
+            )
+        ]
+        assert labels[0].sum() == pytest.approx(200, abs=20)
+        assert (labels[0] != labels[1]).sum() < 30  # Of pixels that are cut in half
 
     def test_raster(self, tmp_path: Path) -> None:
         area = save(tmp_path / 'area.gpkg', [self.AREA])

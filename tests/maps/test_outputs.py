@@ -40,6 +40,15 @@ class TestOutputs:
         for suffix in ('png', 'JPG', 'pdf', 'svg', 'tif'):
             Outputs(Path('a.TIF'), Path('b.TIFF'), Path('c.GPKG'), Path(f'd.{suffix}'))
 
+    def test_same(self) -> None:
+        """The same file by another path, and a path where districts are expected."""
+        with pytest.raises(ValueError, match='output and classes are'):
+            Outputs(Path('x/a.tif'), Path('x/../x/a.tif'))
+        with pytest.raises(
+            TypeError, match=r"districts is 'd.gpkg': expected Districts"
+        ):
+            Outputs(Path('a.tif'), districts='d.gpkg')  # type: ignore[arg-type]
+
     @pytest.mark.parametrize('min_area', [-1.0, float('nan')])
     def test_min_area(self, min_area: float) -> None:
         with pytest.raises(ValueError, match=r'min_area is .*: expected 0 m² or more'):

@@ -112,8 +112,7 @@ def guess_classes(
         )
     if kept:
         rank_zero_warn(
-            f'{has}, but then nothing would be unchanged: 0 is taken for unchanged. '
-            'mask.nodata=0 makes it no data'
+            f'{has}, but then nothing would be unchanged: 0 is taken for unchanged'
         )
     return known
 

@@ -217,7 +217,11 @@ class LayerReader:
             return Radiometry(
                 as_it_is.gain if band.gain is None else band.gain, band.offset or 0.0
             )
-        is_product = self.source.is_optical and is_sentinel_2(band.path)
+        is_product = (
+            self.source.is_optical
+            and is_sentinel_2(band.path)
+            and src.dtypes[band.number - 1] != 'uint8'  # A picture
+        )
         if is_product and (found := read_safe(band.path, band.name)):
             return found
         tags = Radiometry(src.scales[band.number - 1], src.offsets[band.number - 1])
@@ -292,8 +296,8 @@ class LayerReader:
             return granules
         first = granules[0]
         if self._names:
-            for name in self._names:
-                check_choice(f'{self.name} band', name, first.names)
+            for name in self._names if any(first.names) else ():
+                check_choice(f'{self.name} band', name, filter(None, first.names))
             return [granule.select(self._names, self.name) for granule in granules]
         wanted = self.source.bands
         named = [granule for granule in granules if all(granule.names)]

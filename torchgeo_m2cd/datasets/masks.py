@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from torch import Tensor
+from torchgeo.datasets.utils import find_files
 
 from .classes import (
     UNKNOWN,
@@ -39,7 +40,11 @@ from .source import Source
 type VectorLayer = tuple[str, str | None]
 
 # Names of files and layers in products of Copernicus EMS rapid mapping
-_EVENT = re.compile('observed_?event_?a', re.IGNORECASE)
+_EVENT = re.compile(
+    'observed_?event_?a|flood_?depth_?a|(?:max|maximum)_?flood_?extent_?a'
+    '|crisis_?information_?poly',
+    re.IGNORECASE,
+)
 _AREA = re.compile('area_?of_?interest', re.IGNORECASE)
 _NOT_SEEN = re.compile('not_?analy[sz]ed', re.IGNORECASE)
 
@@ -238,11 +243,13 @@ class RasterLabels(GridRaster):
             )
         found: set[Value] = set()
         tags: set[Value] = set()
+        extremes: list[str] = []
         layers = [pair for granule in self.granules for pair in granule.by_file()]
         for path, bands in layers:
             numbers = [band.number for band in bands]
             with open_file(path) as src:
                 tag = self.source.no_data(src)
+                own: set[Value] = set()
                 for values in _read_strips(src, numbers, masked=tag is None):
                     if not all(
                         np.array_equal(band, values[0], equal_nan=True)
@@ -252,10 +259,18 @@ class RasterLabels(GridRaster):
                             f'mask file {name_paths(path)} has {len(values)} bands that differ: '
                             'expected classes, or mask.bands=[1] to take the first'
                         )
-                    found |= set(pd.unique(values[0]).tolist())
-                    if len(found) > _MOST_VALUES:
+                    own |= set(pd.unique(values[0]).tolist())
+                    if len(own) > _MOST_VALUES:
                         break
+            found |= own
+            extremes += [path] if own == {0, UNKNOWN} else []
             tags |= set() if tag is None else {tag}
+        if 1 in found and extremes and self.source.classes is None:
+            rank_zero_warn(
+                f'mask file {name_paths(extremes)} has the values 0 and {UNKNOWN} alone, '
+                f'others have 1: {UNKNOWN} is taken for not known. Otherwise, set '
+                f'mask.classes={{0: 0, 1: 1, {UNKNOWN}: 1}}'
+            )
         return {v for v in found if not pd.isna(v)}, {v for v in tags if not pd.isna(v)}
 
 
@@ -371,14 +386,16 @@ def _list_beside(pattern: re.Pattern[str], layer: VectorLayer) -> list[VectorLay
         for name in list_layers('mask', path)
         if pattern.search(name) and name != chosen
     ]
+    if match := re.match(r'(zip|tar)(?:\+file)?://(.+)!/?(.+)', path):
+        path = '/vsi{}/{}/{}'.format(*match.groups())
     folder, base = os.path.split(path)
     event = _EVENT.search(base)
-    if found or event is None or not os.path.isdir(folder or '.'):
+    if found or event is None:
         return found
     start, end = base[: event.start()], base[event.end() :]
     beside = [
         name
-        for name in sorted(os.listdir(folder or '.'))
+        for name in map(os.path.basename, find_files(folder or '.'))
         if name.startswith(start)
         and pattern.match(name, len(start))
         and os.path.splitext(name)[1] == os.path.splitext(base)[1]

@@ -227,7 +227,9 @@ def _project(table: gpd.GeoDataFrame, name: str, crs: CRS) -> gpd.GeoDataFrame:
     if table.crs != crs:
         if not crs.is_geographic:
             table = _cut(table)
-        # Straight edges become curves: 100 km of a parallel leave it by 100 m
+        # Straight edges become curves: 100 km of a parallel leave it by 100 m. Of polygons
+        # that cross themselves, GEOS would lose a part
+        table = table.set_geometry(table.make_valid())
         table = table.set_geometry(
             table.segmentize(0.1 if table.crs.is_geographic else 10_000.0)
         )

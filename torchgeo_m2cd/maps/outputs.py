@@ -45,6 +45,7 @@ class Outputs:
         overwrite: Whether to replace existing files.
 
     Raises:
+        TypeError: If *districts* are a path.
         ValueError: If two of the files are the same, a suffix cannot be written,
             *threshold* is not within [0, 1], or *min_area* is negative.
     """
@@ -74,9 +75,14 @@ class Outputs:
         _check_suffix('stac', self.stac, ('.json', '.geojson'))
         if self.polygons is not None:
             check_vector_suffix(self.polygons)
-        names: dict[pathlib.Path, str] = {}
+        if self.districts is not None and not isinstance(self.districts, Districts):
+            raise TypeError(
+                f'districts is {self.districts!r}: expected '
+                "Districts('districts.gpkg', 'name of an attribute')"
+            )
+        names: dict[str, str] = {}
         for name, path in self.files.items():
-            other = names.setdefault(path, name)
+            other = names.setdefault(os.path.realpath(path), name)
             if other != name:
                 raise ValueError(
                     f'two of the files to write are the same: {other} and {name} are '
