@@ -80,11 +80,13 @@ class TestMakeItem:
         assert before <= item.datetime <= datetime.datetime.now(datetime.UTC)
         assert 'is not known' in item.properties['description']
 
-    @pytest.mark.parametrize('crs', ['EPSG:32760', 'EPSG:4326'])
+    @pytest.mark.parametrize('crs', ['EPSG:32760', 'EPSG:4326', 'EPSG:3857'])
     def test_across_180_degrees(self, crs: str, tmp_path: Path) -> None:
         transform = FIJI @ Affine.translation(100, 0)
         if crs == 'EPSG:4326':
             transform = from_origin(179.998, -16.8, 1e-4, 1e-4)
+        if crs == 'EPSG:3857':
+            transform = from_origin(20_037_508 - 300, -1_894_000, 10, 10)
         item = make_item(tmp_path, crs=crs, transform=transform)
         shape = shapely.geometry.shape(item['geometry'])
         assert shape.geom_type == 'MultiPolygon'
@@ -99,6 +101,14 @@ class TestMakeItem:
             lon, lat = move.transform(*transform @ (column, row))
             lon = (lon + 180) % 360 - 180
             assert shape.distance(shapely.Point(lon, lat)) < 1e-5
+
+    def test_pole(self, tmp_path: Path) -> None:
+        """A scene around the pole holds all longitudes."""
+        grid = from_origin(-320, 320, 10, 10)
+        item = make_item(tmp_path, crs='EPSG:3413', transform=grid)
+        west, south, east, north = item['bbox']
+        assert (west, east, north) == (-180, 180, 90)
+        assert 89.99 < south < 90
 
     def test_own_crs(self, tmp_path: Path) -> None:
         """A CRS that no authority has."""

@@ -10,9 +10,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pystac
 import shapely
 import shapely.affinity
+from pyproj import Transformer
 from pystac.extensions.classification import Classification, ClassificationExtension
 from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
@@ -169,15 +171,23 @@ def _footprint(
     box = shapely.box(*bounds)
     edge = max(bounds[2] - bounds[0], bounds[3] - bounds[1])
     outline = shapely.segmentize(box, edge / 20)
-    if scene.crs.is_geographic:
-        # GDAL cuts what it projects
+    x, y = outline.exterior.xy
+    to_degrees = Transformer.from_crs(scene.crs, 'OGC:CRS84', always_xy=True)
+    longitude, latitude = to_degrees.transform(x, y)
+    longitude = np.unwrap(longitude, period=360)
+    if abs(longitude[-1] - longitude[0]) < 180:
+        turned = shapely.Polygon(np.column_stack([longitude, latitude]))
         world = shapely.box(-180, -90, 180, 90)
-        turned = [shapely.affinity.translate(outline, x) for x in (-360, 0, 360)]
-        parts = [part.intersection(world) for part in turned]
+        parts = [
+            shapely.affinity.translate(turned, turn).intersection(world)
+            for turn in (-360, 0, 360)
+        ]
         outline = shapely.union_all([part for part in parts if part.area > 0])
-    geometry: dict[str, Any] = transform_geom(
-        scene.crs, 'OGC:CRS84', shapely.geometry.mapping(outline), precision=7
-    )
+        geometry = shapely.geometry.mapping(shapely.set_precision(outline, 1e-7))
+    else:  # Around a pole, which GDAL knows how to cut
+        geometry = transform_geom(
+            scene.crs, 'OGC:CRS84', shapely.geometry.mapping(outline), precision=7
+        )
     shape = shapely.geometry.shape(geometry)
     west, south, east, north = shape.bounds
     if (west, east) == (-180, 180) and shape.geom_type == 'MultiPolygon':
