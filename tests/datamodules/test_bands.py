@@ -99,12 +99,17 @@ class TestMatchBands:
             (['VV', 'B04'], ['VV', 'VH'], r'for \[VV, VH\]: VH is missing; expected'),
             (['VV', ''], ['VH', 'VV'], r'VH is missing'),
             (['VH', '', 'VV', 'VV'], ['VV'], r'VV is there more than once; expected'),
-            (['', '?'], ['VV'], r'\[\?, \?\], but .* \[VV\]: expected sar\.bands, the'),
+            (
+                ['', '?'],
+                ['VV'],
+                r'\[2 without names\], but .* \[VV\]: expected sar\.bands, the',
+            ),
             (
                 ['VV', 'VH'],
                 [''],
-                r'\[VV, VH\], but .* \[\?\]: expected sar\.bands, the',
+                r'\[VV, VH\], but .* \[1 without names\]: expected sar\.bands, the',
             ),
+            (['?'], ['', ''], r'\[2 without names\]: .* Are optical and sar swapped\?'),
             (['VV', 'VH'], ['', 'VV'], r'\[VV, VH\], but .* \[\?, VV\]: expected sar'),
         ],
     )

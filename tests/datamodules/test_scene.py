@@ -117,7 +117,7 @@ class TestSceneDataModule:
         datamodule = make(paths, inputs=Inputs(SAR, SAR))
         match = (
             r"optical file '.*optical\.tif' has the bands \[B02, B03, B04, B08\], but the "
-            r'inputs are for \[\?\]: expected optical\.bands, the numbers of the bands to'
+            r'inputs are for \[1 without names\]: expected optical\.bands, the numbers of the bands to'
         )
         datamodule.setup('predict')
         with pytest.raises(ValueError, match=match):

@@ -58,7 +58,11 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
             advice += ', or set check=False, to use those chosen'
     else:
         read = ''
-        advice = f'expected {setting}, the numbers of the bands to read'
+        advice = (
+            f'expected {setting}, the numbers of the bands to read'
+            if any(found) or len(found) > len(names)
+            else 'expected the bands of the training. Are optical and sar swapped?'
+        )
         if all(names):
             missing = [name for name in names if name not in found]
             twice = [name for name in names if found.count(name) > 1]

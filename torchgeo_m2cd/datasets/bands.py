@@ -76,8 +76,10 @@ def list_bands(bands: Sequence[str]) -> str:
         bands: Names of bands, empty where they are not known.
 
     Returns:
-        Their names: ``'[VV, VH, ?]'``.
+        Their names, ``'[VV, VH, ?]'``, or their number, ``'[2 without names]'``.
     """
+    if not any(bands):
+        return f'[{len(bands)} without names]'
     return f'[{", ".join(name or "?" for name in bands)}]'
 
 
