@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from rasterio.features import geometry_mask
 
 from tests.data.geotiff import GRID, NORTH, WEST, write
 from torchgeo_m2cd.datasets.empty import find_empty, grow
@@ -14,10 +15,10 @@ from torchgeo_m2cd.datasets.empty import find_empty, grow
 
 class TestFindEmpty:
     def find(
-        self, path: Path, count: int = 1, at_edges: bool = True
+        self, path: Path, count: int = 1, anywhere: bool = False
     ) -> shapely.Geometry | None:
         with rasterio.open(path) as src:
-            return find_empty(src, list(range(1, count + 1)), at_edges)
+            return find_empty(src, list(range(1, count + 1)), anywhere)
 
     @pytest.mark.parametrize('size', [(200, 100), (100, 1500)])
     def test_corner(self, size: tuple[int, int], tmp_path: Path) -> None:
@@ -68,9 +69,24 @@ class TestFindEmpty:
         assert self.find(write(tmp_path / 'a.tif', image), 2) is None
         assert self.find(tmp_path / 'a.tif', 1) is not None
         # A lake is, where nothing is 0 by nature
-        lake = self.find(tmp_path / 'a.tif', 2, at_edges=False)
+        lake = self.find(tmp_path / 'a.tif', 2, anywhere=True)
         assert lake is not None
         assert lake.contains(shapely.box(*(GRID @ (30, 60)), *(GRID @ (60, 30))))
+
+    @pytest.mark.parametrize('nodata', [-9999.0, np.nan])
+    def test_fringe(self, nodata: float, tmp_path: Path) -> None:
+        """Zeros between data and what is declared as no data; a lake at an edge is none."""
+        rows, columns = np.mgrid[:100, :100]
+        image = np.ones((100, 100), np.float32)
+        image[rows + columns < 60] = 0
+        image[rows + columns < 50] = nodata
+        image[80:, 40:60] = 0
+        empty = self.find(write(tmp_path / 'a.tif', image, nodata=nodata))
+        assert empty is not None
+        fringe = (image == 0) & (rows < 70)
+        inside = geometry_mask([empty], image.shape, GRID, invert=True)
+        assert inside[fringe].all()
+        assert not inside[75:].any()
 
 
 def test_grow() -> None:

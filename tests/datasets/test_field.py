@@ -227,6 +227,9 @@ class TestZeros:
         _, _, valid = read(dataset)
         assert not valid[:, -7:].any()
         assert valid[:, :-7].all()
+        # As the argument says
+        settled = SARSource(tmp_path / 's.tif', nodata=math.nan)
+        assert read(SceneDataset(tmp_path / 'o.tif', settled))[2].all()
         # Pictures of 8 bit may be black
         picture = SARSource(tmp_path / 's.tif', scale='other')
         assert read(SceneDataset(tmp_path / 'o.tif', picture))[2].all()

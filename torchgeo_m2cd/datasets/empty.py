@@ -11,8 +11,9 @@ import shapely
 import shapely.affinity
 import torch
 import torch.nn.functional as F
-from rasterio.features import shapes
+from rasterio.features import geometry_mask, shapes
 from rasterio.io import DatasetReader
+from rasterio.transform import Affine
 from rasterio.windows import Window
 from shapely.geometry import shape
 
@@ -21,18 +22,19 @@ _MAX_SIZE, _AREA = 512, 7
 
 
 def find_empty(
-    src: DatasetReader, numbers: list[int], at_edges: bool = True
+    src: DatasetReader, numbers: list[int], anywhere: bool = False
 ) -> shapely.Geometry | None:
     """Find the areas of a file where all bands are zero.
 
-    Products that were turned, or cut out of a swath, have such areas along their edges,
-    and not all of them declare it. They are looked for at low resolution. Single zeros,
-    as over calm water whose noise was removed, are no area.
+    Products that were turned, or cut out of a swath, have such areas at their corners, or
+    as fringes of what they declare as no data, and not all of them declare it. They are
+    looked for at low resolution. Neither are they single zeros, as over calm water whose
+    noise was removed, nor lakes along an edge.
 
     Args:
         src: The file.
         numbers: Numbers of the bands.
-        at_edges: Whether to look for areas along the edges alone.
+        anywhere: Whether other areas count, too.
 
     Returns:
         The areas in coordinates of the file, a little larger than they looked, None if
@@ -40,22 +42,29 @@ def find_empty(
     """
     step: int = math.ceil(max(src.shape) / _MAX_SIZE)
     size = math.ceil(src.height / step), math.ceil(src.width / step)
-    zero = (src.read(numbers, out_shape=(len(numbers), *size)) == 0).all(axis=0)
+    out_shape = (len(numbers), *size)
+    values = src.read(numbers, out_shape=out_shape)
+    zero = (values == 0).all(axis=0)
+    missing = np.isnan(values) | (src.read_masks(numbers, out_shape=out_shape) == 0)
     scale_y, scale_x = src.height / size[0], src.width / size[1]
-    # A pixel belongs to an area if it is part of a square of zeros
-    solid = _open_mask(zero)
+    # A pixel belongs to an area if it is part of a square of zeros, or of no data
+    solid = _open_mask(zero | missing.all(axis=0))
+    corners = shapely.MultiPoint(
+        [(x, y) for x in (0.5, size[1] - 0.5) for y in (0.5, size[0] - 0.5)]
+    )
     areas = _find_lines(src, numbers, step)
     for geometry, _ in shapes(solid.astype(np.uint8), mask=solid):
-        area = shapely.transform(shape(geometry), lambda xy: xy * (scale_x, scale_y))
-        west, north, east, south = area.bounds
-        is_at_edge = not (west and north) or east >= src.width or south >= src.height
-        if is_at_edge or not at_edges:
-            areas.append(area)
+        area = shape(geometry)
+        inside = geometry_mask([area], size, Affine.identity(), invert=True)
+        if (anywhere or area.intersects(corners)) and (zero & inside).any():
+            areas.append(
+                shapely.transform(area, lambda points: points * (scale_x, scale_y))
+            )
     if not areas:
         return None
     return shapely.transform(
         shapely.union_all(areas).buffer(3 * step + 1),
-        lambda xy: np.column_stack(src.transform @ (xy[:, 0], xy[:, 1])),
+        lambda points: np.column_stack(src.transform @ (points[:, 0], points[:, 1])),
     )
 
 

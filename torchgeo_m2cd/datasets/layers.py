@@ -251,12 +251,13 @@ class LayerReader:
                 zeros=declared and nodata != 0,
                 bands=tuple(bands),
             )
-        if self.source.empty_areas == 'none' or nodata == 0:
+        is_settled = self.source.nodata is not None or nodata == 0
+        if is_settled or self.source.empty_areas == 'none':
             return Layer(nodata)
         try:
             # Also of files that declare another value, such as old Sentinel-1 products
             numbers = [band.number for band in bands]
-            empty = find_empty(src, numbers, self.source.empty_areas == 'edges')
+            empty = find_empty(src, numbers, self.source.empty_areas == 'all')
         except RasterioError as error:
             raise unreadable(self.name, path, error) from None
         if empty is not None:

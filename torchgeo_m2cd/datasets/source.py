@@ -39,9 +39,10 @@ class Source:
             all).
         naming: Dataset of TorchGeo that knows the names of the files of this sensor,
             for one file per band: ``torchgeo.datasets.Sentinel2``.
-        nodata: Value of pixels without data (defaults to what the files say, in optical
-            files that say nothing to 0 in all bands, and in SAR files along their edges to
-            0, too).
+        nodata: Value of pixels without data (defaults to what the files say). Beside it,
+            0 in all bands of an optical image is no data, areas of 0 in SAR in dB, and
+            such areas at the corners of SAR in power or amplitude; zeros of SAR are data
+            if a value is given, NaN for example.
         gain: A sample holds *gain* times the value of the file, plus *offset* (both
             default to what catalogues, products and tags say; optical samples are then
             reflectance x 10,000).
@@ -76,7 +77,7 @@ class Source:
             raise ValueError(f'trim is {self.trim}: expected 0 pixels or more')
 
     @property
-    def empty_areas(self) -> Literal['none', 'edges', 'all']:
+    def empty_areas(self) -> Literal['none', 'corners', 'all']:
         """Which areas of zeros in all bands are no data, whatever a file declares."""
         return 'none'
 
@@ -247,11 +248,11 @@ class SARSource(Source):
             check_choice('scale of sar', self.scale, get_args(SARScale))
 
     @property
-    def empty_areas(self) -> Literal['none', 'edges', 'all']:
+    def empty_areas(self) -> Literal['none', 'corners', 'all']:
         """Which areas of zeros are no data: in power, some may be calm water."""
         if self.scale == 'other':
             return 'none'
-        return 'all' if self.scale == 'db' else 'edges'
+        return 'all' if self.scale == 'db' else 'corners'
 
     @property
     def unit(self) -> float | None:
