@@ -3,6 +3,7 @@
 
 import warnings
 
+import lightning.pytorch
 import pytest
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
@@ -16,6 +17,10 @@ class TestRecordWarnings:
                 warnings.warn('odd units', stacklevel=1)
                 warnings.warn('slow', PossibleUserWarning, stacklevel=1)
                 warnings.warn('old', FutureWarning, stacklevel=1)
+                # As it is said by Lightning itself
+                warnings.warn_explicit(
+                    'no callback', UserWarning, lightning.pytorch.__file__, 1
+                )
 
         messages: list[str] = []
         show = warnings.showwarning
@@ -23,7 +28,7 @@ class TestRecordWarnings:
             # They are shown as ever
             with pytest.warns(UserWarning, match='odd units') as seen:
                 warn()
-            assert len(seen) == 3
+            assert len(seen) == 4
         assert messages == ['odd units']
         assert warnings.showwarning is show
 

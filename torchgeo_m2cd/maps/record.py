@@ -4,10 +4,12 @@
 """Warnings that belong to a map."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import lightning.pytorch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from ..datasets.paths import without_secrets
@@ -19,6 +21,9 @@ _UNIMPORTANT = (
     PendingDeprecationWarning,
     PossibleUserWarning,
 )
+
+
+_LIGHTNING = os.path.dirname(lightning.pytorch.__file__)
 
 
 @contextlib.contextmanager
@@ -35,11 +40,18 @@ def record_warnings(messages: list[str]) -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def record(message: Warning | str, category: type[Warning], *args: Any) -> None:
+        def record(
+            message: Warning | str, category: type[Warning], filename: str, *args: Any
+        ) -> None:
             text = without_secrets(str(message))
-            if not issubclass(category, _UNIMPORTANT) and text not in messages:
+            # What Lightning says of itself concerns those who train
+            if not (
+                issubclass(category, _UNIMPORTANT)
+                or filename.startswith(_LIGHTNING)
+                or text in messages
+            ):
                 messages.append(text)
-            show(message, category, *args)
+            show(message, category, filename, *args)
 
         warnings.showwarning = record  # type: ignore[assignment]
         yield
