@@ -93,8 +93,8 @@ class TestResolve:
             ('file:/data/a.tif', '/data/a.tif'),
             ('FILE:///data/a?b#c.tif', '/data/a?b#c.tif'),
             ('file:///C:/data/a.tif', 'C:/data/a.tif'),
-            ('~/a.tif', '/home/me/a.tif'),
-            ('zip://~/a.zip!b.tif', 'zip:///home/me/a.zip!b.tif'),
+            ('~/a.tif', '/data/me/a.tif'),
+            ('zip://~/a.zip!b.tif', 'zip:///data/me/a.zip!b.tif'),
             ('gcs://bucket/a.tif', 'gs://bucket/a.tif'),
             ('s3a://bucket/a.tif', 's3://bucket/a.tif'),
             ('https://host/~me/a.tif', 'https://host/~me/a.tif'),
@@ -104,7 +104,7 @@ class TestResolve:
     def test_absolute(
         self, path: str, expected: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv('HOME', '/home/me')
+        monkeypatch.setenv('HOME', '/data/me')
         for base in ('', 'lists/list.csv', 'https://host/list.csv'):
             assert resolve(path, base) == expected
 
