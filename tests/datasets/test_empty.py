@@ -10,7 +10,7 @@ import shapely
 from rasterio.features import geometry_mask
 
 from tests.data.geotiff import GRID, NORTH, WEST, write
-from torchgeo_m2cd.datasets.empty import find_empty, grow
+from torchgeo_m2cd.datasets.empty import find_empty
 
 
 class TestFindEmpty:
@@ -87,12 +87,3 @@ class TestFindEmpty:
         inside = geometry_mask([empty], image.shape, GRID, invert=True)
         assert inside[fringe].all()
         assert not inside[75:].any()
-
-
-def test_grow() -> None:
-    mask = np.zeros((5, 6), bool)
-    mask[1, 4] = True
-    expected = np.zeros((5, 6), bool)
-    expected[:3, 3:] = True
-    np.testing.assert_array_equal(grow(mask, 1), expected)
-    np.testing.assert_array_equal(grow(mask, 0), mask)

@@ -12,7 +12,7 @@ from torchgeo.samplers import GriddedPatchSampler
 
 from tests.data.geotiff import GRID, write
 from torchgeo_m2cd.datasets import Source
-from torchgeo_m2cd.datasets.grid_files import GridRaster
+from torchgeo_m2cd.datasets.grid_files import GridRaster, grow
 
 
 class TestGridRaster:
@@ -63,3 +63,12 @@ class TestGridRaster:
         ((name, scanned, _),) = dataset.scan()
         assert name.startswith('optical file')
         assert np.array_equal(scanned, values[[1, 0]].reshape(2, -1)[:, 1:])
+
+
+def test_grow() -> None:
+    mask = np.zeros((5, 6), bool)
+    mask[1, 4] = True
+    expected = np.zeros((5, 6), bool)
+    expected[:3, 3:] = True
+    np.testing.assert_array_equal(grow(mask, 1), expected)
+    np.testing.assert_array_equal(grow(mask, 0), mask)

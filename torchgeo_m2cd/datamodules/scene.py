@@ -76,7 +76,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 ``optical``, ``sar`` and, if the maps are not to have the names of the
                 optical files, ``name``; or STAC items (JSON) with the assets ``optical``
                 and ``sar``. Tables separate several files by ``;``. Paths are relative to
-                the list, which may be remote. *optical* and *sar* then say how to read them, without paths.
+                the list, which may be remote. *optical* and *sar* then say how to read
+                them, without paths.
             inputs: What the model is shown (defaults to what it was trained with, and in
                 training to mean and standard deviation of each band over the training
                 split). Where something is measured, it is measured around each patch.

@@ -53,6 +53,31 @@ def name_band(text: str | None) -> str:
     return found.pop()
 
 
+def name_bands(argument: str, names: Sequence[str] | None, count: int) -> list[str]:
+    """Give bands the names that files have, too.
+
+    Args:
+        argument: Name of the argument, for messages.
+        names: Names that the user gave, if any.
+        count: Number of bands.
+
+    Returns:
+        One name per band, see :func:`name_band`; other names as they are, and empty
+        strings if there are none.
+
+    Raises:
+        ValueError: If there are not as many names as bands.
+    """
+    if names is None:
+        return [''] * count
+    if len(names) != count:
+        raise ValueError(
+            f'{argument} is {list(names)}: expected {count} names, as many as the step '
+            'has bands'
+        )
+    return [name_band(name) or name for name in names]
+
+
 def agree(bands: Sequence[str], others: Sequence[str]) -> bool:
     """Whether bands are others, as far as their names are known.
 

@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 import shapely.affinity
-import torch
-import torch.nn.functional as F
 from rasterio.features import geometry_mask, shapes
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
@@ -111,18 +109,3 @@ def _open_mask(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         inside = np.pad(eroded, [(edge, edge) for edge in beyond[::-1]])
         opened |= view(inside, (_AREA, _AREA)).any(axis=(2, 3))
     return opened
-
-
-def grow(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
-    """Set the pixels of a mask that are near a set one.
-
-    Args:
-        mask: Mask of shape (H, W).
-        size: Largest distance in rows and in columns of pixels.
-
-    Returns:
-        Mask of the same shape.
-    """
-    image = torch.from_numpy(mask)[None].float()
-    grown = F.max_pool2d(image, 2 * size + 1, stride=1, padding=size)
-    return grown[0].numpy() > 0

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 import torch
+import torch.nn.functional as F
 from pyproj import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
@@ -20,7 +21,6 @@ from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
-from .empty import grow
 from .granules import Granule
 from .grid import Grid
 from .grid_file import GridFile, window_shape
@@ -309,3 +309,18 @@ def _zoom(
     rows = np.arange(height) * image.shape[1] // height
     columns = np.arange(width) * image.shape[2] // width
     return image[:, rows[:, None], columns]
+
+
+def grow(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
+    """Set the pixels of a mask that are near a set one.
+
+    Args:
+        mask: Mask of shape (H, W).
+        size: Largest distance in rows and in columns of pixels.
+
+    Returns:
+        Mask of the same shape.
+    """
+    image = torch.from_numpy(mask)[None].float()
+    grown = F.max_pool2d(image, 2 * size + 1, stride=1, padding=size)
+    return grown[0].numpy() > 0

@@ -191,8 +191,8 @@ class LayerReader:
             )
         if any(dtype.startswith('complex') for dtype in src.dtypes):
             raise ValueError(
-                f'{self.name} file {name_paths(path)} has complex values: expected real ones, such '
-                'as the power of a terrain-corrected SAR product'
+                f'{self.name} file {name_paths(path)} has complex values: expected real '
+                'ones, such as the power of a terrain-corrected SAR product'
             )
 
     def _calibrate(self, band: Band, src: DatasetReader) -> Band:
@@ -332,8 +332,8 @@ class LayerReader:
         by_number = {band.number: band for band in granule.bands}
         if not set(numbers) <= set(by_number):
             raise ValueError(
-                f'{self.name} file {name_paths(granule.files[0])} has {len(by_number)} bands: '
-                f'expected it to have the bands {list(numbers)}'
+                f'{self.name} file {name_paths(granule.files[0])} has {len(by_number)} '
+                f'bands: expected it to have the bands {list(numbers)}'
             )
         return dataclasses.replace(granule, bands=tuple(by_number[i] for i in numbers))
 

@@ -5,7 +5,6 @@
 
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from torch import Tensor
-from torchgeo.datasets.utils import find_files
 
 from .classes import (
     UNKNOWN,
@@ -32,21 +30,10 @@ from .classes import (
 from .grid import Grid
 from .grid_files import GridRaster
 from .layers import Layer, open_file
-from .paths import Paths, expand, name_paths
-from .polygons import VECTOR_SUFFIXES, Polygons, choose_layer, is_vector, list_layers
+from .mapped_area import VectorLayer, choose_layers, list_areas
+from .paths import Paths, name_paths
+from .polygons import VECTOR_SUFFIXES, Polygons, is_vector
 from .source import Source
-
-# Path and layer of a vector file
-type VectorLayer = tuple[str, str | None]
-
-# Names of files and layers in products of Copernicus EMS rapid mapping
-_EVENT = re.compile(
-    'observed_?event_?a|flood_?depth_?a|(?:max|maximum)_?flood_?extent_?a'
-    '|crisis_?information_?poly',
-    re.IGNORECASE,
-)
-_AREA = re.compile('area_?of_?interest', re.IGNORECASE)
-_NOT_SEEN = re.compile('not_?analy[sz]ed', re.IGNORECASE)
 
 # A file with more values than these is an image
 _MOST_VALUES = 1000
@@ -148,14 +135,14 @@ class Mask:
         layers: list[VectorLayer] = []
         self._labels: RasterLabels | Polygons
         if _is_vector(source, files):
-            layers = _choose_layers('mask', files, source.layer)
+            layers = choose_layers('mask', files, source.layer)
             classify = make_classifier(source.attribute, source.table)
             self._labels = Polygons('mask', layers, grid, classify)
         else:
             self._labels = RasterLabels(source, grid)
         #: Classes that occur in the files.
         self.classes = self._labels.values - {UNKNOWN}
-        mapped, not_seen = _list_areas(source, layers)
+        mapped, not_seen = list_areas(source.area, source.area_layer, layers)
         self._mapped = Polygons('mask.area', mapped, grid) if mapped else None
         self._not_seen = Polygons('mask', not_seen, grid) if not_seen else None
 
@@ -256,8 +243,9 @@ class RasterLabels(GridRaster):
                         for band in values[1:]
                     ):
                         raise ValueError(
-                            f'mask file {name_paths(path)} has {len(values)} bands that differ: '
-                            'expected classes, or mask.bands=[1] to take the first'
+                            f'mask file {name_paths(path)} has {len(values)} bands '
+                            'that differ: expected classes, or mask.bands=[1] to take '
+                            'the first'
                         )
                     own |= set(pd.unique(values[0]).tolist())
                     if len(own) > _MOST_VALUES:
@@ -313,96 +301,3 @@ def _is_vector(source: MaskSource, files: Sequence[str]) -> bool:
                 'expected the path of the one that counts'
             )
     return False
-
-
-def _choose_layers(
-    argument: str, files: Sequence[str], given: str | None
-) -> list[VectorLayer]:
-    """Choose the layer of each vector file."""
-    layers = []
-    for path in files:
-        layer = choose_layer(argument, path, given)
-        if argument == 'mask' and given is None and _AREA.search(layer or ''):
-            raise ValueError(
-                f'mask file {name_paths(path)} is, by its name, the area that was mapped: expected '
-                'it as mask.area, or as mask.layer if it is what changed'
-            )
-        layers.append((path, layer))
-    return layers
-
-
-def _list_areas(
-    source: MaskSource, layers: Sequence[VectorLayer]
-) -> tuple[list[VectorLayer], list[VectorLayer]]:
-    """List the layers of the area that was mapped, and of holes in it.
-
-    Args:
-        source: The files, and how to read them.
-        layers: Paths and layers of the mask itself, if it is polygons.
-
-    Returns:
-        Paths and layers of both, none if all was mapped.
-    """
-    if source.area is not None:
-        files = expand('mask.area', source.area)
-        return _choose_layers('mask.area', files, source.area_layer), []
-    if source.area_layer is not None:
-        paths = [path for path, _ in layers]
-        if not paths:
-            raise ValueError(
-                f'mask.area_layer is {source.area_layer!r}: expected mask.area, the '
-                'vector file that has this layer'
-            )
-        return _choose_layers('mask.area', paths, source.area_layer), []
-    areas = [_list_beside(_AREA, layer) for layer in layers]
-    mapped = [area for found in areas for area in found]
-    if not mapped:
-        return [], []
-    if not all(areas):
-        missing = [
-            path for (path, _), area in zip(layers, areas, strict=True) if not area
-        ]
-        raise ValueError(
-            f'mask files {name_paths(missing)} have no area of interest beside them, but '
-            'the others do: expected mask.area, the files of all areas that were mapped'
-        )
-    holes = [hole for layer in layers for hole in _list_beside(_NOT_SEEN, layer)]
-    rank_zero_info(
-        'the area that was mapped is taken from '
-        + '; '.join(f'{name_paths(path)} layer {layer!r}' for path, layer in mapped)
-        + ''.join(
-            f', without {name_paths(path)} layer {layer!r}' for path, layer in holes
-        )
-        + f': beyond, the mask is {UNKNOWN}. mask.area says otherwise'
-    )
-    return mapped, holes
-
-
-def _list_beside(pattern: re.Pattern[str], layer: VectorLayer) -> list[VectorLayer]:
-    """List the layers of a kind in the same file, or else the file beside it."""
-    path, chosen = layer
-    found: list[VectorLayer] = [
-        (path, name)
-        for name in list_layers('mask', path)
-        if pattern.search(name) and name != chosen
-    ]
-    if match := re.match(r'(zip|tar)(?:\+file)?://(.+)!/?(.+)', path):
-        path = '/vsi{}/{}/{}'.format(*match.groups())
-    folder, base = os.path.split(path)
-    event = _EVENT.search(base)
-    if found or event is None:
-        return found
-    start, end = base[: event.start()], base[event.end() :]
-    beside = [
-        name
-        for name in map(os.path.basename, find_files(folder or '.'))
-        if name.startswith(start)
-        and pattern.match(name, len(start))
-        and os.path.splitext(name)[1] == os.path.splitext(base)[1]
-    ]
-    # Of the same version, or else the last one
-    files = [name for name in beside if name.endswith(end)] or beside
-    return [
-        (path, choose_layer('mask.area', path, None))
-        for path in [os.path.join(folder, name) for name in files[-1:]]
-    ]

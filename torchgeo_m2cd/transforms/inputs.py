@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
 from ..datasets import stack_pair
-from ..datasets.bands import name_band
+from ..datasets.bands import name_bands
 from .base import InputStep
 
 #: Largest number of pixels to measure an image with; more would hardly change the result.
@@ -31,8 +31,8 @@ class Inputs(nn.Module):
     """What a model is shown of an image pair, with one step per modality.
 
     This is the only place that knows about statistics, thresholds, limits, the bands that
-    they are of, and modalities that are left out. It belongs to the model: checkpoints, ``save_pretrained``, and the
-    metadata of ONNX files contain it.
+    they are of, and modalities that are left out. It belongs to the model: checkpoints,
+    ``save_pretrained``, and the metadata of ONNX files contain it.
 
     Pixels without data do not count in measurements, and the model sees 0 there. A pixel
     has no data if the dataset says so, or if all optical bands are zero, as in Sentinel-2
@@ -72,9 +72,9 @@ class Inputs(nn.Module):
         self.sar = sar
         self.window = window
         #: Names of the optical bands, empty where they are not known.
-        self.bands = _name_bands('bands', bands, optical.bands)
+        self.bands = name_bands('bands', bands, optical.bands)
         #: Names of the SAR bands, empty where they are not known.
-        self.sar_bands = _name_bands('sar_bands', sar_bands, sar.bands)
+        self.sar_bands = name_bands('sar_bands', sar_bands, sar.bands)
 
     @property
     def band_counts(self) -> tuple[int, int]:
@@ -390,18 +390,6 @@ class KeepsInputs:
             inputs: What the model is shown.
         """
         self.inputs = inputs
-
-
-def _name_bands(argument: str, names: Sequence[str] | None, count: int) -> list[str]:
-    """Give bands the names that files have, too."""
-    if names is None:
-        return [''] * count
-    if len(names) != count:
-        raise ValueError(
-            f'{argument} is {list(names)}: expected {count} names, as many as the step '
-            'has bands'
-        )
-    return [name_band(name) or name for name in names]
 
 
 def _stack(optical: Tensor, sar: Tensor) -> Tensor:
