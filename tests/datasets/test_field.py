@@ -24,7 +24,7 @@ from tests.data.geotiff import GRID, NORTH, WEST, write
 from tests.data.server import serve
 from tests.data.stac.data import planetary_s1_rtc, planetary_s2, write_items
 from torchgeo_m2cd.datasets import SARSource, SceneDataset, Source
-from torchgeo_m2cd.datasets.grid_files import GridRaster
+from torchgeo_m2cd.datasets.grid_raster import GridRaster
 
 SIZE = 60
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..datasets import SceneDataset
 from ..datasets.bands import agree, list_bands
-from ..datasets.grid_files import GridRaster
+from ..datasets.grid_raster import GridRaster
 from ..datasets.paths import name_paths
 from ..transforms import Inputs
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..datasets import SARSource, SceneDataset
-from ..datasets.grid_files import GridRaster
+from ..datasets.grid_raster import GridRaster
 from ..datasets.paths import name_paths
 from ..datasets.source import SARScale
 from ..transforms import estimate_decibels

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchgeo.samplers import RandomPatchSampler
 
 from ..datasets import SceneDataset
-from ..datasets.grid_files import GridRaster
+from ..datasets.grid_raster import GridRaster
 from ..datasets.paths import name_paths
 from ..transforms import Inputs, Standardize
 from .checks import no_data

@@ -28,7 +28,7 @@ from .classes import (
     to_value,
 )
 from .grid import Grid
-from .grid_files import GridRaster
+from .grid_raster import GridRaster
 from .layers import Layer, open_file
 from .mapped_area import VectorLayer, choose_layers, list_areas
 from .paths import Paths, name_paths

@@ -171,8 +171,8 @@ def choose_layer(argument: str, path: str, layer: str | None) -> str | None:
         )
     elif len(layers) > 1:
         raise ValueError(
-            f'{argument} file {name_paths(path)} has the layers {", ".join(map(repr, layers))}: '
-            f'expected {name}, the name of the one to take'
+            f'{argument} file {name_paths(path)} has the layers '
+            f'{", ".join(map(repr, layers))}: expected {name}, the name of the one to take'
         )
     return layer or next(iter(layers), None)
 

@@ -20,7 +20,7 @@ from torchgeo.datasets.utils import GeoSlice, Sample
 
 from .base import OpticalSARDataset, stack_pair
 from .grid import Grid
-from .grid_files import GridRaster
+from .grid_raster import GridRaster
 from .masks import Mask, MaskSource
 from .paths import Paths, name_paths
 from .source import SARSource, Source

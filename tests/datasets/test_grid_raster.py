@@ -12,7 +12,7 @@ from torchgeo.samplers import GriddedPatchSampler
 
 from tests.data.geotiff import GRID, write
 from torchgeo_m2cd.datasets import Source
-from torchgeo_m2cd.datasets.grid_files import GridRaster, grow
+from torchgeo_m2cd.datasets.grid_raster import GridRaster, grow
 
 
 class TestGridRaster:
