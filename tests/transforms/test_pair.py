@@ -182,6 +182,29 @@ class TestPairAugmentation:
         output = augmentation(batch)
         assert torch.equal(output['image'], batch['image'].flip(-1))
 
+    def test_crop_of_source(self) -> None:
+        torch.manual_seed(0)
+        batch = make_batch()
+        batch['valid'] = batch['mask'] != 1
+        batch['image'] = batch['image'] * batch['valid'].unsqueeze(1)
+        crop = PairAugmentation(source_augmentations=[StrictRandomCrop((4, 6))])
+        output = crop.change_source(batch)
+        assert output['image'].shape == (B, 2, C, 4, 6)
+        for index in range(B):
+            found = [
+                (row, column)
+                for row in range(H - 4 + 1)
+                for column in range(W - 6 + 1)
+                if all(
+                    torch.equal(
+                        output[key][index],
+                        batch[key][index, ..., row : row + 4, column : column + 6],
+                    )
+                    for key in batch
+                )
+            ]
+            assert len(found) == 1
+
     @pytest.mark.parametrize('shape', [(2, C, H, W), (B, C, H, W), (B, 3, C, H, W)])
     def test_shape(self, shape: tuple[int, ...]) -> None:
         batch = {'image': torch.rand(shape)}

@@ -155,7 +155,8 @@ class PairDataModule(BaseDataModule):
         inputs = self.inputs or self.choose_inputs()
         # A random change may turn values without data into others, or others into zeros
         valid = inputs.valid(batch['image'], batch.get('valid'))
-        shown = inputs.show(self.augmentation.change_source(batch), valid)
+        changed = self.augmentation.change_source({**batch, 'valid': valid})
+        shown = inputs.show(changed, changed['valid'])
         augmented: Sample = self.augmentation(shown)
         return augmented
 

@@ -39,7 +39,8 @@ class PairAugmentation(nn.Module):
             augmentations: Kornia augmentations of images with 2C channels, as the model
                 is shown them.
             source_augmentations: Kornia augmentations of images with 2C channels in source
-                units, applied before the images are measured. They must not be geometric.
+                units, applied before the images are measured. After a crop here, the
+                crop is measured, and not the chip that it is from.
         """
         super().__init__()
         self.augmentations = K.AugmentationSequential(*augmentations, data_keys=None)
@@ -48,20 +49,18 @@ class PairAugmentation(nn.Module):
         )
 
     def change_source(self, batch: Sample) -> Sample:
-        """Augment images in source units.
+        """Augment a batch in source units, before it is measured.
 
         Args:
-            batch: Batch with ``image`` of shape (B, 2, C, H, W).
+            batch: See :meth:`forward`.
 
         Returns:
-            Batch with the augmented ``image``.
+            See :meth:`forward`.
 
         Raises:
-            ValueError: If the image does not have the shape above.
+            ValueError: If the image does not have the shape that :meth:`forward` expects.
         """
-        flat = {'image': _flatten(batch['image'])}
-        changed = self.source_augmentations(flat)['image']
-        return {**batch, 'image': _unflatten(changed)}
+        return _augment(batch, self.source_augmentations)
 
     def forward(self, batch: Sample) -> Sample:
         """Augment a batch as the model is shown it.
@@ -76,27 +75,34 @@ class PairAugmentation(nn.Module):
         Raises:
             ValueError: If the image does not have the shape above.
         """
-        image: Tensor = batch['image']
-        # Kornia resamples keys that begin with "mask" with nearest neighbours. It warps
-        # in the data type of the image, which represents 255 exactly, and fills with 0
-        inputs = {'image': _flatten(image)}
-        if 'mask' in batch:
-            inputs['mask'] = 255 - batch['mask'].to(image.dtype)
-        if 'valid' in batch:
-            inputs['mask_valid'] = batch['valid'].to(image.dtype)
-        if 'source' in batch:
-            inputs['mask_source'] = _flatten(batch['source'])
-        outputs = self.augmentations(inputs)
-        changed = {'image': _unflatten(outputs['image'])}
-        if 'mask' in batch:
-            changed['mask'] = (255 - outputs['mask']).to(batch['mask'].dtype)
-        if 'valid' in batch:
-            changed['valid'] = outputs['mask_valid'].bool()
+        changed = _augment(batch, self.augmentations)
+        if 'valid' in changed:
             # An augmentation of values also changes pixels without data
             changed['image'] = changed['image'] * changed['valid'].unsqueeze(1)
-        if 'source' in batch:
-            changed['source'] = _unflatten(outputs['mask_source'])
-        return {**batch, **changed}
+        return changed
+
+
+def _augment(batch: Sample, augmentations: K.AugmentationSequential) -> Sample:
+    """Apply augmentations to all keys of a batch together."""
+    image: Tensor = batch['image']
+    # Kornia resamples keys that begin with "mask" with nearest neighbours. It warps in the
+    # data type of the image, which represents 255 exactly, and fills with 0
+    inputs = {'image': _flatten(image)}
+    if 'mask' in batch:
+        inputs['mask'] = 255 - batch['mask'].to(image.dtype)
+    if 'valid' in batch:
+        inputs['mask_valid'] = batch['valid'].to(image.dtype)
+    if 'source' in batch:
+        inputs['mask_source'] = _flatten(batch['source'])
+    outputs = augmentations(inputs)
+    changed = {'image': _unflatten(outputs['image'])}
+    if 'mask' in batch:
+        changed['mask'] = (255 - outputs['mask']).to(batch['mask'].dtype)
+    if 'valid' in batch:
+        changed['valid'] = outputs['mask_valid'].bool()
+    if 'source' in batch:
+        changed['source'] = _unflatten(outputs['mask_source'])
+    return {**batch, **changed}
 
 
 def _flatten(image: Tensor) -> Tensor:
