@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from PIL import Image
-from torchgeo.datasets import DatasetNotFoundError
+from torchgeo.datasets import DatasetNotFoundError, RGBBandsMissingError
 
 from tests.data.ombria.data import NUMBERS, SIZE, arrays, make_ombria, names
 from torchgeo_m2cd.datasets import OMBRIA
@@ -57,6 +57,25 @@ class TestOMBRIA:
             assert torch.equal(band, sar.float())
         assert sample['mask'].dtype == torch.int64
         assert torch.equal(sample['mask'], (mask == 255).long()[None])
+
+    @pytest.mark.parametrize('bands', [['G'], ['B', 'R']])
+    def test_bands(self, root: pathlib.Path, bands: list[str]) -> None:
+        dataset = OMBRIA(root, 'albania', bands=bands)
+        optical, sar, _ = map(torch.from_numpy, arrays(2))
+        image = dataset[1]['image']
+        expected = optical[..., ['RGB'.index(band) for band in bands]]
+        assert torch.equal(image[0], expected.permute(2, 0, 1).float())
+        assert torch.equal(image[1], sar.float().expand(len(bands), -1, -1))
+        names = ['B08' if band == 'G' else '' for band in bands]
+        assert dataset.band_names == (names, ['VV'])
+        with pytest.raises(RGBBandsMissingError):
+            dataset.plot(dataset[1])
+
+    def test_wrong_bands(self, root: pathlib.Path) -> None:
+        with pytest.raises(ValueError, match="unknown bands 'NIR'"):
+            OMBRIA(root, bands=['NIR'])
+        with pytest.raises(ValueError, match='bands is empty: expected some of'):
+            OMBRIA(root, bands=[])
 
     def test_transforms(self, root: pathlib.Path) -> None:
         new = torch.zeros(1)
