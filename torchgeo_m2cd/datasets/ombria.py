@@ -98,6 +98,7 @@ class OMBRIA(OpticalSARDataset):
     all_bands = ('R', 'G', 'B')
     rgb_bands = ('R', 'G', 'B')
     sar_bands = ('VV',)
+    decibels = 0.2
 
     events = ('albania', 'france', 'guyana', 'timor')
     #: First and last number of the runs of training chips in each group of scenes. Jumps of
