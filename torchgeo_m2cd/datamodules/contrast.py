@@ -111,15 +111,13 @@ def _read_windows(sar: GridRaster, number: int) -> Iterator[tuple[Tensor, Tensor
                 metres = 111_320.0 if src.crs.is_geographic else 1.0
                 if not _SMALLEST_PIXEL <= src.res[0] * metres <= _LARGEST_PIXEL:
                     continue
-                for window in _place_windows(*src.shape, edge):
+                for window in _place_windows(src.height, src.width, edge):
                     values = torch.from_numpy(src.read(band.number, window=window))
                     mask = torch.from_numpy(src.read_masks(band.number, window=window))
-                    values = values.double()
                     valid = (mask > 0) & values.isfinite()
-                    yield (
-                        values,
-                        valid if nodata is None else valid & (values != nodata),
-                    )
+                    if nodata is not None:
+                        valid &= values != nodata
+                    yield values.double(), valid
         except RasterioError as error:
             raise unreadable(sar.name, band.path, error) from None
 

@@ -155,22 +155,22 @@ class GridRaster(GeoDataset):
         """
         self.granules = [granule.select(names, self.name) for granule in self.granules]
 
+    def name_bands(self, names: Sequence[str]) -> None:
+        """Give names to bands that have none.
+
+        Args:
+            names: Names of all bands that are read.
+        """
+        self.granules = [granule.named(names) for granule in self.granules]
+        self.assume(f'the bands are {", ".join(names)}, in this order')
+
     def set_contrast(self, decibels: Sequence[float]) -> None:
         """Show values that are linear in dB, of unknown stretch, in dB plus a constant.
 
         Args:
             decibels: Decibels of one unit of each band.
         """
-        self.granules = [
-            dataclasses.replace(
-                granule,
-                bands=tuple(
-                    dataclasses.replace(band, gain=gain, offset=0.0)
-                    for band, gain in zip(granule.bands, decibels, strict=True)
-                ),
-            )
-            for granule in self.granules
-        ]
+        self.granules = [granule.scaled(decibels) for granule in self.granules]
         self.source = dataclasses.replace(cast(SARSource, self.source), decibels=1.0)
 
     def assume(self, assumption: str) -> None:
