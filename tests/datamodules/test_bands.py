@@ -15,7 +15,15 @@ from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datamodules.bands import match_bands
 from torchgeo_m2cd.datasets import SARSource, SceneDataset, Source
 from torchgeo_m2cd.datasets.synthetic import SyntheticFlood
-from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
+from torchgeo_m2cd.transforms import (
+    Inputs,
+    LeftOut,
+    Relative,
+    RelativeDarkness,
+    Standardize,
+)
+
+REAL = Path(__file__).parents[2].parent / 'shared' / 'data' / 'sen1floods11'
 
 # A value of each band tells which it is
 LEVELS = {'VV': -10.0, 'VH': -17.0, 'B04': 400.0, 'B08': 800.0, '': 5.0, '?': 6.0}
@@ -100,9 +108,9 @@ class TestMatchBands:
             (['VV', ''], ['VH', 'VV'], r'VH is missing'),
             (['VH', '', 'VV', 'VV'], ['VV'], r'VV is there more than once; expected'),
             (
-                ['', '?'],
+                ['', '?', ''],
                 ['VV'],
-                r'\[2 without names\], but .* \[VV\]: expected sar\.bands, the',
+                r'\[3 without names\], but .* \[VV\]: expected sar\.bands, the',
             ),
             (
                 ['VV', 'VH'],
@@ -161,6 +169,149 @@ class TestMatchBands:
         scene = SceneDataset(Source(path, [1, 3]), sar)
         with pytest.raises(ValueError, match=r'chosen by optical\.bands=\[1, 3\]'):
             match_bands(scene, inputs)
+
+
+class TestStacks:
+    """Stacks without names, of known numbers of bands."""
+
+    L1C = (
+        'B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B09', 'B10', 'B11',
+        'B12',
+    )  # fmt: skip
+    L2A = (*L1C[:10], *L1C[11:])
+    FOUR = ('B02', 'B03', 'B04', 'B08')
+
+    def write(self, path: Path, names: Sequence[str], offset: float = 0) -> Path:
+        """Write bands whose values tell which they are, B08 like B8A."""
+        rng = np.random.default_rng(2)
+        shape = (40, 40)
+        near = rng.normal(0, 100, shape)
+        image = [
+            1000.0 * (i + 1)
+            + (near if name in ('B08', 'B8A') else rng.normal(0, 100, shape))
+            for i, name in enumerate(names)
+        ]
+        return write(path, (np.stack(image) + offset).astype(np.float32))
+
+    @pytest.mark.parametrize('stack', [L1C, L2A, FOUR], ids=['13', '12', '4'])
+    @pytest.mark.parametrize('wanted', [['B08'], ['B04', 'B03', 'B02']])
+    def test_optical(
+        self,
+        wanted: list[str],
+        stack: Sequence[str],
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        sar = write_bands(tmp_path / 'sar.tif', ['VV'])
+        scene = SceneDataset(self.write(tmp_path / 'optical.tif', stack), sar)
+        inputs = Inputs(LeftOut(len(wanted)), LeftOut(), 256, wanted, ['VV'])
+        caplog.set_level(logging.INFO)
+        for _ in range(2):  # Nothing changes the second time
+            match_bands(scene, inputs)
+            image = scene.overview()['image'][0]
+            found = [round(level / 1000) for level in image.mean(dim=(1, 2)).tolist()]
+            assert found == [stack.index(name) + 1 for name in wanted]
+        description = scene.optical.describe()
+        assert description['bands'] == wanted
+        assumption = f'the bands are {", ".join(stack)}, in this order'
+        assert description['assumed'].count(assumption) == 1
+        assert [m for m in caplog.messages if assumption in m and 'optical.tif' in m]
+
+    @pytest.mark.parametrize('check', [True, False])
+    def test_sar(self, check: bool, tmp_path: Path) -> None:
+        optical = write_bands(tmp_path / 'optical.tif', ['B04'])
+        right = write_bands(tmp_path / 'right.tif', ['?', ''])
+        swapped = write_bands(tmp_path / 'swapped.tif', ['', '?'])
+        inputs = make_inputs(['B04'], ['VV'])
+        scene = SceneDataset(optical, right)
+        match_bands(scene, inputs, check)
+        assert read(scene) == [[400], [6]]
+        scene = SceneDataset(optical, swapped)
+        if not check:
+            match_bands(scene, inputs, check)
+            assert read(scene) == [[400], [5]]
+            return
+        match = (
+            r"SAR file '.*swapped\.tif' has 2 bands without names, which do not look like "
+            r'\[VV, VH\]: the first, which would be VV, is darker .* Expected sar\.bands'
+        )
+        with pytest.raises(ValueError, match=match):
+            match_bands(scene, inputs)
+        # Grey values have a stretch of each band
+        match_bands(SceneDataset(optical, SARSource(swapped, scale='other')), inputs)
+        match_bands(SceneDataset(optical, SARSource(swapped, bands=[2])), inputs)
+
+    def test_other_stack(self, tmp_path: Path) -> None:
+        """B08 and B8A are nearly the same, if these they are."""
+        sar = write_bands(tmp_path / 'sar.tif', ['VV'])
+        path = self.write(tmp_path / 'optical.tif', ['?'] * 13)
+        inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['nir'], ['VV'])
+        match = r'13 bands without names, .* \[B01, .*: B08 and B8A would differ'
+        with pytest.raises(ValueError, match=match):
+            match_bands(SceneDataset(path, sar), inputs)
+
+    def test_no_data(self, tmp_path: Path) -> None:
+        """Where nothing is seen, nothing is checked."""
+        sar = write(tmp_path / 'sar.tif', np.full((40, 40), np.nan, np.float32))
+        path = self.write(tmp_path / 'optical.tif', ['?'] * 13)
+        inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['nir'], ['VV'])
+        scene = SceneDataset(path, sar)
+        match_bands(scene, inputs)
+        assert scene.optical.band_names == ['B08']
+
+    def test_names_that_files_have(self, tmp_path: Path) -> None:
+        """They are never replaced."""
+        sar = write_bands(tmp_path / 'sar.tif', ['VV'])
+        path = write_bands(tmp_path / 'optical.tif', ['B08', '', '', ''])
+        inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['B02'], ['VV'])
+        with pytest.raises(ValueError, match='B02 is missing'):
+            match_bands(SceneDataset(path, sar), inputs)
+
+    def test_true_colours(self, tmp_path: Path) -> None:
+        sar = write_bands(tmp_path / 'sar.tif', ['VV'])
+        path = self.write(tmp_path / 'optical.tif', ['?'] * 3)
+        inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['nir'], ['VV'])
+        match = (
+            r'\[3 without names\], but the inputs are for \[B08\]: true colours do not '
+            r'tell water\. Expected a file with the near infrared, and optical\.bands'
+        )
+        with pytest.raises(ValueError, match=match):
+            match_bands(SceneDataset(path, sar), inputs)
+        # False colours may have it
+        scene = SceneDataset(Source(path, [2]), sar)
+        match_bands(scene, inputs)
+        assert round(read(scene)[0][0] / 1000) == 2
+
+    @pytest.mark.skipif(
+        not REAL.is_dir(), reason='needs the real chip in ../shared/data/sen1floods11'
+    )
+    @pytest.mark.parametrize('named', [True, False])
+    def test_real_chip(self, named: bool, tmp_path: Path) -> None:
+        """The near infrared and VV of Sen1Floods11, with the names of its files or not."""
+        paths = []
+        for kind in ('S2Hand', 'S1Hand'):
+            (path,) = REAL.glob(f'*{kind}.tif')
+            paths.append(tmp_path / path.name)
+            with rasterio.open(path) as src:
+                write(paths[-1], src.read(), src.transform, src.crs, src.nodata)
+                names = src.descriptions
+            if named:
+                with rasterio.open(paths[-1], 'r+') as dst:
+                    dst.descriptions = names
+        inputs = Inputs(RelativeDarkness([0.5]), Relative([10]), 256, ['nir'], ['VV'])
+        datamodule = SceneDataModule(paths[0], paths[1])
+        datamodule.setup('predict')
+        assert datamodule.choose_inputs(inputs) is inputs
+        datamodule.predict_dataloader()
+        (scene,) = datamodule.scenes.scenes
+        assert scene.band_names == (['B08'], ['VV'])
+        assert (
+            any('in this order' in a for a in scene.sar.describe()['assumed']) != named
+        )
+        image = scene.overview()['image']
+        # Medians of B8 and VV
+        assert image[0, 0].median() == pytest.approx(2061, abs=20)
+        assert image[1, 0].median() == pytest.approx(-10.5, abs=0.2)
 
 
 class TestSceneDataModule:

@@ -14,7 +14,7 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.ombria.data import SIZE, make_ombria
 from torchgeo_m2cd.configs import read_configs
-from torchgeo_m2cd.datamodules import OMBRIADataModule
+from torchgeo_m2cd.datamodules import OMBRIADataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import OMBRIA
 from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
 
@@ -87,6 +87,36 @@ class TestOMBRIADataModule:
         batch = OMBRIADataModule(root=root, inputs=inputs).aug({'image': image})
         assert (batch['image'] == 0.5).all()
 
+    def test_near_infrared(self, root: pathlib.Path) -> None:
+        """A model of the near infrared and VV is trained here and used elsewhere."""
+        datamodule = OMBRIADataModule(root, 2, bands=['G'])
+        image = torch.full((1, 2, 1, 4, 4), 100.0)
+        shown = datamodule.aug({'image': image})['image'][0, ..., 0, 0]
+        expected = [[23.74 / 26.35], [-52.82 / 49.99]]
+        torch.testing.assert_close(shown, torch.tensor(expected))
+        for inputs in (None, Inputs(LeftOut(1), LeftOut(1), 256, ['nir'], ['vv'])):
+            datamodule = OMBRIADataModule(root, 2, bands=['G'], inputs=inputs)
+            datamodule.setup('fit')
+            batch = next(iter(datamodule.train_dataloader()))
+            assert batch['image'].shape == (2, 2, 1, SIZE, SIZE)
+            trained = datamodule.inputs
+            assert trained is not None
+            assert trained.band_names == (['B08'], ['VV'])
+            synthetic = SyntheticFloodDataModule(bands=['B08'], eval_length=1, size=32)
+            synthetic.setup('test')
+            assert synthetic.choose_inputs(trained) is trained
+        datamodule = OMBRIADataModule(root, bands=['R'], inputs=inputs)
+        datamodule.setup('test')
+        # Nothing is known of the others
+        assert datamodule.choose_inputs() is inputs
+        datamodule = OMBRIADataModule(root, bands=['R', 'G'], inputs=inputs)
+        datamodule.setup('test')
+        match = r'\[B08\] and \[VV\], not \[\?, B08\] and \[VV\]'
+        with pytest.raises(ValueError, match=match):
+            datamodule.choose_inputs()
+        with pytest.raises(ValueError, match=r"unknown bands 'nir' \(expected one of"):
+            OMBRIADataModule(root, bands=['nir'])
+
     def test_wrong_bands(self, root: pathlib.Path) -> None:
         datamodule = OMBRIADataModule(root=root, inputs=Inputs(LeftOut(4), LeftOut(1)))
         datamodule.setup('test')
@@ -147,7 +177,10 @@ class TestOMBRIADataModule:
                 assert step['class_path'] == described[key]['class_path']
                 assert step['init_args'].items() >= described[key]['init_args'].items()
         else:
-            assert inputs.to_dict() == datamodule.default_inputs().to_dict()
+            assert datamodule.train_dataset is not None
+            names = datamodule.train_dataset.band_names
+            expected_inputs = datamodule.default_inputs().named(*names)
+            assert inputs.to_dict() == expected_inputs.to_dict()
         batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
         assert batch['image'].shape == batch['source'].shape == (6, 2, 3, size, size)
         assert batch['mask'].shape == (6, 1, size, size)
@@ -169,6 +202,7 @@ class TestOMBRIADataModule:
             datamodule.prepare_data()
         # Only with download=True, and only the parts that are needed
         given = {'root': root, 'download': True, 'checksum': True, 'leave_out': ()}
+        given['bands'] = OMBRIA.all_bands
         assert calls == [given | {'split': split} for split in ('train', 'timor')]
 
     def test_not_found(self, tmp_path: pathlib.Path) -> None:
@@ -184,7 +218,7 @@ class TestOMBRIADataModule:
         files = OMBRIA(REAL).files
         optical = np.stack([np.asarray(Image.open(f.optical)) for f in files])
         sar = np.stack([np.asarray(Image.open(f.sar)) for f in files])[..., None]
-        for bands, images in (('RGB', optical), (['SAR'], sar)):
+        for bands, images in (('RGB', optical), (['VV'], sar)):
             for band, image in zip(bands, np.moveaxis(images, -1, 0), strict=True):
                 mean, std = OMBRIADataModule.means[band], OMBRIADataModule.stds[band]
                 assert image.mean(dtype=np.float64) == pytest.approx(mean, abs=0.0051)

@@ -1,7 +1,6 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args
@@ -482,34 +481,3 @@ class TestUnits:
         datamodule = SceneDataModule(paths['optical'], sar)
         datamodule.setup('predict')
         assert datamodule.choose_inputs(trained).sar.decibels == decibels
-
-    @pytest.mark.parametrize(
-        ('unit', 'columns', 'warns'),
-        [(0.5, 160, True), (0.22, 160, False), (0.5, 9, False)],
-    )
-    def test_contrast(
-        self,
-        unit: float,
-        columns: int,
-        warns: bool,
-        trained: Inputs,
-        paths: dict[str, Path],
-        tmp_path: Path,
-        recwarn: pytest.WarningsRecorder,
-    ) -> None:
-        """Speckle tells of another stretch, if it is one, and if there are enough data."""
-        with rasterio.open(paths['optical']) as src:
-            profile = {**src.profile, 'count': 1, 'dtype': 'float32', 'nodata': None}
-        # Even, with the speckle of 4.4 looks
-        noise = np.random.default_rng(0).gamma(4.4, 1 / 4.4, (1, 160, 160))
-        values = (100 + 10 * np.log10(noise) / unit).astype(np.float32)
-        values[:, :, 80 + columns // 2 :] = values[:, :, : 80 - columns // 2] = np.nan
-        with rasterio.open(tmp_path / 'sar.tif', 'w', **profile) as dst:
-            dst.write(values)
-        sar = SARSource(tmp_path / 'sar.tif', scale='other')
-        datamodule = SceneDataModule(paths['optical'], sar, inputs=trained)
-        datamodule.setup('predict')
-        datamodule.predict_dataloader()
-        found = [str(w.message) for w in recwarn if 'by its speckle' in str(w.message)]
-        assert len(found) == warns
-        assert all(re.search(r'about 0\.(4[5-9]|5)', message) for message in found)

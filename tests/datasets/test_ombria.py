@@ -7,13 +7,15 @@ import zipfile
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchgeo.datasets import DatasetNotFoundError
+from torchgeo.datasets import DatasetNotFoundError, RGBBandsMissingError
 
 from tests.data.ombria.data import NUMBERS, SIZE, arrays, make_ombria, names
 from torchgeo_m2cd.datasets import OMBRIA
+from torchgeo_m2cd.transforms import Inputs, LeftOut
 
 REAL = pathlib.Path(__file__).parents[2].parent / 'shared' / 'data' / 'ombria'
 
@@ -57,6 +59,40 @@ class TestOMBRIA:
             assert torch.equal(band, sar.float())
         assert sample['mask'].dtype == torch.int64
         assert torch.equal(sample['mask'], (mask == 255).long()[None])
+
+    @pytest.mark.parametrize('bands', [['G'], ['B', 'R']])
+    def test_bands(self, root: pathlib.Path, bands: list[str]) -> None:
+        dataset = OMBRIA(root, 'albania', bands=bands)
+        optical, sar, _ = map(torch.from_numpy, arrays(2))
+        image = dataset[1]['image']
+        expected = optical[..., ['RGB'.index(band) for band in bands]]
+        assert torch.equal(image[0], expected.permute(2, 0, 1).float())
+        assert torch.equal(image[1], sar.float().expand(len(bands), -1, -1))
+        names = ['B08' if band == 'G' else '' for band in bands]
+        assert dataset.band_names == (names, ['VV'])
+        with pytest.raises(RGBBandsMissingError):
+            dataset.plot(dataset[1])
+
+    def test_dark_water(self, tmp_path: pathlib.Path) -> None:
+        """Water that is black in the near infrared is no data only if all bands are."""
+        make_ombria(tmp_path, {'timor': [1]})
+        path = tmp_path / names('timor', 1)[0]
+        image = np.full((SIZE, SIZE, 3), 40, np.uint8)
+        image[:2, :, :2] = image[2:4] = 0
+        Image.fromarray(image).save(path)
+        for bands in (['G'], ['R', 'G'], ['R', 'G', 'B']):
+            optical = OMBRIA(tmp_path, 'timor', bands=bands)[0]['image']
+            valid = Inputs(LeftOut(len(bands)), LeftOut(1)).valid(optical)[0]
+            assert valid[:2].all()
+            assert not valid[2:4].any()
+            assert valid[4:].all()
+            assert (optical[0, :2, :4] < 1e-30).all()
+
+    def test_wrong_bands(self, root: pathlib.Path) -> None:
+        with pytest.raises(ValueError, match="unknown bands 'NIR'"):
+            OMBRIA(root, bands=['NIR'])
+        with pytest.raises(ValueError, match='bands is empty: expected some of'):
+            OMBRIA(root, bands=[])
 
     def test_transforms(self, root: pathlib.Path) -> None:
         new = torch.zeros(1)

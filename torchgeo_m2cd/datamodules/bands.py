@@ -5,34 +5,81 @@
 
 from collections.abc import Sequence
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from ..datasets import SceneDataset
-from ..datasets.bands import agree, list_bands
+from ..datasets.bands import STACKS, agree, list_bands
 from ..datasets.grid_raster import GridRaster
 from ..datasets.paths import name_paths
 from ..transforms import Inputs
+from .checks import probe
 
 
 def match_bands(scene: SceneDataset, inputs: Inputs, check: bool = True) -> None:
     """Read the bands of a scene that a model knows, in its order.
 
-    Bands are found by their names if model and files have them, and otherwise taken as
-    they are.
+    Bands are found by their names if model and files have them. If only the model has
+    them, and the files have more bands, these are taken for those of
+    :data:`~torchgeo_m2cd.datasets.bands.STACKS`. Otherwise, bands are taken as they are.
 
     Args:
         scene: The scene.
         inputs: What the model is shown.
         check: Whether to refuse bands that the user has chosen and that have other names
-            than those of the model.
+            than those of the model, and values that a stack without names cannot have.
 
     Raises:
         ValueError: If the files lack a band, or have another number of bands, and it is
             not known which of them the model needs.
     """
     images = (scene.optical, scene.sar)
-    for image, names in zip(images, inputs.band_names, strict=True):
+    for number, (image, names) in enumerate(
+        zip(images, inputs.band_names, strict=True)
+    ):
+        stack = _find_stack(image, names)
+        if stack:
+            if check:
+                _check_stack(image, stack, probe(scene)[number])
+            image.name_bands(stack)
         _match(image, names, check)
+
+
+def _find_stack(image: GridRaster, names: Sequence[str]) -> Sequence[str]:
+    """Return the names that the bands of a stack should have, if a model asks for some."""
+    found = image.band_names
+    stack = STACKS[image.name].get(len(found), ())
+    is_asked = len(names) != len(found) and all(names) and {*names} <= {*stack}
+    is_whole = image.source.bands is None and not any(
+        any(granule.names) or len(granule.bands) != len(found)
+        for granule in image.granules
+    )
+    return stack if is_asked and is_whole else ()
+
+
+def _check_stack(image: GridRaster, stack: Sequence[str], pixels: Tensor) -> None:
+    """Check that bands look like those of a stack, values of shape (C, N)."""
+    if pixels.shape[-1] < 2:
+        return
+    values = dict(zip(stack, pixels, strict=False))
+    # Pictures have a stretch of each band
+    is_physical = getattr(image.source, 'scale', None) != 'other'
+    reason = ''
+    if 'VH' in values and is_physical and values['VV'].median() < values['VH'].median():
+        # Everything scatters less of the other polarisation
+        reason = 'the first, which would be VV, is darker than the second'
+    elif 'B8A' in values:
+        near = torch.stack([values['B08'], values['B8A']])
+        # Both are the near infrared
+        if not torch.corrcoef(near)[0, 1] > 0.8:
+            reason = 'B08 and B8A would differ'
+    if reason:
+        raise ValueError(
+            f'{image.name} file {name_paths(image.paths)} has {len(stack)} bands without '
+            f'names, which do not look like {list_bands(stack)}: {reason}. Expected '
+            f'{image.name.lower()}.bands, the numbers of the bands to read'
+        )
 
 
 def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
@@ -63,6 +110,11 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
             if any(found) or len(found) > len(names)
             else 'expected the bands of the training. Are optical and sar swapped?'
         )
+        if image.name == 'optical' and len(found) == 3 and 'B08' in names:
+            advice = (
+                'true colours do not tell water. Expected a file with the near infrared, '
+                'and optical.bands, its number'
+            )
         if all(names):
             missing = [name for name in names if name not in found]
             twice = [name for name in names if found.count(name) > 1]

@@ -67,7 +67,11 @@ class PairDataModule(BaseDataModule):
 
         The argument *inputs* comes first, then the inputs that the model was trained with,
         then :meth:`default_inputs`. Warns if the first two exist and differ. In training,
-        bands without names get those of the data.
+        bands without names get those of the data. Bands of scenes are read by name if
+        model and files name them.
+
+        If it is known how many decibels a unit of SAR is, the inputs are those for such
+        units, also if the model was trained with others.
 
         Args:
             trained: Inputs that the model was trained with, if any.
@@ -77,29 +81,24 @@ class PairDataModule(BaseDataModule):
 
         Raises:
             TypeError: If there are no inputs at all.
-            ValueError: If the inputs and the data have different bands.
+            ValueError: If the inputs and the data have different bands, or there are no
+                inputs of a scene.
         """
         given = self._given
         if given is not None and trained is not None:
             given = given.named(*trained.band_names)
-            ours = given.to_dict()
-            theirs = trained.named(*given.band_names).to_dict()
-            different = [key for key in ours if ours[key] != theirs[key]]
-            if different:
-                rank_zero_warn(
-                    'the model was trained with other inputs than those of the data, '
-                    'which are used: '
-                    + '; '.join(
-                        f'{key} is {ours[key]}, trained with {theirs[key]}'
-                        for key in different
-                    )
-                    + '. Leave out the inputs of the data (null) to use those of the model'
-                )
         inputs = given or trained or self.default_inputs()
         self._match_bands(inputs)
         # TorchGeo's datasets have no names
         if names := getattr(self.train_dataset, 'band_names', None):
             inputs = inputs.named(*names)
+        unit = self._find_decibels(inputs)
+        if unit is not None:
+            inputs = inputs.in_decibels(unit)
+        if given is not None and trained is not None:
+            if unit is not None:
+                trained = trained.in_decibels(unit)
+            _warn_of_change(inputs, trained.named(*inputs.band_names))
         self.inputs = inputs
         return inputs
 
@@ -118,6 +117,14 @@ class PairDataModule(BaseDataModule):
                     )
                 )
 
+    def _find_decibels(self, inputs: Inputs) -> float | None:
+        """Find how many decibels a unit of SAR is in the data, None if not known."""
+        datasets = (
+            self.train_dataset, self.val_dataset, self.test_dataset, self.predict_dataset
+        )  # fmt: skip
+        units = {getattr(dataset, 'decibels', None) for dataset in datasets if dataset}
+        return units.pop() if len(units) == 1 else None
+
     def _agree(self) -> Inputs:
         """Decide what the model is shown, and tell the task if it keeps inputs.
 
@@ -132,7 +139,9 @@ class PairDataModule(BaseDataModule):
             inputs = self.choose_inputs(task.inputs)
             task.take_inputs(inputs)
             return inputs
-        return self.inputs or self.choose_inputs()
+        if self.inputs is None or self.inputs is self._given:
+            return self.choose_inputs()
+        return self.inputs
 
     def default_inputs(self) -> Inputs:
         """Return the inputs of a new model if the user gives none.
@@ -276,3 +285,18 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
         """Turn a training batch into what the model is shown, augment it, and crop it."""
         cropped: Sample = self.crop(super()._show_and_augment(batch))
         return cropped
+
+
+def _warn_of_change(inputs: Inputs, trained: Inputs) -> None:
+    """Warn if inputs are others than those that the model was trained with."""
+    ours, theirs = inputs.to_dict(), trained.to_dict()
+    different = [key for key in ours if ours[key] != theirs[key]]
+    if different:
+        rank_zero_warn(
+            'the model was trained with other inputs than those of the data, '
+            'which are used: '
+            + '; '.join(
+                f'{key} is {ours[key]}, trained with {theirs[key]}' for key in different
+            )
+            + '. Leave out the inputs of the data (null) to use those of the model'
+        )

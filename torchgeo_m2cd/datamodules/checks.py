@@ -15,7 +15,6 @@ from ..datasets import SARSource, SceneDataset
 from ..datasets.grid_raster import GridRaster
 from ..datasets.paths import name_paths
 from ..datasets.source import SARScale
-from ..transforms import estimate_decibels
 
 # Backscatter in dB. A floor of 1e-10 in power is -100 dB, but for rounding
 _LOWEST, _HIGHEST = -100.01, 60.0
@@ -271,29 +270,6 @@ def check_values(
                 f'{error}'
             ) from error
     return pixels.shape[-1]
-
-
-def check_contrast(scene: SceneDataset, decibels: float) -> None:
-    """Warn if speckle says that a unit of SAR is not what it is taken for.
-
-    Args:
-        scene: The scene.
-        decibels: Decibels that a unit is taken for.
-    """
-    size = min(256, *scene.shape)
-    row, column = ((length - size) // 2 for length in scene.shape)
-    sample = scene.read(*scene.pixel_slice(row, column, size, size))
-    try:
-        found = estimate_decibels(sample['image'][1, 0], sample['valid'][0])
-    except ValueError:  # Too small, or hardly any data
-        return
-    if not 1 / 1.6 < found / decibels < 1.6:
-        rank_zero_warn(
-            f'by its speckle, a unit of SAR file {name_paths(scene.sar.paths)} is about '
-            f'{found:.2g} dB, but it is taken for {decibels:.2g} dB: water and land '
-            'would differ by more or less than in training. Expected sar.decibels, or '
-            'files in dB or linear power (sar.scale)'
-        )
 
 
 def no_data(split: str, scene: SceneDataset) -> ValueError:

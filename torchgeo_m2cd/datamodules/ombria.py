@@ -26,14 +26,9 @@ class OMBRIADataModule(OpticalSARDataModule):
         'R': 72.46,
         'G': 76.26,
         'B': 32.08,
-        'SAR': 152.82,
+        'VV': 152.82,
     }
-    stds: ClassVar[dict[str, float]] = {
-        'R': 29.30,
-        'G': 26.35,
-        'B': 20.49,
-        'SAR': 49.99,
-    }
+    stds: ClassVar[dict[str, float]] = {'R': 29.30, 'G': 26.35, 'B': 20.49, 'VV': 49.99}
 
     def __init__(
         self,
@@ -45,6 +40,7 @@ class OMBRIADataModule(OpticalSARDataModule):
         download: bool = False,
         checksum: bool = False,
         leave_out: Sequence[str] = (),
+        bands: Sequence[str] = OMBRIA.all_bands,
         **kwargs: Any,
     ) -> None:
         """Initialize a new OMBRIADataModule instance.
@@ -60,12 +56,13 @@ class OMBRIADataModule(OpticalSARDataModule):
             checksum: Whether to count the files.
             leave_out: Groups of chips to exclude from training and validation, see
                 :class:`~torchgeo_m2cd.datasets.OMBRIA`.
+            bands: Optical bands to use, ``['G']`` for the near infrared alone.
             **kwargs: Additional keyword arguments passed to
                 :class:`OpticalSARDataModule`, like *inputs*.
 
         Raises:
-            ValueError: If *test_split* is unknown or used for training, or if *patch_size*
-                is not positive.
+            ValueError: If *test_split* is unknown or used for training, a band is
+                unknown, or *patch_size* is not positive.
         """
         check_choice('test_split', test_split, OMBRIA.splits)
         if test_split in OMBRIA.groups and test_split not in leave_out:
@@ -73,6 +70,8 @@ class OMBRIADataModule(OpticalSARDataModule):
                 f'test_split {test_split!r} is a group of training chips: expected it in '
                 f'leave_out, which is {list(leave_out)}'
             )
+        for band in bands:
+            check_choice('bands', band, OMBRIA.all_bands)
         super().__init__(
             OMBRIA,
             batch_size=batch_size,
@@ -83,8 +82,10 @@ class OMBRIADataModule(OpticalSARDataModule):
             download=download,
             checksum=checksum,
             leave_out=leave_out,
+            bands=bands,
             **kwargs,
         )
+        self.bands = bands
 
     def prepare_data(self) -> None:
         """Download the dataset if it is missing."""
@@ -98,4 +99,4 @@ class OMBRIADataModule(OpticalSARDataModule):
         Returns:
             Inputs with the statistics of the training split.
         """
-        return self._standardized(OMBRIA.bands, OMBRIA.sar_bands)
+        return self._standardized(self.bands, OMBRIA.sar_bands)

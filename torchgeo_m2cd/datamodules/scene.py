@@ -21,7 +21,8 @@ from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
 from .bands import match_bands
 from .base import PairDataModule
-from .checks import check_contrast, check_mask, check_possible, check_values, no_data
+from .checks import check_mask, check_possible, check_values, no_data
+from .contrast import check_contrast, estimate_contrast
 from .statistics import measure_statistics
 
 
@@ -232,32 +233,23 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         ]
         self.outputs, self.plans = (), []
 
-    def choose_inputs(self, trained: Inputs | None = None) -> Inputs:
-        """Decide what the model is shown, see :meth:`PairDataModule.choose_inputs`.
-
-        The bands of a scene are read by name if the model was trained with bands of known
-        names and the files of the scene have them, too. Scenes in decibels are shown as
-        such, also to a model that was trained with other units of which it is known how
-        many decibels they are.
-
-        Args:
-            trained: What the model was trained with, if it was trained.
-
-        Returns:
-            The inputs.
-
-        Raises:
-            ValueError: If a scene lacks their bands, or there are none.
-        """
-        inputs = super().choose_inputs(trained)
-        if self.sar.unit is not None:
-            self.inputs = inputs = inputs.in_decibels(self.sar.unit)
-        return inputs
-
     def _match_bands(self, inputs: Inputs) -> None:
         """Read the bands of the inputs, in their order."""
         for scene in self._all_scenes():
             match_bands(scene, inputs, self.check)
+
+    def _find_decibels(self, inputs: Inputs) -> float | None:
+        """Find the decibels of a unit, estimated for pictures if the inputs need it."""
+        scenes = self._all_scenes()
+        if inputs.sar.decibels is not None and self.sar.scale is None:
+            for scene in scenes:
+                source = cast(SARSource, scene.sar.source)
+                if source.unit not in (None, 1.0):
+                    scene.sar.set_contrast([source.unit] * scene.sar.band_count)
+                elif source.unit is None:
+                    estimate_contrast(scene.sar)
+        # All have the same settings, or are in dB
+        return cast(SARSource, scenes[0].sar.source).unit
 
     def _all_scenes(self) -> list[SceneDataset]:
         """List the scenes, and their splits."""
@@ -298,7 +290,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             if check_values(scene, inputs.check) == 0 and split != 'predict':
                 raise no_data(split, scene)
             if self.sar.scale == 'other' and inputs.sar.decibels is not None:
-                check_contrast(scene, inputs.sar.decibels)
+                check_contrast(scene.sar, inputs.sar.decibels)
             if scene.mask is not None:
                 check_mask(scene, self._count_classes())
         for dataset in self._all_scenes():

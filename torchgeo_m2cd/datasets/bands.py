@@ -23,8 +23,22 @@ _COLOURS = {
     'swir22': 'B12',
 }
 
+_STACK = tuple(_COLOURS.values())
+
 #: Names of the bands, in the order in which a stack of single files is read.
-BANDS = ('VV', 'VH', 'HH', 'HV', *_COLOURS.values())
+BANDS = ('VV', 'VH', 'HH', 'HV', *_STACK)
+
+#: Bands of stacks without names, in the order that producers document: Sentinel-2 L1C
+#: products, and those without B10 (L2A has none), the 10 m bands of Sentinel-2, which are
+#: those of Planet, and the polarisations of Sentinel-1.
+STACKS: dict[str, dict[int, tuple[str, ...]]] = {
+    'optical': {
+        13: _STACK,
+        12: tuple(band for band in _STACK if band != 'B10'),
+        4: ('B02', 'B03', 'B04', 'B08'),
+    },
+    'SAR': {2: ('VV', 'VH')},
+}
 
 # Landsat's products have bands of the same numbers, which are others
 _FOREIGN = {'sr', 'st', 'qa'}

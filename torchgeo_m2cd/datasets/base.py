@@ -81,6 +81,9 @@ class OpticalSARDataset(NonGeoDataset):
     #: backscatter. 8-bit images count as 'db'.
     sar_scale: Literal['db', 'power', 'amplitude'] = 'db'
 
+    #: Decibels of one unit of the SAR images, None if they are not known.
+    decibels: float | None = None
+
     transforms: Callable[[Sample], Sample] | None = None
 
     # Colours of 0, 1, missed, false alarm, and no data. Readers with any kind of colour

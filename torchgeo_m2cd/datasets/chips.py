@@ -95,7 +95,8 @@ def read_sample(
         files: Files of the sample.
         optical_count: Expected number of optical bands in the file.
         sar_count: Expected number of SAR bands C2.
-        optical_indices: Indices of the C1 optical bands to return (defaults to all).
+        optical_indices: Indices of the C1 optical bands to return (defaults to all). If
+            these are 0 and others are not, they become 1.2e-38, which is not no data.
         changed: Mask values that may mean "changed".
 
     Returns:
@@ -115,7 +116,11 @@ def read_sample(
         )
         raise ValueError(f'{sizes}: expected the same size')
     if optical_indices is not None:
+        seen = (optical != 0).any(dim=0)
         optical = optical[list(optical_indices)]
+        # Where all bands are 0, models see no data, but water may be 0 in some of them
+        dark = (optical == 0).all(dim=0) & seen
+        optical[:, dark] = torch.finfo(torch.float32).tiny
     return {'image': stack_pair(optical, sar), 'mask': mask}
 
 

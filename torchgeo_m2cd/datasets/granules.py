@@ -6,6 +6,7 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,3 +100,33 @@ class Granule:
                 f'{list(known) or "no names of bands, choose them by number"}'
             )
         return dataclasses.replace(self, bands=tuple(known[name] for name in names))
+
+    def named(self, names: Sequence[str]) -> 'Granule':
+        """Give the bands other names.
+
+        Args:
+            names: A name per band.
+
+        Returns:
+            Granule with these names.
+        """
+        return self._replace(name=names)
+
+    def scaled(self, gains: Sequence[float]) -> 'Granule':
+        """Multiply the values of the files by other factors.
+
+        Args:
+            gains: A gain per band. Their offsets are 0.
+
+        Returns:
+            Granule with these gains.
+        """
+        return self._replace(gain=gains, offset=[0.0] * len(gains))
+
+    def _replace(self, **columns: Sequence[Any]) -> 'Granule':
+        """Replace attributes of the bands, a value per band each."""
+        bands = [
+            dataclasses.replace(band, **dict(zip(columns, values, strict=True)))
+            for band, *values in zip(self.bands, *columns.values(), strict=True)
+        ]
+        return dataclasses.replace(self, bands=tuple(bands))

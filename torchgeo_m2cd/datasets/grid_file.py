@@ -26,9 +26,10 @@ from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 
 from ..utils import GDAL_ENV
+from .files import open_file, unreadable
 from .granules import Band
 from .grid import Grid, is_north_up
-from .layers import Layer, open_file, unreadable
+from .layers import Layer
 from .paths import name_paths
 
 

@@ -3,9 +3,10 @@
 
 """Raster files that are read on one pixel grid."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import geopandas as gpd
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import shapely
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from pyproj import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
@@ -21,12 +23,13 @@ from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
+from .files import open_file, unreadable
 from .granules import Granule
 from .grid import Grid
 from .grid_file import GridFile, window_shape
-from .layers import LayerReader, open_file, unreadable
+from .layers import LayerReader
 from .paths import name_paths, public_path
-from .source import Source
+from .source import SARSource, Source
 
 
 class Scan(NamedTuple):
@@ -151,6 +154,33 @@ class GridRaster(GeoDataset):
             ValueError: If a granule has no band of a name.
         """
         self.granules = [granule.select(names, self.name) for granule in self.granules]
+
+    def name_bands(self, names: Sequence[str]) -> None:
+        """Give names to bands that have none.
+
+        Args:
+            names: Names of all bands that are read.
+        """
+        self.granules = [granule.named(names) for granule in self.granules]
+        self.assume(f'the bands are {", ".join(names)}, in this order')
+
+    def set_contrast(self, decibels: Sequence[float]) -> None:
+        """Show values that are linear in dB, of unknown stretch, in dB plus a constant.
+
+        Args:
+            decibels: Decibels of one unit of each band.
+        """
+        self.granules = [granule.scaled(decibels) for granule in self.granules]
+        self.source = dataclasses.replace(cast(SARSource, self.source), decibels=1.0)
+
+    def assume(self, assumption: str) -> None:
+        """Note and print what is assumed of the image.
+
+        Args:
+            assumption: What is assumed.
+        """
+        self._assumed.append(assumption)
+        rank_zero_info(f'{self.name} file {name_paths(self.paths)}: {assumption}')
 
     def describe(self) -> dict[str, Any]:
         """Describe what is read, and what was assumed of it, in plain values.

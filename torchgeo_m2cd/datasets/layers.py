@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 import shapely
 from lightning.pytorch.utilities import rank_zero_info
 from rasterio.enums import ColorInterp, MaskFlags
@@ -20,11 +19,12 @@ from rasterio.io import DatasetReader
 from ..utils import check_choice
 from .bands import name_band
 from .empty import find_empty
+from .files import open_file, unreadable
 from .granules import Band, Granule
 from .grouping import find_granules
-from .paths import name_paths, public_path, without_secrets
+from .paths import name_paths, public_path
 from .radiometry import Radiometry, is_sentinel_2, read_safe
-from .source import Source
+from .source import SARScale, SARSource, Source
 
 # Largest height and width of what stands for a whole file
 _MAX_SIZE = 1024
@@ -93,6 +93,8 @@ class LayerReader:
         self.layers: dict[str, Layer] = {}
         #: What was assumed, and of which files.
         self.assumed: dict[str, list[str]] = defaultdict(list)
+        # Whether the scale is that of the type of values
+        self._is_typed = False
         # Type of values, band and grid, and date, of files with one band
         self._singles: dict[str, tuple[str, str, str]] = {}
 
@@ -129,6 +131,26 @@ class LayerReader:
                 for path in files:
                     self._assume(path, f'{key} is {value!r}')
 
+    def _settle_scale(
+        self, path: str, src: DatasetReader, bands: Sequence[Band]
+    ) -> None:
+        """Decide what the values of SAR files are by their type, if no name says it."""
+        if not isinstance(self.source, SARSource):
+            return
+        if self.source.scale is None:
+            found = [self._find_radiometry(band, src) for band in bands]
+            is_raw = self.source.gain is None and self.source.offset is None
+            # As dB, which are mostly negative, can only be if they are changed
+            is_picture = src.dtypes[0] in ('uint8', 'uint16') and is_raw
+            is_picture &= set(found) == {Radiometry()}
+            scale: SARScale = 'other' if is_picture else 'db'
+            self.source = dataclasses.replace(self.source, scale=scale)
+            self._is_typed = True
+        if self._is_typed:
+            is_other = self.source.scale == 'other'
+            why = f', since {src.dtypes[0]} is never negative' if is_other else ''
+            self._assume(path, f'scale is {self.source.scale!r}{why}')
+
     def _open_granule(self, granule: Granule) -> Granule | None:
         """Find out about the bands of a granule, None if it is something else."""
         bands: list[Band] = []
@@ -163,6 +185,7 @@ class LayerReader:
                     ]
                 else:
                     found = same
+                self._settle_scale(path, src, found)
                 found = [self._calibrate(band, src) for band in found]
                 self.layers[path] = self._find_layer(path, src, found)
                 is_single = len(granule.files) == len(found) == 1
@@ -252,12 +275,15 @@ class LayerReader:
                 bands=tuple(bands),
             )
         is_settled = self.source.nodata is not None or nodata == 0
-        if is_settled or self.source.empty_areas == 'none':
+        areas = self.source.empty_areas
+        if self._is_typed and areas == 'none':
+            areas = 'corners'  # A picture of a swath has black ones
+        if is_settled or areas == 'none':
             return Layer(nodata)
         try:
             # Also of files that declare another value, such as old Sentinel-1 products
             numbers = [band.number for band in bands]
-            empty = find_empty(src, numbers, self.source.empty_areas == 'all')
+            empty = find_empty(src, numbers, areas == 'all')
         except RasterioError as error:
             raise unreadable(self.name, path, error) from None
         if empty is not None:
@@ -336,42 +362,6 @@ class LayerReader:
                 f'bands: expected it to have the bands {list(numbers)}'
             )
         return dataclasses.replace(granule, bands=tuple(by_number[i] for i in numbers))
-
-
-def open_file(path: str) -> DatasetReader:
-    """Open a raster file.
-
-    Args:
-        path: The file, or a URL.
-
-    Returns:
-        The open file.
-
-    Raises:
-        RasterioError: If it cannot be opened.
-    """
-    # TorchGeo's command keeps GDAL from looking for other files, and so for masks
-    env = {'GDAL_DISABLE_READDIR_ON_OPEN': 'FALSE'} if os.path.exists(path) else {}
-    with rasterio.Env(**env):
-        file: DatasetReader = rasterio.open(path)
-    return file
-
-
-def unreadable(name: str, path: str, error: Exception) -> RuntimeError:
-    """Make the error that a file cannot be read.
-
-    Args:
-        name: What the file is.
-        path: The file.
-        error: What went wrong.
-
-    Returns:
-        The error to raise.
-    """
-    return RuntimeError(
-        f'{name} file {name_paths(path)} cannot be read: expected a complete raster file '
-        f'({without_secrets(str(error.__cause__ or error))})'
-    )
 
 
 def _list_bands(path: str, src: DatasetReader) -> list[Band]:

@@ -27,9 +27,10 @@ from .classes import (
     make_classifier,
     to_value,
 )
+from .files import open_file
 from .grid import Grid
 from .grid_raster import GridRaster
-from .layers import Layer, open_file
+from .layers import Layer
 from .mapped_area import VectorLayer, choose_layers, list_areas
 from .paths import Paths, name_paths
 from .polygons import VECTOR_SUFFIXES, Polygons, is_vector

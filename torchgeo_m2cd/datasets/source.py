@@ -224,12 +224,12 @@ class SARSource(Source):
         date: See :class:`Source`.
         trim: See :class:`Source`.
         scale: What the values are (defaults to what the names of the files say of
-            products by HyP3, OPERA and the Planetary Computer, and else to ``'db'``).
-            ``'power'`` and ``'amplitude'`` are warped as they are and then turned into dB;
-            ``'other'`` is left alone.
-        decibels: Decibels of one unit, for ``scale='other'`` (defaults to those of the
-            images that the model was trained with), see
-            :func:`~torchgeo_m2cd.transforms.estimate_decibels`.
+            products by HyP3, OPERA and the Planetary Computer, and else to ``'other'``
+            for uint8 and uint16, and to ``'db'``). ``'power'`` and ``'amplitude'`` are
+            warped as they are and then turned into dB; ``'other'`` is left alone.
+        decibels: Decibels of one unit, for ``scale='other'``. By default, they are those
+            of the images that the model was trained with; without *scale*, they are
+            estimated from the speckle.
 
     Raises:
         ValueError: If *scale* is unknown, or *trim* is negative.
@@ -260,7 +260,7 @@ class SARSource(Source):
         return self.decibels if self.scale == 'other' else 1.0
 
     def resolve(self, files: Sequence[str]) -> Self:
-        """Decide what the values are, see :meth:`Source.resolve`."""
+        """Decide what the names of the files say, see :meth:`Source.resolve`."""
         if self.scale is not None:
             return self
         scales = {scale: file for file in files if (scale := find_scale(file))}
@@ -269,7 +269,7 @@ class SARSource(Source):
                 f'SAR files {name_paths(scales.values())} have, by their names, the scales '
                 f'{list(scales)}: expected one, or sar.scale'
             )
-        return replace(self, scale=next(iter(scales), 'db'))
+        return replace(self, scale=next(iter(scales), None))
 
     def convert(
         self, values: npt.NDArray[np.float32], name: str

@@ -72,6 +72,7 @@ class SyntheticFlood(OpticalSARDataset):
     all_bands = ('B02', 'B03', 'B04', 'B08')
     rgb_bands = ('B04', 'B03', 'B02')
     all_sar_bands = ('VV', 'VH')
+    decibels = 1.0
     classes = ('unchanged', 'flood')
     splits: ClassVar[dict[str, int]] = {'train': 0, 'val': 1, 'test': 2}
 

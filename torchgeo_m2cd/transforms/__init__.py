@@ -15,7 +15,8 @@ from .pair import (
     RandomRotationOrFlip,
     StrictRandomCrop,
 )
-from .sar import Relative, estimate_decibels
+from .sar import Relative
+from .speckle import Speckle, estimate_decibels, measure_speckle
 from .standardize import Standardize, StandardizeImage
 
 __all__ = (
@@ -33,8 +34,10 @@ __all__ = (
     'Reference',
     'Relative',
     'RelativeDarkness',
+    'Speckle',
     'Standardize',
     'StandardizeImage',
     'StrictRandomCrop',
     'estimate_decibels',
+    'measure_speckle',
 )

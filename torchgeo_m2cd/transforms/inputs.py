@@ -290,6 +290,8 @@ class Inputs(nn.Module):
             Inputs for these images.
         """
         sar = self.sar.in_decibels(unit)
+        if sar is self.sar:
+            return self
         return Inputs(self.optical, sar, self.window, *self.band_names)
 
     def named(self, bands: Sequence[str], sar_bands: Sequence[str]) -> 'Inputs':

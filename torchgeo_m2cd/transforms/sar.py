@@ -1,21 +1,17 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Input steps for SAR images, and the contrast of SAR images in unknown units."""
+"""Input steps for SAR images."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from kornia.filters import otsu_threshold
 from torch import Tensor
 
 from .base import InputStep, median_and_std, per_band
-
-#: Height and width in pixels of the windows in which speckle is measured.
-_WINDOW = 11
 
 
 class Relative(InputStep):
@@ -117,63 +113,10 @@ class Relative(InputStep):
 
     def in_decibels(self, unit: float = 1.0) -> 'Relative':
         """Convert the step to other units, see :meth:`InputStep.in_decibels`."""
+        if unit == self.decibels:
+            return self
         return Relative(self.scale, self.references, unit)
 
     def _unit(self, image: Tensor) -> Tensor:
         """Return the source units that the model sees as 1, shape (bands, 1, 1)."""
         return per_band(self.scale, image) / self.decibels
-
-
-def estimate_decibels(sar: Tensor, valid: Tensor | None = None) -> float:
-    r"""Estimate how many decibels one unit of a SAR image is, from its speckle.
-
-    For images that are linear in dB with an unknown stretch, such as 8-bit pictures of
-    Sentinel-1 GRD products at 10 m. Their speckle has :math:`L = 4.4` looks, which gives
-    a standard deviation of :math:`10 / \ln 10 \, \sqrt{\psi_1(L)} = 2.2` dB in
-    homogeneous areas. Neighbouring pixels are correlated, so a window of 11 x 11 pixels
-    shows only 2.1 dB. A chip of Sen1Floods11 confirms this: 2.05 dB in VV and 2.15 dB in
-    VH.
-
-    The function does not know which areas are homogeneous. It assumes that most windows
-    are, and takes the mode of their standard deviations. For speckle-filtered images, the
-    estimate is too large.
-
-    Source of the number of looks: Sentinel-1 product specification, GRD in
-    interferometric wide swath mode. Source of the distribution: Goodman, "Some
-    fundamental properties of speckle", 1976, https://doi.org/10.1364/JOSA.66.001145
-
-    Args:
-        sar: One band, shape (H, W), at least 32 x 32 pixels.
-        valid: Pixels with data, bool, of the same shape (defaults to all).
-
-    Returns:
-        Decibels per unit.
-
-    Raises:
-        ValueError: If the image is too small, constant, or has nearly no data.
-    """
-    if sar.ndim != 2 or min(sar.shape) < 32:
-        raise ValueError(
-            f'sar has shape {tuple(sar.shape)}: expected (H, W) of at least 32 x 32'
-        )
-    known = torch.ones_like(sar) if valid is None else valid.to(sar.dtype)
-    values = torch.where(known > 0, sar, 0)
-    mean, square, share = (
-        F.avg_pool2d(image[None, None].double(), _WINDOW, stride=1).flatten()
-        for image in (values, values**2, known)
-    )
-    # Saturated pixels, which 8-bit pictures may have, show no speckle
-    low, high = sar[known > 0].aminmax() if known.any() else (0.0, 0.0)
-    inside = (share == 1) & (mean > low) & (mean < high)
-    variance = (square - mean**2)[inside].clamp(min=0)
-    spread = (variance * _WINDOW**2 / (_WINDOW**2 - 1)).sqrt()
-    spread = spread[spread > 1e-6 * (float(high) - float(low))].sort().values
-    if len(spread) < 100:
-        raise ValueError(
-            'sar has no speckle: it is constant, saturated, or has hardly any data'
-        )
-    # The mode: the middle of the shortest interval that holds a fifth of the windows
-    count = len(spread) // 5
-    start = int((spread[count:] - spread[:-count]).argmin())
-    mode = float(spread[start : start + count + 1].mean())
-    return 2.1 / mode
