@@ -17,6 +17,7 @@ from .o2sp import (
     simulate_sar,
     simulate_speckled_sar,
 )
+from .threshold import ThresholdRule, rule_inputs
 from .weights import load_encoder_weights, load_original
 
 __all__ = (
@@ -33,11 +34,13 @@ __all__ = (
     'MoEOutput',
     'OriginalO2SP',
     'PhysicalO2SP',
+    'ThresholdRule',
     'accelerate',
     'export_onnx',
     'guide_loss',
     'load_encoder_weights',
     'load_original',
+    'rule_inputs',
     'set_fast',
     'simulate_sar',
     'simulate_speckled_sar',
