@@ -5,14 +5,14 @@
 
 A baseline maps a batch of a data module (``image`` and ``mask``, in source units from 0 to 255)
 to classes, shape (B, 1, H, W), True for flood. Baselines differ in how they choose the threshold.
+The one that users have is a model: :class:`~torchgeo_m2cd.models.ThresholdRule`.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from kornia.filters import gaussian_blur2d, otsu_threshold
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torchgeo.datasets.utils import unbind_samples
 
@@ -20,51 +20,33 @@ Batch = dict[str, Tensor]
 
 #: How the threshold is chosen:
 #:
+#: * ``'rule'``: as :class:`~torchgeo_m2cd.models.ThresholdRule` does, with the inputs of the data
 #: * ``'global'``: one for all chips, with the best IoU on the training split
-#: * ``'otsu'``: Otsu's threshold of each chip
-#: * ``'change'``: Otsu's, without pixels that are dark in the pre-event optical image
 #: * ``'oracle'``: the best one of each chip, given its mask; an upper bound
 #: * ``'smooth-oracle'``: the same on smoothed SAR
-THRESHOLDS = ('global', 'otsu', 'change', 'oracle', 'smooth-oracle')
+THRESHOLDS = ('rule', 'global', 'oracle', 'smooth-oracle')
 
 
 def make_baseline(threshold: str, datamodule: Any) -> Callable[[Batch], Tensor]:
     """Make a baseline.
 
     Args:
-        threshold: One of :data:`THRESHOLDS`.
-        datamodule: Data module whose training split ``'global'`` and ``'change'`` use to
-            choose their values.
+        threshold: One of :data:`THRESHOLDS` but ``'rule'``.
+        datamodule: Data module whose training split ``'global'`` uses to choose its value.
 
     Returns:
         Function that maps a batch to classes, shape (B, 1, H, W), True for flood.
     """
-    match threshold:
-        case 'global':
-            datamodule.setup('fit')
-            limit = best_threshold(datamodule.train_dataset)
-            return lambda batch: _sar(batch) <= limit
-        case 'change':
-            datamodule.setup('fit')
-            darkness = best_darkness(datamodule.train_dataset)
-            return functools.partial(_otsu, darkness=darkness)
-        case 'oracle':
-            return _oracle
-        case 'smooth-oracle':
-            return _smooth_oracle
-    return _otsu
+    if threshold != 'global':
+        return _oracle if threshold == 'oracle' else _smooth_oracle
+    datamodule.setup('fit')
+    limit = best_threshold(datamodule.train_dataset)
+    return lambda batch: _sar(batch) <= limit
 
 
 def _sar(batch: Batch) -> Tensor:
     """Return the first SAR band, shape (B, 1, H, W)."""
     return batch['image'][:, 1, :1]
-
-
-def _otsu(batch: Batch, darkness: int = -1) -> Tensor:
-    """Apply Otsu's threshold, except where the optical mean is at most *darkness*."""
-    sar = _sar(batch)
-    flood = sar <= otsu_threshold(sar)[1].reshape(-1, 1, 1, 1)
-    return flood & (batch['image'][:, 0].mean(1, keepdim=True).floor() > darkness)
 
 
 def _oracle(batch: Batch) -> Tensor:
@@ -97,33 +79,3 @@ def best_threshold(samples: Iterable[Batch]) -> int:
     false_alarms, hits = counts.cumsum(1)
     iou = hits / (counts[1].sum() + false_alarms)
     return int(iou.argmax()) if counts[1].any() else -1
-
-
-def best_darkness(samples: Iterable[Batch]) -> int:
-    """Find the optical value up to which a pixel was probably water before the flood.
-
-    Considers pixels that are dark in SAR, by Otsu's threshold of their chip.
-
-    Args:
-        samples: Chips in source units.
-
-    Returns:
-        Mean over the optical bands that gives the best IoU over all samples.
-    """
-    counts = torch.zeros(2, 256)  # by class and optical value
-    missed = 0
-    for sample in samples:
-        optical, sar, mask = (
-            sample['image'][0].mean(0),
-            sample['image'][1, :1],
-            sample['mask'][0],
-        )
-        dark = sar[0] <= otsu_threshold(sar[None])[1]
-        for label in (0, 1):
-            values = optical[dark & (mask == label)].long()
-            counts[label] += torch.bincount(values, minlength=256)
-        missed += int((~dark & (mask == 1)).sum())
-    # Counts of the pixels that are brighter than each value
-    false_alarms, hits = counts.sum(1, keepdim=True) - counts.cumsum(1)
-    positives = counts[1].sum() + missed
-    return int((hits / (positives + false_alarms)).argmax())

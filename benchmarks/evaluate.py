@@ -113,7 +113,9 @@ def load_run(cell: Cell) -> tuple[ChangeDetectionTask | None, dict[str, Any]]:
         for key, value in cell.arguments.items():
             if key.startswith('data.'):
                 config['data']['init_args'][key.removeprefix('data.')] = value
-        return None, config
+        if cell.threshold != 'rule':
+            return None, config
+        return ChangeDetectionTask('threshold').eval(), config
     config = yaml.safe_load((cell.path / 'fit' / 'config.yaml').read_bytes())
     module, _, name = config['model']['class_path'].rpartition('.')
     task_class: type[ChangeDetectionTask] = getattr(

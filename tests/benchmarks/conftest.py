@@ -36,7 +36,7 @@ def matrix(tmp_path: Path) -> dict[str, Any]:
             },
         },
         'datasets': {'OMBRIA': {'splits': ['test', 'albania']}},
-        'models': {'Otsu': {'threshold': 'otsu', 'seeds': [1]}},
+        'models': {'Global': {'threshold': 'global', 'seeds': [1]}},
         'seeds': [0, 1],
     }
 

@@ -11,11 +11,33 @@ import pytest
 import torch
 
 from benchmarks import compare
-from benchmarks.baselines import best_darkness, best_threshold
+from benchmarks.baselines import best_threshold
 from benchmarks.evaluate import COUNTS
 from tests.data.ombria.data import arrays
 
 Write = Callable[[dict[str, Any]], Path]
+
+#: The rule, and the inputs that it needs.
+RULE: dict[str, Any] = {
+    'threshold': 'rule',
+    'arguments': {
+        'data.inputs': {
+            'class_path': 'torchgeo_m2cd.transforms.Inputs',
+            'init_args': {
+                'optical': {
+                    'class_path': 'torchgeo_m2cd.transforms.RelativeDarkness',
+                    'init_args': {'shares': [0, 0.5, 0]},
+                },
+                'sar': {
+                    'class_path': 'torchgeo_m2cd.transforms.Relative',
+                    'init_args': {
+                        'scale': [10], 'references': ['otsu', 0.85], 'decibels': 0.4,
+                    },
+                },
+            },
+        }
+    },
+}  # fmt: skip
 
 
 def smooth(image: np.ndarray) -> np.ndarray:
@@ -28,7 +50,8 @@ def smooth(image: np.ndarray) -> np.ndarray:
 
 class TestThresholds:
     @pytest.mark.slow
-    def test_otsu(self, matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
+    def test_rule(self, matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
+        matrix['models'] = {'Rule': {**RULE, 'seeds': [1]}}
         path, output = write(matrix), tmp_path / 'out'
         assert compare.main([str(path), str(output)]) == 0
         counts = pd.read_csv(output / 'counts.csv')
@@ -36,7 +59,7 @@ class TestThresholds:
             *('S1_mask_0013', 'S1_mask_0770'),
             *('gt_1', 'gt_2', 'gt_10'),
         ]
-        # Values from 0 to 255 are equally frequent in a chip: half of them are dark
+        # Values are equally frequent in a chip: half of them are dark
         total = counts[list(COUNTS)].sum(axis=1)
         assert (total == 64).all()
         assert (counts['tp'] + counts['fp']).between(24, 40).all()
@@ -63,22 +86,13 @@ class TestThresholds:
         assert best_threshold(samples) == 20
         assert best_threshold(samples[1:]) == -1
 
-    def test_darkness(self) -> None:
-        # Land, permanent water, flood, and flood that SAR doesn't show
-        sar = torch.tensor([[200.0, 10, 10, 200]]).expand(3, 1, 4)
-        optical = torch.tensor([[90.0, 7, 80, 80]]).expand(3, 1, 4)
-        sample = {'image': torch.stack([optical, sar])}
-        sample['mask'] = torch.tensor([[[0, 0, 1, 1]]])
-        assert best_darkness([sample]) == 7
-        sample['mask'] = torch.tensor([[[0, 1, 1, 1]]])
-        assert best_darkness([sample]) == 0
-
     @pytest.mark.slow
-    @pytest.mark.parametrize('kind', ['global', 'change', 'oracle', 'smooth-oracle'])
+    @pytest.mark.parametrize('kind', ['rule', 'global', 'oracle', 'smooth-oracle'])
     def test_kinds(
         self, matrix: dict[str, Any], write: Write, tmp_path: Path, kind: str
     ) -> None:
-        matrix['models'] = {kind: {'threshold': kind, 'seeds': [0]}}
+        model = RULE if kind == 'rule' else {'threshold': kind}
+        matrix['models'] = {kind: {**model, 'seeds': [0]}}
         output = tmp_path / 'out'
         assert compare.main([str(write(matrix)), str(output)]) == 0
         counts = pd.read_csv(output / 'counts.csv')

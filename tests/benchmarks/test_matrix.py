@@ -18,7 +18,7 @@ class TestReadMatrix:
         cells = read_matrix(write(matrix), tmp_path / 'out')
         assert [(cell.model, cell.seed) for cell in cells] == [
             ('M²CD, MoE', 0),
-            ('Otsu', 1),
+            ('Global', 1),
             ('M²CD, MoE', 1),
         ]
         assert cells[0].path == tmp_path / 'out' / 'ombria' / 'm2cd-moe' / '0'
@@ -27,9 +27,9 @@ class TestReadMatrix:
         assert '--data.batch_size=4' in fit_arguments(cells[0])
         assert '--seed_everything=0' in fit_arguments(cells[0])
         # A row may have seeds that no other row has
-        matrix['models']['Otsu']['seeds'] = [1, 7]
+        matrix['models']['Global']['seeds'] = [1, 7]
         cells = read_matrix(write(matrix), tmp_path / 'out')
-        assert [(cell.model, cell.seed) for cell in cells[3:]] == [('Otsu', 7)]
+        assert [(cell.model, cell.seed) for cell in cells[3:]] == [('Global', 7)]
 
     def test_resume(self, matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
         matrix['models'] = {'U-Net': None}
@@ -69,6 +69,6 @@ class TestReadMatrix:
     def test_unknown_threshold(
         self, matrix: dict[str, Any], write: Write, tmp_path: Path
     ) -> None:
-        matrix['models'] = {'Otsu': {'threshold': 'ostu'}}
-        with pytest.raises(ValueError, match="'ostu', did you mean 'otsu'"):
+        matrix['models'] = {'Rule': {'threshold': 'rul'}}
+        with pytest.raises(ValueError, match="'rul', did you mean 'rule'"):
             read_matrix(write(matrix), tmp_path)

@@ -15,6 +15,7 @@ from tests.data.geotiff import GRID, write
 from torchgeo_m2cd.datasets import SceneDataset
 from torchgeo_m2cd.maps import MapPlan, Mosaic, Outputs, Run, make_map, read_summary
 from torchgeo_m2cd.samplers import SceneSampler
+from torchgeo_m2cd.transforms import Inputs, LeftOut
 
 # 180 degrees is 1.3 km to the east
 FIJI = Affine(10, 0, 818_500, 0, -10, 8_140_000)
@@ -42,7 +43,7 @@ def make_plan(scene: SceneDataset, water: bool = False, **changes: Any) -> MapPl
         'version': '1',
         'arguments': {},
         'model': {'MODEL': 'Nothing', 'WEIGHTS_SHA256': '0123456789abcdef'},
-        'inputs': {},
+        'inputs': Inputs(LeftOut(), LeftOut()).to_dict(),  # The rule needs others
         'precision': '32-true',
         'files': [],
         'sources': [],

@@ -18,7 +18,9 @@ SUMMARY: dict[str, Any] = {
     'mapped_km2': 12045.5,
     'valid_share': 0.987654,
     'flooded_km2': 345.678,
+    'flooded_km2_90': None,
     'flooded_km2_with_water_before': 400.1,
+    'rule': None,
     'water_before_km2': 80.0,
     'polygons': 321,
     'districts': [
@@ -61,6 +63,15 @@ class TestFormatSummary:
             '  files      change.tif change.json',
             '  time       60 s',
             '  WARNING    odd units',
+        ]
+
+    def test_check(self) -> None:
+        rule = {'flooded_share': 0.0287, 'flooded_share_by_rule': 0.031, 'iou': 0.7149}
+        checked = {**SUMMARY, 'flooded_km2_90': [241.9, 518.6], 'rule': rule}
+        assert format_summary(checked).splitlines()[1:4] == [
+            '  flooded    346 km², 2.87 % of what was mapped (400 km² with water before)',
+            '             in nine of ten cases 242 km² to 519 km²',
+            '  rule       floods 3.1 % where the map floods 2.87 %, IoU of both 0.71',
         ]
 
     def test_unknown(self) -> None:

@@ -125,6 +125,46 @@ class TestChangeDetectionTask:
         assert prediction.min() >= 0
         assert prediction.max() <= 1
 
+    def test_rule(self, tmp_path: Path) -> None:
+        """It is tested and predicts without training, also from a checkpoint."""
+        task = make_task(model='threshold', model_args={'margin': 5.0})
+        trainer = make_trainer(tmp_path, logger=False)
+        datamodule = make_datamodule(make_inputs())
+        with pytest.raises(ValueError, match='a rule without weights to train'):
+            trainer.fit(task, datamodule=datamodule)
+        (result,) = trainer.test(task, datamodule=datamodule)
+        assert result['test_IoU'] > 0.5
+        trainer.save_checkpoint(tmp_path / 'rule.ckpt')
+        loaded = ChangeDetectionTask.load_from_checkpoint(
+            tmp_path / 'rule.ckpt', weights_only=True
+        )
+        assert loaded.inputs is not None
+        assert loaded.inputs.to_dict() == datamodule.choose_inputs().to_dict()
+        trainer.validate(loaded, datamodule=make_datamodule())
+        first, second = (
+            trainer.predict(each, datamodule=make_datamodule())
+            for each in (task, loaded)
+        )
+        torch.testing.assert_close(first, second)
+
+    @pytest.mark.parametrize(
+        ('kwargs', 'match'),
+        [
+            ({'task': 'multilabel', 'num_labels': 2}, "expected task='binary'"),
+            ({'weights': True}, 'weights=True'),
+        ],
+    )
+    def test_rule_arguments(self, kwargs: dict[str, Any], match: str) -> None:
+        with pytest.raises(ValueError, match=match):
+            make_task(model='threshold', **kwargs)
+
+    def test_rule_inputs(self) -> None:
+        task = make_task(model='threshold')
+        assert task.inputs is not None
+        assert task.inputs.band_names == (['B08'], ['VV'])
+        with pytest.raises(ValueError, match='the rule needs Relative'):
+            task.take_inputs(Inputs(Standardize([0], [1]), Standardize([0], [1])))
+
     @pytest.mark.slow
     def test_loss_falls(self) -> None:
         torch.manual_seed(0)

@@ -148,6 +148,7 @@ class SceneWriter(Callback):
             warnings=datamodule.warnings,
             progress=trainer.progress_bar_callback is not None
             and trainer.is_global_zero,
+            reliability=getattr(pl_module, 'reliability', None),
         )
         self._recording.enter_context(record_warnings(self._run.warnings))
         several = len(datamodule.entries) > 1

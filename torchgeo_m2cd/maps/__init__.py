@@ -4,6 +4,7 @@
 """From patches to the files of a change map."""
 
 from .areas import Areas
+from .check import Check, check_map
 from .districts import DistrictAreas, Districts
 from .mosaic import Mosaic, PatchRow, blend_weights
 from .outputs import Outputs, rows_done
@@ -17,6 +18,7 @@ from .summary import Run, format_summary, read_summary
 
 __all__ = (
     'Areas',
+    'Check',
     'DistrictAreas',
     'Districts',
     'MapPlan',
@@ -25,6 +27,7 @@ __all__ = (
     'PatchRow',
     'Run',
     'blend_weights',
+    'check_map',
     'find_polygons',
     'format_summary',
     'make_map',

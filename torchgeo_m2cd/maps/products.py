@@ -19,8 +19,10 @@ import geopandas as gpd
 import pandas as pd
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from ..transforms import Inputs
 from ..utils import beside
 from .areas import Areas
+from .check import check_map
 from .districts import COLUMNS, DistrictAreas
 from .mosaic import Mosaic, strips
 from .outputs import PLAN_TAG, Outputs
@@ -118,7 +120,7 @@ class _Maker:
         outputs, scene = self.outputs, self.scene
         length = len(list(strips(*scene.shape)))
         with Tqdm(
-            total=5 * length,
+            total=6 * length,
             desc=outputs.probability.name,
             disable=not self.run.progress,
             unit='strip',
@@ -144,6 +146,8 @@ class _Maker:
             with step('areas'):
                 summary, measures = self._measure(bar.update)
             summary['polygons'] = None if polygons is None else len(polygons)
+            with step('check'):
+                self._check(summary)
             with step('rasters'):
                 self._make_rasters()
             with step('other files'):
@@ -200,6 +204,21 @@ class _Maker:
         tag_rasters(self.rasters, tags, measures, self.labels)
         return summary, measures
 
+    def _check(self, summary: dict[str, Any]) -> None:
+        """Compare the map with a rule, and the images with the training data."""
+        arguments = self.plan.arguments
+        check = check_map(
+            self.scene,
+            self.rasters.classes,
+            Inputs.from_dict(self.plan.inputs),
+            self.mosaic.classes == 1
+            and arguments.get('task') != 'multilabel'
+            and arguments.get('model') != 'threshold',
+            self.run.reliability,
+        )
+        summary['rule'] = check.to_dict()
+        summary['warnings'] = check.warn(self.run.reliability)
+
     def _make_rasters(self) -> None:
         """Make the rasters, and their styles."""
         outputs = self.outputs
@@ -233,7 +252,7 @@ class _Maker:
                 self._add(outputs.files['districts'], 'districts.csv'), index=False
             )
         summary['seconds'] = self.run.seconds
-        summary['warnings'] = list(self.run.warnings)
+        summary['warnings'] = [*self.run.warnings, *summary['warnings']]
         self._add(outputs.summary, 'summary.json').write_bytes(to_json(summary))
         if outputs.stac is not None:
             item = make_item(self.scene, outputs, summary, measures, self.made)

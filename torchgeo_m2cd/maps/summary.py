@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import __version__
 from ..datasets import SceneDataset
+from ..models import Reliability
 from .districts import to_km2
 from .outputs import Outputs
 from .plan import MapPlan
@@ -29,12 +30,14 @@ class Run:
         warnings: Warnings that were issued.
         progress: Whether to show a progress bar.
         start: When it began, in seconds of :func:`time.monotonic`.
+        reliability: How much the maps of the model can be trusted, if that is known.
     """
 
     checkpoint: str | None = None
     warnings: list[str] = dataclasses.field(default_factory=list)
     progress: bool = False
     start: float = dataclasses.field(default_factory=time.monotonic)
+    reliability: Reliability | None = None
 
     @property
     def seconds(self) -> float:
@@ -63,7 +66,9 @@ def summarize(
     Returns:
         Plain values. ``flooded_km2`` leaves out what was water before, if the inputs
         tell; ``flooded_km2_with_water_before`` does not. ``water_before_km2`` is None if
-        they do not tell. Areas are None where pixels have several labels.
+        they do not tell. ``flooded_km2_90`` are the ends of an interval that held the
+        area in nine of ten groups of scenes, None if it is not known for the model or
+        for this threshold. Areas are None where pixels have several labels.
     """
     height, width = scene.shape
     axes = scene.crs.axis_info  # A local CRS may have none
@@ -72,6 +77,7 @@ def summarize(
     flooded = float(measures.area[1:255].sum()) - (before or 0.0)
     areas: dict[str, Any] = {
         'flooded_km2': to_km2(flooded),
+        'flooded_km2_90': _find_interval(flooded, outputs, run.reliability),
         'flooded_km2_with_water_before': to_km2(measures.changed),
         'water_before_km2': None if before is None else to_km2(before),
         'class_km2': {
@@ -85,6 +91,7 @@ def summarize(
         'mapped_km2': to_km2(measures.area[:255].sum()),
         'valid_share': round(measures.valid / (height * width), 6),
         **areas,
+        'rule': None,
         'polygons': None,
         'districts': None,
         'classes': {str(value): name for value, name in labels.items()},
@@ -107,6 +114,15 @@ def summarize(
         'seconds': None,  # Known at the end
         'warnings': [],
     }
+
+
+def _find_interval(
+    flooded: float, outputs: Outputs, reliability: Reliability | None
+) -> list[float] | None:
+    """Compute the interval of a flooded area in m², in km²."""
+    if reliability is None or reliability.area is None or outputs.threshold != 0.5:
+        return None
+    return [to_km2(factor * flooded) for factor in reliability.area]
 
 
 def make_tags(summary: Mapping[str, Any], plan: MapPlan) -> dict[str, str]:
@@ -214,7 +230,19 @@ def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
             name = 'flooded'
             both = _km2(summary['flooded_km2_with_water_before'])
             text = f'{_km2(flooded)}, {share} ({both} with water before)'
+        if summary['flooded_km2_90'] is not None:
+            low, high = map(_km2, summary['flooded_km2_90'])
+            text += f'\nin nine of ten cases {low} to {high}'
         rows[name] = text
+    if summary['rule'] is not None:
+        share, by_rule = (
+            f'{100 * summary["rule"][key]:.3g} %'
+            for key in ('flooded_share', 'flooded_share_by_rule')
+        )
+        rows['rule'] = (
+            f'floods {by_rule} where the map floods {share}, IoU of both '
+            f'{summary["rule"]["iou"]:.2f}'
+        )
     rows['mapped'] = (
         f'{_km2(mapped)}, {100 * summary["valid_share"]:.3g} % of the scene has data'
     )

@@ -17,6 +17,8 @@ from .o2sp import (
     simulate_sar,
     simulate_speckled_sar,
 )
+from .reliability import Look, Reliability, measure_look, median_look, show_measured
+from .threshold import ThresholdRule, rule_inputs
 from .weights import load_encoder_weights, load_original
 
 __all__ = (
@@ -24,6 +26,7 @@ __all__ = (
     'O2SP',
     'CosineGate',
     'Experts',
+    'Look',
     'M2CDOutput',
     'MLPDecoder',
     'MLPHead',
@@ -33,12 +36,18 @@ __all__ = (
     'MoEOutput',
     'OriginalO2SP',
     'PhysicalO2SP',
+    'Reliability',
+    'ThresholdRule',
     'accelerate',
     'export_onnx',
     'guide_loss',
     'load_encoder_weights',
     'load_original',
+    'measure_look',
+    'median_look',
+    'rule_inputs',
     'set_fast',
+    'show_measured',
     'simulate_sar',
     'simulate_speckled_sar',
     'use_fast',

@@ -17,7 +17,7 @@ from torchgeo.datasets.utils import Sample
 from torchgeo.models import get_weight
 
 from ..configurable import plain
-from ..models import M2CD
+from ..models import M2CD, ThresholdRule
 from ..models.encoder import check_encoder
 from ..utils import check_choice
 
@@ -34,6 +34,7 @@ Model = Literal[
     'fcsiamconc',
     'changevit',
     'btc',
+    'threshold',
 ]
 
 #: Kinds of labels.
@@ -56,6 +57,7 @@ _TAKEN = (
 _MODEL_ARGS: dict[str, set[str]] = {
     'm2cd': inspect.signature(M2CD).parameters.keys() - set(_TAKEN),
     'fcn': {'num_filters'},
+    'threshold': inspect.signature(ThresholdRule).parameters.keys() - {'inputs'},
 }
 
 
@@ -75,6 +77,11 @@ def check_arguments(arguments: Mapping[str, Any], weights: Any) -> None:
     check_choice('task', task, get_args(Task))
     check_choice('loss', loss, get_args(Loss))
     _check_model(arguments)
+    if model == 'threshold' and (task != 'binary' or weights):
+        raise ValueError(
+            f"model 'threshold' got task={task!r} and weights={weights!r}: expected "
+            "task='binary', as the rule knows flood only, and weights=None"
+        )
     _check_weights(weights, pair=model == 'm2cd')
     number = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}.get(task)
     if number and arguments[number] is None:
@@ -110,7 +117,7 @@ def _check_model(arguments: Mapping[str, Any]) -> None:
         )
     if model == 'changevit' and not timm.is_model(backbone):
         check_choice('backbone', backbone, timm.list_models('vit_*'))
-    if model not in ('m2cd', 'fcn', 'changevit', 'btc'):
+    if model not in ('m2cd', 'fcn', 'changevit', 'btc', 'threshold'):
         check_encoder(backbone)
 
 
@@ -218,15 +225,21 @@ def check_labels(mask: Tensor, num_classes: int, ignore_index: int | None) -> No
         )
 
 
-def check_optimizer(task: LightningModule) -> None:
-    """Check that LightningCLI has not replaced the optimizer of a task.
+def check_training(task: LightningModule) -> None:
+    """Check that a task can be trained, with the optimizer that it was made with.
 
     Args:
         task: The task.
 
     Raises:
-        ValueError: If ``optimizer`` was given on the command line or in a config.
+        ValueError: If its model has no weights to train, or ``optimizer`` was given on
+            the command line or in a config.
     """
+    if task.hparams['model'] == 'threshold':
+        raise ValueError(
+            "model is 'threshold', a rule without weights to train: expected validate, "
+            'test or predict, without a checkpoint'
+        )
     # LightningCLI puts a method of its own on the object
     if 'configure_optimizers' in vars(task):
         raise ValueError(

@@ -16,7 +16,7 @@ from torchvision.models._api import WeightsEnum
 
 from ..configurable import plain
 from ..losses import OHEM, OHEMLoss, select_pixels
-from ..models import M2CD, O2SP
+from ..models import M2CD, O2SP, ThresholdRule
 from ..transforms import Inputs, KeepsInputs
 from .arguments import (
     Loss,
@@ -26,7 +26,7 @@ from .arguments import (
     check_batch,
     check_channels,
     check_labels,
-    check_optimizer,
+    check_training,
     largest,
     model_args,
 )
@@ -37,7 +37,7 @@ from .optimization import Optimization
 
 #: Models that take image pairs, ``(B, 2, C, H, W)``; the others take both images
 #: stacked along the channels, ``(B, 2 * C, H, W)``.
-PAIR_MODELS = ('m2cd', 'fcsiamdiff', 'fcsiamconc', 'changevit')
+PAIR_MODELS = ('m2cd', 'fcsiamdiff', 'fcsiamconc', 'changevit', 'threshold')
 
 
 class ChangeDetectionTask(KeepsInputs, ChangeDetection):
@@ -91,7 +91,9 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         holds: ``class_path`` and ``init_args``.
 
         Args:
-            model: Name of the model: ``'m2cd'``, or one of TorchGeo's.
+            model: Name of the model: ``'m2cd'``, one of TorchGeo's, or ``'threshold'``,
+                which is no network but :class:`~torchgeo_m2cd.models.ThresholdRule`, and
+                needs neither training nor a checkpoint.
             backbone: Name of the encoder.
             weights: Initial weights of the encoder: a weight enum or its string
                 representation, True for ImageNet weights, False or None for random
@@ -100,8 +102,9 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             in_channels: Bands per image, or a pair with the bands of each. With a pair,
                 M²CD has a stem for each image; other models read the larger number.
             model_args: Further arguments of the model: those of
-                :class:`~torchgeo_m2cd.models.M2CD`, or ``{'num_filters': 3}`` of
-                ``'fcn'``. Those of another model are not used, with a warning.
+                :class:`~torchgeo_m2cd.models.M2CD`, ``{'num_filters': 3}`` of ``'fcn'``,
+                or ``sigma`` and ``margin`` of ``'threshold'``. Those of another model are
+                not used, with a warning.
             task: ``'binary'``, ``'multiclass'`` or ``'multilabel'``.
             num_classes: Number of classes (only for ``task='multiclass'``).
             num_labels: Number of labels (only for ``task='multilabel'``).
@@ -144,6 +147,8 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             }
         )
         self.inputs = None
+        if isinstance(self.model, ThresholdRule):
+            self.take_inputs(self.model.inputs)
         if init_from is not None:
             checkpoint = read_checkpoint(init_from)
             self._load_inputs(checkpoint)
@@ -158,6 +163,10 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             self.hparams.pop(name, None)
         if self.hparams['model'] == 'm2cd':
             self.model = make_m2cd(self.hparams, self.weights)
+            return
+        if self.hparams['model'] == 'threshold':
+            self.model = ThresholdRule(**model_args(self.hparams))
+            self.hparams['backbone'] = None
             return
         # Samples have as many channels as the image with more bands
         self.hparams['in_channels'] = largest(self.hparams['in_channels'])
@@ -197,13 +206,13 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         return self.optimization.configure(self, self.hparams['lr'])
 
     def setup(self, stage: str) -> None:
-        """Refuse an ``optimizer`` of the command line: it would replace the task's.
+        """Refuse to train without weights, or with an ``optimizer`` not the task's own.
 
         Args:
             stage: ``'fit'``, ``'validate'``, ``'test'`` or ``'predict'``.
         """
         if stage == 'fit':
-            check_optimizer(self)
+            check_training(self)
 
     def take_inputs(self, inputs: Inputs) -> None:
         """Keep what the model is shown, as the data module decided.
@@ -212,8 +221,13 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             inputs: The inputs.
 
         Raises:
-            ValueError: If the model was made for other channels.
+            ValueError: If the model was made for other channels, or cannot work with the
+                inputs.
         """
+        if isinstance(self.model, ThresholdRule):
+            # It takes any number of bands, and says what else it needs
+            self.model.take_inputs(inputs)
+            self.hparams['in_channels'] = max(inputs.channels)
         check_channels(
             inputs.channels, self.hparams['in_channels'], self.hparams['model']
         )
@@ -248,8 +262,8 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         Raises:
             ValueError: If it is of another architecture, or its inputs are unknown.
         """
-        check_fits(self, checkpoint)
         self._load_inputs(checkpoint)
+        check_fits(self, checkpoint)
 
     def _load_inputs(self, checkpoint: Mapping[str, Any]) -> None:
         """Read what the model of a checkpoint is shown, if it says so."""
