@@ -32,7 +32,6 @@ from torchgeo_m2cd.models import (
     Reliability,
     measure_look,
     rule_inputs,
-    show_measured,
 )
 from torchgeo_m2cd.transforms import Inputs, Relative, RelativeDarkness
 
@@ -221,7 +220,7 @@ def measure_chips(
     for index in range(len(dataset)):
         image = dataset[index]['image'][None]
         valid = torch.ones_like(image[:, 0, :1], dtype=torch.bool)
-        batch = show_measured(inputs, image, valid)
+        batch = inputs.show({'image': image, 'valid': valid})
         looks += [
             measure_look(inputs, batch, inputs.sar.decibels if calibrated else None)
         ]

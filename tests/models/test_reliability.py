@@ -13,7 +13,6 @@ from torchgeo_m2cd.models import (
     measure_look,
     median_look,
     rule_inputs,
-    show_measured,
 )
 
 NAN = math.nan
@@ -75,7 +74,9 @@ class TestMeasureLook:
         valid[..., : size // 2, :] = False
         inputs = rule_inputs(decibels=1 / unit)
         image = torch.stack([optical, sar * unit])[None, :, None]
-        return measure_look(inputs, show_measured(inputs, image, valid), decibels)
+        return measure_look(
+            inputs, inputs.show({'image': image, 'valid': valid}), decibels
+        )
 
     @pytest.mark.parametrize('unit', [1, 5])
     def test_values(self, unit: float) -> None:
@@ -97,9 +98,8 @@ class TestMeasureLook:
 
     def test_no_data(self) -> None:
         inputs = rule_inputs()
-        batch = show_measured(
-            inputs, torch.ones(1, 2, 1, 8, 8), torch.zeros(1, 1, 8, 8).bool()
-        )
+        image, valid = torch.ones(1, 2, 1, 8, 8), torch.zeros(1, 1, 8, 8).bool()
+        batch = inputs.show({'image': image, 'valid': valid})
         assert measure_look(inputs, batch, 1.0) is None
 
 

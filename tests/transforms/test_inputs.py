@@ -227,7 +227,8 @@ class TestInputs:
         image = make_image()
         batch = {'image': image, 'mask': torch.arange(B)}
         shown = inputs.show(batch)
-        assert list(shown) == ['image', 'mask', 'source', 'valid']
+        references = ['reference_optical', 'reference_sar']
+        assert list(shown) == ['image', 'mask', 'source', 'valid', *references]
         assert torch.equal(shown['valid'], inputs.valid(image))
         assert torch.equal(shown['source'], image)
         assert torch.equal(shown['image'], inputs(image))

@@ -164,7 +164,10 @@ class PairDataModule(BaseDataModule):
         inputs = self.inputs or self.choose_inputs()
         # A random change may turn values without data into others, or others into zeros
         valid = inputs.valid(batch['image'], batch.get('valid'))
-        changed = self.augmentation.change_source({**batch, 'valid': valid})
+        land = None
+        if self.augmentation.drain is not None:
+            land = valid & ~inputs.find_water(inputs.show(batch, valid))
+        changed = self.augmentation.change_source({**batch, 'valid': valid}, land)
         shown = inputs.show(changed, changed['valid'])
         augmented: Sample = self.augmentation(shown)
         return augmented

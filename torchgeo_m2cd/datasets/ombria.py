@@ -18,6 +18,7 @@ from torchgeo.datasets.utils import Path, Sample, download_url
 from ..utils import check_choice
 from .base import OpticalSARDataset
 from .chips import Files, match_files, read_sample
+from .ombria_chips import GROUPS, VAL_NUMBERS, Runs
 
 
 class _Folders(NamedTuple):
@@ -68,7 +69,9 @@ class OMBRIA(OpticalSARDataset):
     * ``albania``, ``france``, ``guyana``, ``timor``: 22, 88, 30, and 10 chips of four
       later floods
     * ``events``: all 150 chips of these four, for out-of-distribution tests
-    * ``dry``, ``green``: 52 and 82 chips of the training folders, see below
+    * ``dry``, ``green``, ``fields``, ``rivers``, ``plain``: groups of scenes, which
+      together are all 624 chips of the training folders, see below
+    * ``hidden``: 140 of these chips, whose floods SAR does not show
 
     The authors provide no validation split. Chips are numbered along the lines of scenes,
     so chips with successive numbers are often neighbours: among 648 pairs of chips *n*
@@ -84,6 +87,10 @@ class OMBRIA(OpticalSARDataset):
     To compare methods on floods that differ from all training data, exclude scenes that
     look different from training (*leave_out*) and test on them: ``dry`` has bright soil,
     and ``green`` has the brightest and the darkest SAR images.
+
+    The masks of many chips, most of them in ``plain``, show the flood of another day: in
+    SAR, what they mark looks like what they do not. A model that is trained with them
+    learns to mark land. Exclude ``hidden`` to train for other floods.
 
     If you use this dataset in your research, please cite the following paper:
 
@@ -101,13 +108,8 @@ class OMBRIA(OpticalSARDataset):
     decibels = 0.2
 
     events = ('albania', 'france', 'guyana', 'timor')
-    #: First and last number of the runs of training chips in each group of scenes. Jumps of
-    #: the median colour and SAR value divide the chips into 24 segments. The groups are the
-    #: segments that differ most from the rest.
-    groups: ClassVar[dict[str, tuple[tuple[int, int], ...]]] = {
-        'dry': ((1, 31), (313, 341)),
-        'green': ((342, 435),),
-    }
+    #: First and last number of the runs of training chips in each group.
+    groups: ClassVar[dict[str, Runs]] = GROUPS
     splits = ('train', 'val', 'test', 'events', *events, *groups)
 
     #: Number of chips per part of the dataset. They replace a checksum: GitHub creates
@@ -121,10 +123,8 @@ class OMBRIA(OpticalSARDataset):
         'timor': 10,
     }
 
-    #: First and last number of the runs of chips in the validation split. Its 73 chips
-    #: include dry and green scenes, and 30 % of their pixels are flooded (33 % in the
-    #: training split).
-    val_numbers = ((22, 31), (37, 73), (563, 602), (721, 734), (755, 771))
+    #: First and last number of the runs of chips in the validation split.
+    val_numbers: ClassVar[Runs] = VAL_NUMBERS
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class OMBRIA(OpticalSARDataset):
                 ``OmbriaS2``, and ``2021``. Only the folders of *split* are needed.
             split: One of 'train', 'val', 'test', 'events', the name of one event
                 ('albania', 'france', 'guyana', 'timor'), or the name of a group of
-                training chips ('dry', 'green').
+                training chips ('dry', …).
             transforms: A function/transform that takes an input sample and returns
                 a transformed version.
             download: If True, download the dataset and store it in the root directory.
@@ -364,7 +364,7 @@ def _folders(part: str) -> _Folders:
     )
 
 
-def _is_in(runs: Sequence[tuple[int, int]], number: int) -> bool:
+def _is_in(runs: Runs, number: int) -> bool:
     """Return whether a chip number lies in a run, both ends included."""
     return any(low <= number <= high for low, high in runs)
 

@@ -24,7 +24,6 @@ from ..models import (
     measure_look,
     median_look,
     rule_inputs,
-    show_measured,
 )
 from ..transforms import Inputs
 from ..utils import GDAL_ENV
@@ -146,8 +145,8 @@ def check_map(
         for window, new in _tiles(*scene.shape) if compare or reliability else ():
             place = window.row_off, window.col_off, window.height, window.width
             sample = scene.read(*scene.pixel_slice(*place))
-            batch = show_measured(
-                rule.inputs, sample['image'][None], sample['valid'][None]
+            batch = rule.inputs.show(
+                {'image': sample['image'][None], 'valid': sample['valid'][None]}
             )
             if reliability is not None:
                 look = measure_look(rule.inputs, batch, calibrated)

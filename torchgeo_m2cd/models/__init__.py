@@ -17,7 +17,7 @@ from .o2sp import (
     simulate_sar,
     simulate_speckled_sar,
 )
-from .reliability import Look, Reliability, measure_look, median_look, show_measured
+from .reliability import Look, Reliability, measure_look, median_look
 from .threshold import ThresholdRule, rule_inputs
 from .weights import load_encoder_weights, load_original
 
@@ -47,7 +47,6 @@ __all__ = (
     'median_look',
     'rule_inputs',
     'set_fast',
-    'show_measured',
     'simulate_sar',
     'simulate_speckled_sar',
     'use_fast',

@@ -110,7 +110,7 @@ def measure_look(inputs: Inputs, batch: Sample, decibels: float | None) -> Look 
     Args:
         inputs: Inputs whose optical step finds water, see
             :func:`~torchgeo_m2cd.models.rule_inputs`.
-        batch: Output of :func:`show_measured` for a batch of one pair.
+        batch: Output of :meth:`~torchgeo_m2cd.transforms.Inputs.show` for one pair.
         decibels: Decibels per source unit of SAR, if SAR is calibrated: else the level of
             land is not known.
 
@@ -138,23 +138,6 @@ def measure_look(inputs: Inputs, batch: Sample, decibels: float | None) -> Look 
         float(water.sum() / known.sum()),
         speckle,
     )
-
-
-def show_measured(inputs: Inputs, image: Tensor, valid: Tensor) -> Sample:
-    """Show image pairs, and keep what was measured in them.
-
-    Args:
-        inputs: What a model is shown.
-        image: Image pairs in source units, shape (B, 2, C, H, W).
-        valid: Pixels with data, bool, shape (B, 1, H, W).
-
-    Returns:
-        Batch as of :meth:`~torchgeo_m2cd.transforms.Inputs.show`, with
-        ``reference_optical`` and ``reference_sar``.
-    """
-    optical, sar = inputs.measure(image, valid)
-    references = {'reference_optical': optical, 'reference_sar': sar}
-    return inputs.show({'image': image, 'valid': valid, **references})
 
 
 def median_look(looks: Sequence[Look]) -> Look:

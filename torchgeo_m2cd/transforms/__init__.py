@@ -4,6 +4,7 @@
 """What a model is shown, and how it is augmented in training."""
 
 from .base import InputStep, LeftOut
+from .drain import RandomDrain
 from .inputs import Inputs, KeepsInputs, Reference
 from .optical import Darkness, RelativeDarkness
 from .pair import (
@@ -28,6 +29,7 @@ __all__ = (
     'LeftOut',
     'PairAugmentation',
     'PhotometricDistortion',
+    'RandomDrain',
     'RandomGainOffset',
     'RandomQuarterTurn',
     'RandomRotationOrFlip',

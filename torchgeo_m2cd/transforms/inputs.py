@@ -250,16 +250,23 @@ class Inputs(nn.Module):
 
         Returns:
             Batch with ``image`` as the model is shown it, ``source``, the image pairs in
-            source units, and ``valid``, the pixels with data.
+            source units, ``valid``, the pixels with data, and the references.
         """
         image = batch['image']
         if valid is None:
             valid = self.valid(image, batch.get('valid'))
-        reference = None
         if 'reference_sar' in batch:
             reference = Reference(batch['reference_optical'], batch['reference_sar'])
-        shown = self._forward(image, valid, reference)
-        return {**batch, 'image': shown, 'source': image, 'valid': valid}
+        else:
+            reference = self._measure(image, valid)
+        return {
+            **batch,
+            'image': self._forward(image, valid, reference),
+            'source': image,
+            'valid': valid,
+            'reference_optical': reference.optical,
+            'reference_sar': reference.sar,
+        }
 
     def find_water(self, batch: Sample) -> Tensor:
         """Find what the optical images show as water, see :meth:`InputStep.is_dark`.
@@ -272,7 +279,7 @@ class Inputs(nn.Module):
         """
         source, valid = batch['source'], batch['valid']
         optical = source[:, 0, : self.optical.bands].flatten(2)
-        references = batch.get('reference_optical', source.new_empty(len(source), 0))
+        references = batch['reference_optical']
         dark = [
             self.optical.is_dark(*pair)
             for pair in zip(optical, references.flatten(1), strict=True)

@@ -13,6 +13,8 @@ from kornia.augmentation.base import _AugmentationBase
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
+from .drain import RandomDrain
+
 
 class PairAugmentation(nn.Module):
     """Augment batches of image pairs for training.
@@ -32,6 +34,7 @@ class PairAugmentation(nn.Module):
         self,
         augmentations: Sequence[_AugmentationBase] = (),
         source_augmentations: Sequence[_AugmentationBase] = (),
+        drain: RandomDrain | None = None,
     ) -> None:
         """Initialize a new PairAugmentation instance.
 
@@ -41,18 +44,22 @@ class PairAugmentation(nn.Module):
             source_augmentations: Kornia augmentations of images with 2C channels in source
                 units, applied before the images are measured. After a crop here, the
                 crop is measured, and not the chip that it is from.
+            drain: Takes floods away, before all other augmentations.
         """
         super().__init__()
+        self.drain = drain
         self.augmentations = K.AugmentationSequential(*augmentations, data_keys=None)
         self.source_augmentations = K.AugmentationSequential(
             *source_augmentations, data_keys=None
         )
 
-    def change_source(self, batch: Sample) -> Sample:
+    def change_source(self, batch: Sample, land: Tensor | None = None) -> Sample:
         """Augment a batch in source units, before it is measured.
 
         Args:
             batch: See :meth:`forward`.
+            land: Pixels with data that were no water before, bool, shape (B, 1, H, W).
+                Nothing is drained without it.
 
         Returns:
             See :meth:`forward`.
@@ -60,6 +67,8 @@ class PairAugmentation(nn.Module):
         Raises:
             ValueError: If the image does not have the shape that :meth:`forward` expects.
         """
+        if self.drain is not None and land is not None:
+            batch = self.drain(batch, land)
         return _augment(batch, self.source_augmentations)
 
     def forward(self, batch: Sample) -> Sample:
