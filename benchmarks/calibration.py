@@ -27,12 +27,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from benchmarks.evaluate import LEVELS
 from torchgeo_m2cd.datasets import OMBRIA
-from torchgeo_m2cd.models import (
-    Look,
-    Reliability,
-    measure_look,
-    rule_inputs,
-)
+from torchgeo_m2cd.models import Look, Reliability, measure_look, rule_inputs
 from torchgeo_m2cd.transforms import Inputs, Relative, RelativeDarkness
 
 #: Pixels of each group by label, 0 or 1, and by probability, from 0 to 255, shape (2, 256).
@@ -64,7 +59,7 @@ def read_groups(files: Sequence[Path], chips: int | None = None) -> dict[str, Te
 
     Args:
         files: Predictions of ``evaluate.py``.
-        chips: Chips in a group, in their order (defaults to all of a file).
+        chips: About as many chips are a group, in their order (defaults to all of a file).
 
     Returns:
         The groups.
@@ -77,18 +72,17 @@ def read_groups(files: Sequence[Path], chips: int | None = None) -> dict[str, Te
     groups = {}
     for file in files:
         written = np.load(file)
-        size = chips or len(written['mask'])
-        for start in range(0, len(written['mask']), size):
-            probability, mask = (
-                written[key][start : start + size] for key in ('probability', 'mask')
-            )
+        total = len(written['mask'])
+        # Runs of nearly the same length: a short rest would count as much as the others
+        runs = max(round(total / (chips or total)), 1)
+        for run in np.array_split(np.arange(total), runs):
+            probability, mask = written['probability'][run], written['mask'][run]
             counts = [
                 np.bincount(probability[mask == label], minlength=LEVELS + 1)
                 for label in (0, 1)
             ]
-            groups[f'{file}, {written["chips"][start]}'] = torch.from_numpy(
-                np.stack(counts)
-            )
+            name = f'{file}, {written["chips"][run[0]]}'
+            groups[name] = torch.from_numpy(np.stack(counts))
     return groups
 
 
@@ -144,6 +138,28 @@ def calibration_error(groups: Groups, calibration: Calibration) -> float:
     return float(torch.stack(errors).mean())
 
 
+def best_threshold(groups: Groups, calibration: Calibration) -> float:
+    """Find the probability from which on to map floods: that of the best mean IoU.
+
+    Args:
+        groups: The groups.
+        calibration: How they are calibrated.
+
+    Returns:
+        Calibrated probability, rounded to two digits.
+    """
+    # Pixels at or above each stored probability
+    true, false = (
+        torch.stack(
+            [counts[label].flip(0).cumsum(0).flip(0) for counts in groups.values()]
+        )
+        for label in (1, 0)
+    )
+    flooded = torch.stack([counts[1].sum() for counts in groups.values()])
+    iou = true / (flooded[:, None] + false).clamp(min=1)
+    return round(float(calibration.probabilities()[iou.mean(dim=0).argmax()]), 2)
+
+
 def area_factors(groups: Groups) -> dict[str, float]:
     """Divide the flooded area of each group by the area that is mapped.
 
@@ -157,7 +173,9 @@ def area_factors(groups: Groups) -> dict[str, float]:
     factors = {}
     for name, counts in groups.items():
         others = {key: value for key, value in groups.items() if key != name}
-        is_mapped = fit(others).probabilities() >= 0.5
+        calibration = fit(others)
+        threshold = best_threshold(others, calibration)
+        is_mapped = calibration.probabilities() >= threshold
         mapped, flooded = int(counts[:, is_mapped].sum()), int(counts[1].sum())
         if mapped and flooded:
             factors[name] = flooded / mapped
@@ -298,6 +316,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         area_interval(list(factors.values())),
         **looks,
         calibration_error=float(np.mean(left_out)),
+        threshold=best_threshold(groups, after),
     )
     result = {
         **after._asdict(),

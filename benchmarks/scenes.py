@@ -80,9 +80,9 @@ def run_child(job: dict[str, Any]) -> None:
     else:
         start = time.perf_counter()
         predict_scene(
-            checkpoint,
             *paths,
             output,
+            checkpoint,
             data_args=data,
             trainer_args=trainer_args,
             overwrite=True,

@@ -30,10 +30,10 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Map a scene and return the probabilities."""
     predict_scene(
-        checkpoint,
         scene['optical'],
         scene['sar'],
         output,
+        checkpoint,
         overwrite=True,
         data_args={'patch_size': size, 'stride': stride, 'batch_size': 4},
         trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},

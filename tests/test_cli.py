@@ -31,7 +31,7 @@ from torchgeo_m2cd.configs import config_path, list_configs, read_configs
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import MaskSource, SARSource, Source, SyntheticFlood
 from torchgeo_m2cd.losses import OHEM
-from torchgeo_m2cd.models import OriginalO2SP, PhysicalO2SP
+from torchgeo_m2cd.models import M2CD_Weights, OriginalO2SP, PhysicalO2SP
 from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask, Cosine, Optimization, Polynomial
 
@@ -753,7 +753,7 @@ class TestScene:
         # predict_scene writes the same bytes
         again = tmp_path / 'again.tif'
         predict_scene(
-            best, files[1], files[3], again,
+            files[1], files[3], again, best,
             data_args={'patch_size': 64, 'stride': 32},
             trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
         )  # fmt: skip
@@ -770,9 +770,44 @@ class TestScene:
             *(str(maps[0]), '--trainer.default_root_dir', str(tmp_path)),
         )
         predict_scene(
-            fitted_unet.last, files[1], files[3], maps[1],
+            files[1], files[3], maps[1], fitted_unet.last,
             trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
         )  # fmt: skip
         assert maps[0].read_bytes() == maps[1].read_bytes()
         with rasterio.open(maps[0]) as src:
             assert src.tags()['CHECKPOINT'] == fitted_unet.last
+
+    def test_released_weights(self, tmp_path: Path) -> None:
+        """Without a checkpoint, the map is that of the default weights."""
+        files = scene_arguments(tmp_path)
+        small = ('--data.patch_size', '64', '--trainer.default_root_dir', str(tmp_path))
+        maps = tmp_path / 'a.tif', tmp_path / 'b.tif'
+        output = torchgeo_command(
+            *('predict', '--config', str(config_path('scene')), *files, *small),
+            *('--trainer.callbacks.output', str(maps[0])),
+        )
+        assert str(M2CD_Weights.DEFAULT) in output
+        predict_scene(
+            files[1], files[3], maps[1], data_args={'patch_size': 64},
+            trainer_args={'accelerator': 'cpu', 'enable_progress_bar': False},
+        )  # fmt: skip
+        assert maps[0].read_bytes() == maps[1].read_bytes()
+
+    def test_training_from_released_weights(self, tmp_path: Path) -> None:
+        output = torchgeo_command(
+            *('fit', '--config', str(config_path('scene_train'))),
+            *scene_arguments(tmp_path),
+            *('--data.mask', str(tmp_path / 'flood.geojson'), '--data.length', '2'),
+            *('--data.patch_size', '32', '--data.grid_size', '3'),
+            *('--data.batch_size', '2', '--trainer.default_root_dir', str(tmp_path)),
+            *('--trainer.max_epochs', '1', '--model.weights', 'M2CD_Weights.DEFAULT'),
+            *('--model.backbone', 'null', '--model.in_channels', 'null'),
+        )
+        assert 'val_IoU' in output
+        (best,) = tmp_path.rglob('best.ckpt')
+        content = torch.load(best, weights_only=True)
+        expected: Any = M2CD_Weights.DEFAULT
+        assert content['inputs'] == expected.transforms().to_dict()
+        assert content['hyper_parameters']['weights'] is None
+        own = expected.meta['model']
+        assert content['hyper_parameters']['backbone'] == own['encoder_name']

@@ -4,6 +4,7 @@
 import builtins
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 from tests.models.test_m2cd import untraced
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood, stack_pair
-from torchgeo_m2cd.models import M2CD, PhysicalO2SP, export_onnx
+from torchgeo_m2cd.models import M2CD, M2CD_Weights, PhysicalO2SP, export_onnx, m2cd
 from torchgeo_m2cd.predict import predict_pair, predict_scene
-from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.tasks import ChangeDetectionTask, load_task
 from torchgeo_m2cd.transforms import (
     Darkness,
     Inputs,
@@ -63,7 +64,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
         )
     }  # fmt: skip
     summary = predict_scene(
-        checkpoint, paths['optical'], paths['sar'], **files, threshold=0.4,  # type: ignore[arg-type]
+        paths['optical'], paths['sar'], weights=checkpoint, **files, threshold=0.4,  # type: ignore[arg-type]
         data_args={'batch_size': 4, 'patch_size': 64},
         trainer_args=CPU,
     )  # fmt: skip
@@ -83,7 +84,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
     assert summary['model']['checkpoint'] == str(checkpoint)
     assert files['quicklook'].read_bytes().startswith(b'\x89PNG')
     with pytest.raises(FileExistsError, match=r'change\.tif exists'):
-        predict_scene(checkpoint, paths['optical'], paths['sar'], files['output'])
+        predict_scene(paths['optical'], paths['sar'], files['output'], checkpoint)
 
 
 def test_list_of_scenes(checkpoint: Path, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_list_of_scenes(checkpoint: Path, tmp_path: Path) -> None:
     scenes = tmp_path / 'scenes.csv'
     scenes.write_text('name,optical,sar\nhere,scene/optical.tif,scene/sar.tif\n')
     summaries = predict_scene(
-        checkpoint, None, None, tmp_path / '{name}.tif', trainer_args=CPU,
+        None, None, tmp_path / '{name}.tif', checkpoint, trainer_args=CPU,
         data_args={'scenes': scenes, 'patch_size': 64},
     )  # fmt: skip
     assert isinstance(summaries, list)
@@ -130,7 +131,7 @@ def test_inputs_of_the_checkpoint(tmp_path: Path) -> None:
             images.append(args[2]['image'])
 
     predict_scene(
-        checkpoint, other['optical'], other['sar'], tmp_path / 'change.tif',
+        other['optical'], other['sar'], tmp_path / 'change.tif', checkpoint,
         data_args={'patch_size': 48},
         trainer_args={**CPU, 'callbacks': [Record()]},
     )  # fmt: skip
@@ -156,7 +157,7 @@ def test_imports_nothing_that_a_checkpoint_names(
     monkeypatch.syspath_prepend(tmp_path)
     match = r"unknown .*'trap\.O2SP': expected one of"
     with pytest.raises(ValueError, match=match):
-        predict_scene(tmp_path / 'crafted.ckpt', 'a.tif', 'b.tif', tmp_path / 'c.tif')
+        predict_scene('a.tif', 'b.tif', tmp_path / 'c.tif', tmp_path / 'crafted.ckpt')
     assert 'trap' not in sys.modules
 
 
@@ -174,7 +175,7 @@ def test_opens_the_checkpoint_once(
     monkeypatch.setattr('builtins.open', spy)
     output = tmp_path / 'change.tif'
     predict_scene(
-        checkpoint, paths['optical'], paths['sar'], output, trainer_args=CPU,
+        paths['optical'], paths['sar'], output, checkpoint, trainer_args=CPU,
         data_args={'patch_size': 64},
     )  # fmt: skip
     assert output.exists()
@@ -188,16 +189,16 @@ def test_without_inputs(checkpoint: Path, tmp_path: Path) -> None:
     torch.save(contents, tmp_path / 'old.ckpt')
     args = (paths['optical'], paths['sar'], tmp_path / 'change.tif')
     with pytest.raises(ValueError, match='inputs are not given, and the model has'):
-        predict_scene(tmp_path / 'old.ckpt', *args)
+        predict_scene(*args, tmp_path / 'old.ckpt')
     assert not (tmp_path / 'change.tif').exists()
     # Without them, the caller has to give inputs
     inputs = Inputs.from_dict(torch.load(checkpoint, weights_only=True)['inputs'])
     predict_scene(
-        tmp_path / 'old.ckpt', *args, trainer_args=CPU,
+        *args, tmp_path / 'old.ckpt', trainer_args=CPU,
         data_args={'patch_size': 64, 'inputs': inputs},
     )  # fmt: skip
     predict_scene(
-        checkpoint, *args[:2], tmp_path / 'new.tif', trainer_args=CPU,
+        *args[:2], tmp_path / 'new.tif', checkpoint, trainer_args=CPU,
         data_args={'patch_size': 64},
     )  # fmt: skip
     maps = []
@@ -225,7 +226,7 @@ def test_real_chip(tmp_path: Path) -> None:
 
     files = {name: tmp_path / f'change.{name}' for name in ('tif', 'gpkg')}
     predict_scene(
-        tmp_path / 'model.ckpt', optical, sar, files['tif'],
+        optical, sar, files['tif'], tmp_path / 'model.ckpt',
         polygons=files['gpkg'], threshold=0.1,
         trainer_args=CPU,
     )  # fmt: skip
@@ -560,7 +561,7 @@ class TestAgreement:
             tmp_path, size=64, sar_crs='EPSG:32633', sar_resolution=10
         )
         predict_scene(
-            path, paths['optical'], paths['sar'], tmp_path / 'change.tif',
+            paths['optical'], paths['sar'], tmp_path / 'change.tif', path,
             data_args={'patch_size': 64}, trainer_args=CPU,
         )  # fmt: skip
         dataset = SceneDataset(paths['optical'], paths['sar'])
@@ -576,3 +577,150 @@ class TestAgreement:
         torch.testing.assert_close(
             found, probability, rtol=0, atol=1e-4, equal_nan=True
         )
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    paths = SyntheticFlood().write_scene(tmp_path_factory.mktemp('scene'), size=96)
+    return paths['optical'], paths['sar']
+
+
+class TestWeights:
+    """What ``predict_scene`` takes for weights."""
+
+    def map(
+        self, scene: tuple[Path, Path], output: Path, weights: Any
+    ) -> dict[str, Any]:
+        summary = predict_scene(
+            *scene, output, weights, data_args={'patch_size': 64}, trainer_args=CPU
+        )
+        assert isinstance(summary, dict)
+        return summary
+
+    def test_released(
+        self, scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The optical file has names of bands, so that two arguments are enough."""
+        monkeypatch.chdir(tmp_path)
+        # One patch, filled up with zeros as predict_pair does
+        summary = predict_scene(*scene, data_args={'patch_size': 96}, trainer_args=CPU)
+        assert isinstance(summary, dict)
+        with rasterio.open('change.tif') as src:
+            tags, change = src.tags(), src.read(1)
+        assert tags['MODEL'].endswith(f', {M2CD_Weights.DEFAULT}')
+        assert 'CHECKPOINT' not in tags
+        dataset = SceneDataset(*scene)
+        x, y, _ = dataset.bounds
+        sample = dataset[x.start : x.stop, y.start : y.stop]
+        # B08 is the last of the four bands
+        expected = predict_pair(
+            m2cd(M2CD_Weights.DEFAULT), sample['image'][0, 3], sample['image'][1, 0],
+            sample['valid'][0],
+        )  # fmt: skip
+        found = torch.from_numpy(change)
+        assert found.isfinite().any()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4, equal_nan=True)
+
+    def test_names(self, scene: tuple[Path, Path], tmp_path: Path) -> None:
+        maps = []
+        for number, weights in enumerate(
+            ('M2CD_Weights.DEFAULT', M2CD_Weights.DEFAULT)
+        ):
+            self.map(scene, tmp_path / f'{number}.tif', weights)
+            maps.append((tmp_path / f'{number}.tif').read_bytes())
+        assert maps[0] == maps[1]
+
+    def test_home(
+        self, checkpoint: Path, scene: tuple[Path, Path], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setenv('HOME', str(checkpoint.parent))
+        summary = self.map(scene, tmp_path / 'change.tif', f'~/{checkpoint.name}')
+        assert summary['model']['checkpoint'] == str(checkpoint)
+
+    @pytest.mark.parametrize('classes', [1, 3])
+    def test_folder(
+        self, scene: tuple[Path, Path], tmp_path: Path, classes: int
+    ) -> None:
+        """The map of a saved model is that of its weights."""
+        model = m2cd(M2CD_Weights.DEFAULT, classes=classes)
+        model.save_pretrained(tmp_path / 'model')
+        summary = self.map(scene, tmp_path / 'a.tif', str(tmp_path / 'model'))
+        assert summary['model']['checkpoint'] == str(tmp_path / 'model')
+        with rasterio.open(tmp_path / 'a.tif') as src:
+            found = src.read()
+        assert len(found) == classes
+        if classes == 1:
+            self.map(scene, tmp_path / 'b.tif', M2CD_Weights.DEFAULT)
+            with rasterio.open(tmp_path / 'b.tif') as src:
+                np.testing.assert_array_equal(found, src.read())
+
+    def test_rule(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[dict[str, Any]] = []
+        monkeypatch.setattr(
+            'torchgeo_m2cd.tasks.load.ChangeDetectionTask', lambda **k: asked.append(k)
+        )
+        load_task('threshold')
+        assert asked == [{'model': 'threshold'}]
+
+    def test_model_without_inputs(self, tmp_path: Path) -> None:
+        M2CD('mit_b0', experts=None).save_pretrained(tmp_path)
+        assert load_task(tmp_path).inputs is None
+
+    @pytest.mark.parametrize(
+        ('name', 'content', 'error', 'message'),
+        [
+            ('no.ckpt', None, FileNotFoundError, "no.ckpt' do not exist: expected the"),
+            ('a.ckpt', b'', ValueError, "a.ckpt' is not the checkpoint of a Change"),
+            ('a.tif', b'II*\0', ValueError, "a.tif' is not the checkpoint of a Chan"),
+            ('a.pt', {}, ValueError, "a.pt' is not the checkpoint of a ChangeDetectio"),
+            (
+                'a.ckpt',
+                {'state_dict': {}, 'hyper_parameters': {'depth': 3}},
+                ValueError,
+                "a.ckpt' is not the checkpoint of a ChangeDetectionTask",
+            ),
+            ('a/b.txt', b'', ValueError, "a' is not the folder of a model that save_p"),
+        ],
+    )
+    def test_wrong_file(
+        self,
+        tmp_path: Path,
+        name: str,
+        content: Any,
+        error: type[Exception],
+        message: str,
+    ) -> None:
+        """There is an error before the images, which do not exist, are looked for."""
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            torch.save(content, path)
+        weights = path.parent if path.suffix == '.txt' else path
+        with pytest.raises(error, match=re.escape(message)):
+            predict_scene('no.tif', 'no.tif', tmp_path / 'c.tif', weights)
+
+    def test_unknown_name(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"unknown M2CD_Weights 'OMBRIA', did you mean"
+        ):
+            predict_scene('no.tif', 'no.tif', weights='M2CD_Weights.OMBRIA')
+
+    def test_unreadable(
+        self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The error of the system says what is wrong."""
+
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise PermissionError('not yours')
+
+        monkeypatch.setattr(ChangeDetectionTask, 'load_from_checkpoint', refuse)
+        with pytest.raises(PermissionError, match='not yours'):
+            load_task(checkpoint)
+
+    def test_activation(self, tmp_path: Path) -> None:
+        M2CD('mit_b0', experts=None, activation='sigmoid').save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="has the activation 'sigmoid': expected"):
+            load_task(tmp_path)

@@ -21,28 +21,40 @@ from .datamodules import SceneDataModule
 from .datasets import SARSource, Source, stack_pair
 from .datasets.paths import Paths
 from .maps import Districts
-from .models import M2CD
-from .tasks import ChangeDetectionTask
+from .models import M2CD, M2CD_Weights
+from .tasks import ChangeDetectionTask, load_task
 
 
 class MapOptions(TypedDict, total=False):
-    """Further arguments of :class:`~torchgeo_m2cd.callbacks.SceneWriter`."""
+    """Further arguments of :class:`~torchgeo_m2cd.callbacks.SceneWriter`.
+
+    Args:
+        classes: GeoTIFF of the classes to write.
+        polygons: Vector file of the outlines to write: ``.gpkg``, ``.geojson``, ``.shp``.
+        quicklook: Picture of images and map to draw.
+        stac: STAC item of the map to write.
+        districts: Polygons to sum up areas in: their ``path`` and name ``attribute``.
+        threshold: Probability from which on a pixel has changed (default: that of the
+            weights, or 0.5).
+        min_area: Smallest area in m² (default: 0).
+        overwrite: Whether to replace existing files (default: false).
+    """
 
     classes: Path | None
     polygons: Path | None
     quicklook: Path | None
     stac: Path | None
     districts: Districts | None
-    threshold: float
+    threshold: float | None
     min_area: float
     overwrite: bool
 
 
 def predict_scene(
-    checkpoint: Path,
     optical: Source | Paths | None,
     sar: SARSource | Paths | None,
-    output: Path,
+    output: Path = 'change.tif',
+    weights: M2CD_Weights | Path = M2CD_Weights.DEFAULT,
     data_args: Mapping[str, Any] | None = None,
     trainer_args: Mapping[str, Any] | None = None,
     **options: Unpack[MapOptions],
@@ -54,13 +66,15 @@ def predict_scene(
     :class:`~torchgeo_m2cd.callbacks.SceneWriter`.
 
     Args:
-        checkpoint: Checkpoint of a :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`.
         optical: Pre-event optical image: its paths, or a
             :class:`~torchgeo_m2cd.datasets.Source`. None if *data_args* has ``scenes``.
         sar: Post-event SAR image: its paths, or a
             :class:`~torchgeo_m2cd.datasets.SARSource`.
         output: GeoTIFF to write the probabilities to. A summary and a style for QGIS are
             written beside it.
+        weights: Released weights or their name, the checkpoint of a
+            :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`, the folder of a model of
+            ``save_pretrained``, or ``'threshold'``, a rule without weights.
         data_args: Further arguments of the data module, such as ``{'batch_size': 4}``.
         trainer_args: Arguments of the trainer, such as ``{'precision': 'bf16-mixed'}``.
         **options: Further arguments of :class:`~torchgeo_m2cd.callbacks.SceneWriter`: the
@@ -75,20 +89,17 @@ def predict_scene(
 
     Raises:
         FileExistsError: If a file exists and *overwrite* is False.
-        FileNotFoundError: If the checkpoint or an image does not exist.
+        FileNotFoundError: If the weights or an image do not exist.
+        OSError: If the weights cannot be fetched from the hub.
         RuntimeError: If a file cannot be read.
-        ValueError: If an argument is unknown, a file has a suffix that cannot be written,
-            or the images do not fit the model.
+        ValueError: If an argument is unknown, the weights are no such file, a file has a
+            suffix that cannot be written, or the images do not fit the model.
     """
     writer = SceneWriter(output, **options)
+    task = load_task(weights)
     datamodule = SceneDataModule(optical, sar, **(data_args or {}))
-    task = ChangeDetectionTask.load_from_checkpoint(
-        os.fspath(checkpoint),
-        map_location='cpu',
-        weights_only=True,
-        _instantiator=None,  # A checkpoint must not import code
-    )
-    writer.checkpoint = os.fspath(checkpoint)
+    if not isinstance(task.weights, M2CD_Weights) and weights != 'threshold':
+        writer.checkpoint = os.path.expanduser(weights)
     trainer = Trainer(
         **{
             'logger': False,

@@ -13,6 +13,7 @@ from benchmarks.calibration import (
     Calibration,
     area_factors,
     area_interval,
+    best_threshold,
     calibration_error,
     fit,
     fold,
@@ -52,6 +53,33 @@ class TestFit:
         assert fit({'a': small, 'b': large}).offset == pytest.approx(0, abs=0.02)
 
 
+class TestThreshold:
+    def test_each_level(self) -> None:
+        groups = {'a': make_group(1, 0), 'b': make_group(1, -1), 'c': make_group(2, 1)}
+        probabilities = Calibration(1, -0.5).probabilities()
+        scores = []
+        for level in range(256):
+            mapped = torch.arange(256) >= level
+            scores.append(
+                sum(
+                    float(counts[1, mapped].sum())
+                    / float(counts[1].sum() + counts[0, mapped].sum())
+                    for counts in groups.values()
+                )
+            )
+        expected = probabilities[int(np.argmax(scores))]
+        found = best_threshold(groups, Calibration(1, -0.5))
+        assert found == pytest.approx(float(expected), abs=0.005)
+        assert 0.1 < found < 0.5
+
+    def test_no_flood(self) -> None:
+        none = make_group(1, 0) * torch.tensor([[1], [0]])
+        group = make_group(1, 0)
+        assert best_threshold({'a': group}, Calibration()) == best_threshold(
+            {'a': group, 'none': none}, Calibration()
+        )
+
+
 class TestArea:
     def test_factors(self) -> None:
         """A group is calibrated on the others."""
@@ -59,7 +87,8 @@ class TestArea:
         groups = {'a': group, 'b': group, 'none': group * torch.tensor([[1], [0]])}
         factors = area_factors(groups)
         assert factors.keys() == {'a', 'b'}
-        is_mapped = fit({'b': group, 'none': groups['none']}).probabilities() >= 0.5
+        others = {'b': group, 'none': groups['none']}
+        is_mapped = fit(others).probabilities() >= best_threshold(others, fit(others))
         expected = group[1].sum() / group[:, is_mapped].sum()
         assert factors['a'] == pytest.approx(float(expected))
 

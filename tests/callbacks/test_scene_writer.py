@@ -28,6 +28,7 @@ from torchgeo_m2cd.callbacks import SceneWriter
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import Source, SyntheticFlood
 from torchgeo_m2cd.maps import Districts, format_summary
+from torchgeo_m2cd.models import Reliability
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.transforms import (
     Darkness,
@@ -49,6 +50,7 @@ class PixelTask(LightningModule):
     def __init__(self, classes: int = 1) -> None:
         super().__init__()
         self.classes = classes
+        self.reliability: Reliability | None = None
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         return self.probabilities(batch['image'])
@@ -235,9 +237,14 @@ class TestSceneWriter:
         assert (inside[np.isfinite(inside)] == 0).all()
         assert (probability[0][np.isfinite(probability[0])] == 1).all()
 
-    def test_threshold(self, paths: dict[str, Path], tmp_path: Path) -> None:
+    @pytest.mark.parametrize('own', [True, False])
+    def test_threshold(self, own: bool, paths: dict[str, Path], tmp_path: Path) -> None:
+        """That of the user, or else of the model."""
         output, mask = tmp_path / 'change.tif', tmp_path / 'mask.tif'
-        predict(paths, SceneWriter(output, mask, threshold=0.9), PixelTask())
+        task = PixelTask()
+        task.reliability = Reliability(threshold=0.9 if own else 0.2)
+        writer = SceneWriter(output, mask, threshold=None if own else 0.9)
+        predict(paths, writer, task)
         with rasterio.open(output) as src:
             probability = src.read(1)
         with rasterio.open(mask) as src:

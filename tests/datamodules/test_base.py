@@ -25,9 +25,11 @@ from torchgeo_m2cd.transforms import (
     LeftOut,
     PairAugmentation,
     PhotometricDistortion,
+    RandomDrain,
     RandomGainOffset,
     RandomRotationOrFlip,
     Relative,
+    RelativeDarkness,
     Standardize,
     StandardizeImage,
 )
@@ -368,6 +370,27 @@ class TestOpticalSARDataModule:
         # Crops of a quarter of the area lie in one half or in both
         shares = resized(0.25)['mask'].float().mean(dim=(1, 2, 3))
         assert shares.unique().numel() > 2
+
+    def test_drain(self) -> None:
+        """Floods are taken away, and what is left is measured; lakes are no land."""
+        inputs = Inputs(RelativeDarkness([0.5]), Relative([10.0], [0.5]))
+        datamodule = make(
+            inputs=inputs, augmentation=PairAugmentation(drain=RandomDrain(1.0))
+        )
+        image = torch.full((8, 2, 1, 64, 64), 2000.0)
+        image[:, 1] = -9.0
+        image[..., :40] = torch.tensor([2000.0, -25.0])[:, None, None, None]
+        # A lake on the right
+        image[..., 32:, 52:] = torch.tensor([100.0, -30.0])[:, None, None, None]
+        mask = torch.zeros(8, 1, 64, 64, dtype=torch.long)
+        mask[..., :40] = 1
+        output = train(datamodule, {'image': image, 'mask': mask})
+        assert (output['mask'] == 0).flatten(1).all(dim=1).any()
+        drained = (output['mask'] == 0) & (mask == 1)
+        assert (output['source'][:, 1][drained] == -9).all()
+        # Where little is flooded, the median is that of dry land
+        dry = (output['mask'] == 0).flatten(1).all(dim=1)
+        assert (output['reference_sar'][dry] == -9).all()
 
     def test_original_augmentation(self) -> None:
         """The augmentation of configs/original.yaml keeps values and masks in range."""

@@ -713,3 +713,48 @@ class TestMeasure:
         assert sample.keys() == plain[x, y].keys()
         for key, value in plain[x, y].items():
             assert torch.equal(sample[key], value)
+
+    @pytest.mark.parametrize(
+        ('window', 'shape', 'reads'),
+        [(128, (128, 128), 2), (512, (256, 256), 2), (5000, (300, 350), 1)],
+    )
+    def test_large_window(
+        self, window: int, shape: tuple[int, int], reads: int, tmp_path: Path
+    ) -> None:
+        """Single pixels of it are read, and only once if it is all of the scene."""
+        rng = np.random.default_rng(0)
+        size = (600, 700)
+        first = write(tmp_path / 'o.tif', rng.normal(900, 99, size).astype(np.float32))
+        values = rng.normal(-12, 2.0, size).astype(np.float32)
+        dataset = SceneDataset(first, write(tmp_path / 's.tif', values))
+        dataset.window = window
+        seen = []
+
+        def measure(
+            image: torch.Tensor, valid: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            assert valid.all()
+            seen.append(image[0, 1, 0].numpy())
+            spread = image[:, :, 0].std(dim=(-1, -2))[..., None, None, None]
+            return spread[:, 0], spread[:, 1]
+
+        dataset.measure = measure
+        for place in ((100, 100), (400, 400)):
+            sample = dataset[dataset.pixel_slice(*place, 64, 64)]
+            # The spread is that of pixels, not of their means
+            assert sample['reference_sar'].item() == pytest.approx(2, abs=0.05)
+        assert [image.shape for image in seen] == [shape] * reads
+        assert all(np.isin(image, values).all() for image in seen)
+
+    def test_scene_that_is_narrow(self, tmp_path: Path) -> None:
+        values = np.arange(3 * 2000, dtype=np.float32).reshape(3, 2000) + 1
+        path = write(tmp_path / 'o.tif', values)
+        dataset = SceneDataset(path, write(tmp_path / 's.tif', -values))
+        dataset.window = 10_000
+        dataset.measure = lambda image, valid: (
+            valid.float().mean(dim=(-1, -2))[..., None, None],
+            image[:, 1].amin(dim=(-1, -2))[..., None, None],
+        )
+        sample = dataset[dataset.pixel_slice(0, 500, 3, 3)]
+        assert sample['reference_optical'].item() == 1
+        assert sample['reference_sar'].item() < -3900

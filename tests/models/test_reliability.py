@@ -26,7 +26,7 @@ class TestReliability:
             'class_path': 'torchgeo_m2cd.models.Reliability',
             'init_args': {
                 'area': [0.7, 1.5], 'land': [-12, -6], 'water': None, 'speckle': None,
-                'calibration_error': 0.05,
+                'calibration_error': 0.05, 'threshold': 0.5,
             },
         }  # fmt: skip
         assert Reliability.from_dict(described).to_dict() == described
@@ -41,6 +41,7 @@ class TestReliability:
                 {'area': [-1, 1]},
                 r'area is \(-1.0, 1.0\): expected factors of at least 0',
             ),
+            ({'threshold': 1.5}, r'threshold is 1.5: expected a value from 0 to 1'),
         ],
     )
     def test_wrong(self, kwargs: dict[str, Any], match: str) -> None:

@@ -3,6 +3,7 @@
 
 import inspect
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,24 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchgeo.models import ResNet18_Weights
+from torchgeo.models import ResNet18_Weights, ResNet50_Weights
+from torchvision.models._api import Weights
 
-from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
 from torchgeo_m2cd.losses import OHEM
 from torchgeo_m2cd.models import (
     Experts,
+    M2CD_Weights,
     OriginalO2SP,
     PhysicalO2SP,
+    Reliability,
     guide_loss,
+    m2cd,
     simulate_sar,
     simulate_speckled_sar,
 )
+from torchgeo_m2cd.models.pretrained import last_convolution
 from torchgeo_m2cd.tasks import ChangeDetectionTask, Plateau
 from torchgeo_m2cd.transforms import (
     Inputs,
@@ -37,6 +43,8 @@ from torchgeo_m2cd.transforms import (
     Standardize,
     StandardizeImage,
 )
+
+DEFAULT: Any = M2CD_Weights.DEFAULT
 
 # Small models, one for each input layout of TorchGeo's models
 MODELS = [
@@ -319,13 +327,13 @@ class TestChangeDetectionTask:
             'torchgeo_m2cd.tasks.m2cd.load_encoder_weights',
             lambda encoder, *weights: calls.append(weights),
         )
-        enum, name = (
+        enum, other = (
             ResNet18_Weights.SENTINEL2_ALL_MOCO,
-            'ResNet50_Weights.SENTINEL1_ALL_MOCO',
+            ResNet50_Weights.SENTINEL1_ALL_MOCO,
         )
-        for weights in (None, False, enum, name, (enum, name)):
+        for weights in (None, False, enum, str(other), (enum, str(other))):
             make_task(backbone='resnet18', in_channels=(13, 2), weights=weights)
-        assert calls == [(enum,), (name,), (enum, name)]
+        assert calls == [(enum,), (other,), (enum, other)]
 
     def test_imagenet_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str | bool | None] = []
@@ -650,7 +658,7 @@ class TestChangeDetectionTask:
         """Checkpoints are loaded with them: they are the arguments of the signature."""
         task = make_task(model=model)
         names = inspect.signature(ChangeDetectionTask).parameters.keys()
-        assert len(names) <= 20
+        assert len(names) <= 21
         assert task.hparams.keys() == names - {'weights'}
         assert task.hparams_initial.keys() == task.hparams.keys()
         again = ChangeDetectionTask(**task.hparams)
@@ -697,7 +705,7 @@ class TestChangeDetectionTask:
                 {'model': 'btc', 'backbone': 'swin_tiny', 'in_channels': 4},
                 "model 'btc' needs in_channels=3, got 4",
             ),
-            ({'weights': 'no.pth'}, "weights 'no.pth' are neither a file nor of"),
+            ({'weights': 'no.pth'}, "weights 'no.pth' are neither a file nor known"),
             (
                 {'model': 'unet', 'backbone': 'resnet18', 'weights': ('a', 'b')},
                 "weights may be a pair for model='m2cd' only",
@@ -912,3 +920,97 @@ class TestInputs:
             ):
                 step(batch, 0)
             step(task.inputs.show(batch), 0)
+
+
+class TestReleasedWeights:
+    """Tasks that begin with a whole model."""
+
+    @pytest.mark.parametrize('weights', [DEFAULT, 'M2CD_Weights.DEFAULT'])
+    def test_model(self, weights: Any) -> None:
+        """Architecture, parameters and inputs are those of the weights."""
+        task = ChangeDetectionTask(weights=weights)
+        expected = m2cd(DEFAULT)
+        torch.testing.assert_close(task.model.state_dict(), expected.state_dict())
+        own = DEFAULT.meta['model']
+        assert task.hparams['backbone'] == own['encoder_name']
+        assert task.hparams['in_channels'] == own['in_channels']
+        assert task.hparams['model_args']['experts'] == own['experts']
+        for inputs in (task.inputs, task.model.inputs):
+            assert inputs is not None
+            assert inputs.to_dict() == DEFAULT.transforms().to_dict()
+
+    def test_arguments_that_agree(self) -> None:
+        own = DEFAULT.meta['model']
+        task = ChangeDetectionTask(
+            weights=DEFAULT, backbone=own['encoder_name'],
+            in_channels=own['in_channels'], model_args={'experts': own['experts']},
+        )  # fmt: skip
+        assert task.hparams['model_args']['fusion'] == own['fusion']
+
+    @pytest.mark.parametrize(
+        ('kwargs', 'message'),
+        [
+            ({'backbone': 'mit_b5'}, "backbone is 'mit_b5', but that of M2CD_Weights."),
+            ({'in_channels': 9}, 'in_channels is 9, but that of M2CD_Weights.'),
+            ({'model_args': {'fusion': 'sum'}}, "fusion is 'sum', but that of M2CD_"),
+            ({'model': 'unet'}, "are of M²CD: expected model='m2cd'"),
+            ({'weights': [DEFAULT, DEFAULT]}, 'expected those of encoders in a pair'),
+            ({'init_from': 'a.ckpt'}, 'but init_from replaces all weights'),
+        ],
+    )
+    def test_arguments_that_disagree(
+        self, kwargs: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ChangeDetectionTask(**{'weights': DEFAULT, **kwargs})
+
+    def test_other_classes(self) -> None:
+        task = ChangeDetectionTask(
+            weights=DEFAULT, task='multiclass', num_classes=3, loss='ce'
+        )
+        head = task.model.get_submodule(last_convolution(task.model))
+        assert head.bias.shape == (3,)
+        encoder = m2cd(DEFAULT).encoder.state_dict()
+        torch.testing.assert_close(task.model.encoder.state_dict(), encoder)
+
+    def test_frozen(self) -> None:
+        """No part of the encoder is random."""
+        task = ChangeDetectionTask(weights=DEFAULT, freeze_backbone=True)
+        assert not any(p.requires_grad for p in task.model.encoder.parameters())
+        assert all(p.requires_grad for p in task.model.decoder.parameters())
+
+    def test_training(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The checkpoint needs no weights; what was known of the maps is forgotten."""
+        meta = {**DEFAULT.meta, 'reliability': Reliability(threshold=0.3).to_dict()}
+        value = Weights(DEFAULT.url, DEFAULT.transforms, meta)
+        monkeypatch.setattr(DEFAULT, '_value_', value)
+        paths = SyntheticFlood().write_scene(tmp_path / 'scene', size=192)
+        datamodule = SceneDataModule(
+            paths['optical'],
+            paths['sar'],
+            paths['mask'],
+            patch_size=32,
+            grid_size=3,
+            batch_size=2,
+            length=4,
+        )
+        task = ChangeDetectionTask(weights=DEFAULT, lr=1e-6)
+        assert task.reliability is not None
+        iou: Any = task.test_metrics['IoU']
+        assert (task.reliability.threshold, iou.threshold) == (0.3, 0.3)
+        trainer = make_trainer(tmp_path, logger=False, max_steps=1)
+        trainer.fit(task, datamodule=datamodule)
+        assert task.reliability is None
+        assert task.weights is None
+        iou = task.test_metrics['IoU']
+        assert iou.threshold == 0.5
+
+        trainer.save_checkpoint(tmp_path / 'a.ckpt')
+        monkeypatch.setattr(M2CD_Weights, 'get_state_dict', None)
+        again = ChangeDetectionTask.load_from_checkpoint(
+            tmp_path / 'a.ckpt', weights_only=True
+        )
+        torch.testing.assert_close(again.state_dict(), task.state_dict())
+        assert again.reliability is None
+        assert again.inputs is not None
+        assert again.inputs.to_dict() == DEFAULT.transforms().to_dict()

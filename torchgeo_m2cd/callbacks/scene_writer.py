@@ -5,6 +5,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -28,6 +29,7 @@ from ..maps import (
     read_summary,
     record_warnings,
 )
+from ..models import Reliability
 from ..samplers import PatchRowSampler
 from ..utils import write_beside
 
@@ -59,7 +61,7 @@ class SceneWriter(Callback):
         quicklook: Path | None = None,
         stac: Path | None = None,
         districts: Districts | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         min_area: float = 0.0,
         overwrite: bool = False,
     ) -> None:
@@ -86,7 +88,8 @@ class SceneWriter(Callback):
             stac: STAC item of the map to write, if any (JSON).
             districts: Districts to sum up areas in, if any: written to
                 ``change.districts.csv`` and to the summary.
-            threshold: Probability from which on a pixel of a binary task is changed.
+            threshold: Probability from which on a pixel of a binary task is changed
+                (defaults to that of released weights, or 0.5).
             min_area: Smallest area in m². What is smaller, in pixels of one class that
                 share an edge, is unchanged in the classes, polygons and sums.
             overwrite: Whether to replace existing files. If not, and there are several
@@ -108,10 +111,11 @@ class SceneWriter(Callback):
             quicklook,
             stac,
             districts,
-            threshold,
+            0.5 if threshold is None else threshold,
             min_area,
             overwrite,
         )
+        self._default_threshold = threshold is None
         #: Summary of the map of each scene, when they are complete.
         self.summaries: list[dict[str, Any]] = []
         #: Path of the checkpoint, for the tags, if the trainer does not read it.
@@ -142,13 +146,18 @@ class SceneWriter(Callback):
         """
         if stage != 'predict':
             return
+        reliability: Reliability | None = getattr(pl_module, 'reliability', None)
+        if self._default_threshold and reliability is not None:
+            self.outputs = dataclasses.replace(
+                self.outputs, threshold=reliability.threshold
+            )
         self.outputs.check_task(pl_module.hparams.get('task'))
         datamodule = _get_datamodule(trainer)
         self._run = Run(
             warnings=datamodule.warnings,
             progress=trainer.progress_bar_callback is not None
             and trainer.is_global_zero,
-            reliability=getattr(pl_module, 'reliability', None),
+            reliability=reliability,
         )
         self._recording.enter_context(record_warnings(self._run.warnings))
         several = len(datamodule.entries) > 1

@@ -18,7 +18,6 @@ from torchgeo.datasets.utils import Path, Sample, download_url
 from ..utils import check_choice
 from .base import OpticalSARDataset
 from .chips import Files, match_files, read_sample
-from .ombria_chips import GROUPS, VAL_NUMBERS, Runs
 
 
 class _Folders(NamedTuple):
@@ -44,13 +43,9 @@ class OMBRIA(OpticalSARDataset):
       infrared, and B visible
     * SAR: 1-channel PNG, 8 bit, with the contrast of an image in dB, 0.2 dB per grey value
 
-    Neither the paper nor the files name the bands. Where G is darkest, in water, the median
-    of R is 3 to 7 and that of B 38, at 72 and 26 over all pixels: water absorbs the short-wave
-    infrared, and reflects visible light. B8A or B08 may be the near infrared; it has
-    the name of B08 here, so that models find it in scenes. Which short-wave and which
-    visible band the others are is not known. The polarisation is taken for VV, the usual
-    one for floods: its contrast would suit VH as well.
-    * masks: 1-channel PNG where no flood = 0, flood = 255
+    The files do not name the bands. Over the darkest G, which is water, the medians of R and
+    B are 3 to 7 and 38, and 72 and 26 over all: so water absorbs R and G. G is called B08,
+    though it may be B8A; the others have no names. SAR is taken for VV.
 
     About 7 % of the chips reach beyond the border of a scene. There, the optical image is
     black and the SAR image is black, grey, or white. The masks say "no flood" there. They
@@ -71,7 +66,6 @@ class OMBRIA(OpticalSARDataset):
     * ``events``: all 150 chips of these four, for out-of-distribution tests
     * ``dry``, ``green``, ``fields``, ``rivers``, ``plain``: groups of scenes, which
       together are all 624 chips of the training folders, see below
-    * ``hidden``: 140 of these chips, whose floods SAR does not show
 
     The authors provide no validation split. Chips are numbered along the lines of scenes,
     so chips with successive numbers are often neighbours: among 648 pairs of chips *n*
@@ -89,8 +83,7 @@ class OMBRIA(OpticalSARDataset):
     and ``green`` has the brightest and the darkest SAR images.
 
     The masks of many chips, most of them in ``plain``, show the flood of another day: in
-    SAR, what they mark looks like what they do not. A model that is trained with them
-    learns to mark land. Exclude ``hidden`` to train for other floods.
+    SAR, what they mark looks like what they do not.
 
     If you use this dataset in your research, please cite the following paper:
 
@@ -108,8 +101,16 @@ class OMBRIA(OpticalSARDataset):
     decibels = 0.2
 
     events = ('albania', 'france', 'guyana', 'timor')
-    #: First and last number of the runs of training chips in each group.
-    groups: ClassVar[dict[str, Runs]] = GROUPS
+    #: First and last number of the runs of training chips in each group. Jumps of the
+    #: median colour and SAR value divide the chips into 24 segments. 'dry' and 'green' are
+    #: the segments that differ most from the rest.
+    groups: ClassVar[dict[str, tuple[tuple[int, int], ...]]] = {
+        'dry': ((1, 31), (313, 341)),
+        'green': ((342, 435),),
+        'fields': ((32, 79), (256, 312)),
+        'rivers': ((80, 255), (721, 790)),
+        'plain': ((436, 720),),
+    }
     splits = ('train', 'val', 'test', 'events', *events, *groups)
 
     #: Number of chips per part of the dataset. They replace a checksum: GitHub creates
@@ -123,8 +124,10 @@ class OMBRIA(OpticalSARDataset):
         'timor': 10,
     }
 
-    #: First and last number of the runs of chips in the validation split.
-    val_numbers: ClassVar[Runs] = VAL_NUMBERS
+    #: First and last number of the runs of chips in the validation split. Its 73 chips
+    #: include dry and green scenes, and 30 % of their pixels are flooded (33 % in the
+    #: training split).
+    val_numbers = ((22, 31), (37, 73), (563, 602), (721, 734), (755, 771))
 
     def __init__(
         self,
@@ -264,7 +267,7 @@ class OMBRIA(OpticalSARDataset):
             else:
                 self._raise_missing(missing)
         if self.checksum:
-            self._check_counts(self.root, self._parts)
+            _check_counts(self.root, self._parts)
 
     def _missing(self) -> list[str]:
         """Return the folders of the split that have no images."""
@@ -297,29 +300,6 @@ class OMBRIA(OpticalSARDataset):
             message += ', or use single events by their names as split'
         raise FileNotFoundError(message)
 
-    def _check_counts(self, root: Path, parts: tuple[str, ...]) -> None:
-        """Check the number of files in each folder.
-
-        Args:
-            root: Directory to look in.
-            parts: Parts of the dataset to check.
-
-        Raises:
-            RuntimeError: If a number is wrong.
-        """
-        wrong = [
-            f'{folder} has {len(paths)} instead of {self.counts[part]}'
-            for part in parts
-            for folder, paths in zip(
-                _folders(part), _list_images(part, root), strict=True
-            )
-            if len(paths) != self.counts[part]
-        ]
-        if wrong:
-            raise RuntimeError(
-                f'wrong number of PNG files in {root!r}: {", ".join(wrong)}'
-            )
-
     def _extract(self) -> None:
         """Extract the archive and count its files.
 
@@ -335,7 +315,7 @@ class OMBRIA(OpticalSARDataset):
         with tempfile.TemporaryDirectory(prefix='.ombria-', dir=self.root) as temp:
             try:
                 _extract_images(path, folders, temp)
-                self._check_counts(temp, tuple(self.counts))
+                _check_counts(temp, tuple(self.counts))
             except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
                 raise RuntimeError(
                     f'{path} is not a complete archive of OMBRIA, delete it and '
@@ -348,6 +328,26 @@ class OMBRIA(OpticalSARDataset):
                 if not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(pathlib.Path(temp, folder), target)
+
+
+def _check_counts(root: Path, parts: tuple[str, ...]) -> None:
+    """Check the number of files in each folder.
+
+    Args:
+        root: Directory to look in.
+        parts: Parts of the dataset to check.
+
+    Raises:
+        RuntimeError: If a number is wrong.
+    """
+    wrong = [
+        f'{folder} has {len(paths)} instead of {OMBRIA.counts[part]}'
+        for part in parts
+        for folder, paths in zip(_folders(part), _list_images(part, root), strict=True)
+        if len(paths) != OMBRIA.counts[part]
+    ]
+    if wrong:
+        raise RuntimeError(f'wrong number of PNG files in {root!r}: {", ".join(wrong)}')
 
 
 def _folders(part: str) -> _Folders:
@@ -364,7 +364,7 @@ def _folders(part: str) -> _Folders:
     )
 
 
-def _is_in(runs: Runs, number: int) -> bool:
+def _is_in(runs: Sequence[tuple[int, int]], number: int) -> bool:
     """Return whether a chip number lies in a run, both ends included."""
     return any(low <= number <= high for low, high in runs)
 

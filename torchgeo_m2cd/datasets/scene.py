@@ -29,6 +29,9 @@ from .source import SARSource, Source
 #: references of the optical and of the SAR images, shapes (B, K, 1, 1).
 Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
+# Height and width in pixels of what is read of a larger window
+_MEASURED_SIZE = 256
+
 
 class SceneDataset(IntersectionDataset):
     """An optical and a SAR image where they overlap, on one pixel grid.
@@ -111,6 +114,8 @@ class SceneDataset(IntersectionDataset):
         self.measure: Measure | None = None
         #: Smallest height and width in pixels of what is measured around a sample.
         self.window = 1
+        # What was measured last, and where: windows larger than the scene are the same
+        self._measured: tuple[tuple[Measure, slice, slice], Sample] | None = None
 
         west, south, east, north = self.index.total_bounds
         left, top = map(round, grid.locate(west, north))
@@ -271,16 +276,23 @@ class SceneDataset(IntersectionDataset):
         assert self.measure is not None
         size = tuple(sample['valid'].shape[1:])
         window = tuple(max(edge, self.window) for edge in size)
-        if window != size:
-            row, column = (
-                min(max(start + (inner - outer) // 2, 0), max(length - outer, 0))
-                for start, inner, outer, length in zip(
-                    place, size, window, self.shape, strict=True
-                )
+        if window == size:
+            return _measure(self.measure, sample)
+        window = tuple(map(min, window, self.shape))
+        # As many pixels are enough. Means would hide the speckle
+        step = min(max(max(window) // _MEASURED_SIZE, 1), *window)
+        row, column = (
+            min(max(start + (inner - outer) // 2, 0), length - outer)
+            for start, inner, outer, length in zip(
+                place, size, window, self.shape, strict=True
             )
-            sample = self.read(*self.pixel_slice(row, column, *window))
-        optical, sar = self.measure(sample['image'][None], sample['valid'][None])
-        return {'reference_optical': optical[0], 'reference_sar': sar[0]}
+        )
+        height, width = (outer - outer % step for outer in window)
+        x, y = self.pixel_slice(row, column, height, width, step)
+        key = self.measure, x, y
+        if self._measured is None or self._measured[0] != key:
+            self._measured = key, _measure(self.measure, self.read(x, y))
+        return self._measured[1]
 
     def _read_mask(self, x: slice, y: slice, valid: Tensor) -> Tensor:
         """Read the mask of a window, 255 where not valid."""
@@ -301,6 +313,12 @@ class SceneDataset(IntersectionDataset):
         return cast(
             npt.NDArray[np.float64], np.round((points - origin) / step) * step + origin
         )
+
+
+def _measure(measure: Measure, sample: Sample) -> Sample:
+    """Measure a sample."""
+    optical, sar = measure(sample['image'][None], sample['valid'][None])
+    return {'reference_optical': optical[0], 'reference_sar': sar[0]}
 
 
 class SceneList(Dataset[list[Sample]]):

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from .. import __version__
 from ..configurable import plain
 from ..datasets.paths import local_file, public_path
+from ..models import M2CD_Weights
 from ..samplers import SceneSampler
 from ..tasks.checkpoint import ARCHITECTURE
 from ..transforms import Inputs
@@ -149,6 +150,9 @@ def _describe_model(task: LightningModule) -> dict[str, str]:
     """
     hparams: dict[str, Any] = dict(task.hparams)
     words = [type(task).__name__, hparams.get('model'), hparams.get('backbone')]
+    released = getattr(task, 'weights', None)
+    if isinstance(released, M2CD_Weights):
+        words.append(released)
     weights = hashlib.sha256()
     for value in task.state_dict().values():
         weights.update(value.cpu().reshape(-1).view(torch.uint8).numpy())

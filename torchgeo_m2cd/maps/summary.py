@@ -120,7 +120,9 @@ def _find_interval(
     flooded: float, outputs: Outputs, reliability: Reliability | None
 ) -> list[float] | None:
     """Compute the interval of a flooded area in m², in km²."""
-    if reliability is None or reliability.area is None or outputs.threshold != 0.5:
+    if reliability is None or reliability.area is None:
+        return None
+    if outputs.threshold != reliability.threshold:
         return None
     return [to_km2(factor * flooded) for factor in reliability.area]
 

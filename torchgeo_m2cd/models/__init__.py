@@ -17,6 +17,7 @@ from .o2sp import (
     simulate_sar,
     simulate_speckled_sar,
 )
+from .pretrained import M2CD_Weights, get_weight, m2cd
 from .reliability import Look, Reliability, measure_look, median_look
 from .threshold import ThresholdRule, rule_inputs
 from .weights import load_encoder_weights, load_original
@@ -28,6 +29,7 @@ __all__ = (
     'Experts',
     'Look',
     'M2CDOutput',
+    'M2CD_Weights',
     'MLPDecoder',
     'MLPHead',
     'MixtureOfExperts',
@@ -40,9 +42,11 @@ __all__ = (
     'ThresholdRule',
     'accelerate',
     'export_onnx',
+    'get_weight',
     'guide_loss',
     'load_encoder_weights',
     'load_original',
+    'm2cd',
     'measure_look',
     'median_look',
     'rule_inputs',

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
 from torchgeo.datasets.utils import Sample
 
 from ..configurable import Configurable
@@ -47,27 +46,32 @@ class Reliability(Configurable):
         water: Sequence[float] | None = None,
         speckle: Sequence[float] | None = None,
         calibration_error: float | None = None,
+        threshold: float = 0.5,
     ) -> None:
         """Initialize a new Reliability instance.
 
         Args:
             area: Two factors. In nine of ten groups, the flooded area was between these
-                multiples of the area that was mapped, that is, of pixels with a
-                probability of at least 0.5.
+                multiples of the area that was mapped.
             land: Range of :attr:`Look.land` in the training data, in dB.
             water: Range of :attr:`Look.water` in the training data.
             speckle: Range of :attr:`Look.speckle` in the training data, in dB.
             calibration_error: Expected calibration error, mean over the groups.
+            threshold: Probability from which on a pixel is mapped as flooded, by default.
+                Where floods are hard to tell from land, the IoU is best well below 0.5.
 
         Raises:
             ValueError: If a range is not two numbers in ascending order, or a factor is
-                negative.
+                negative, or *threshold* is not within [0, 1].
         """
         self.area = _to_range('area', area)
         self.land = _to_range('land', land)
         self.water = _to_range('water', water)
         self.speckle = _to_range('speckle', speckle)
         self.calibration_error = calibration_error
+        self.threshold = threshold
+        if not 0 <= threshold <= 1:
+            raise ValueError(f'threshold is {threshold}: expected a value from 0 to 1')
         if self.area is not None and self.area[0] < 0:
             raise ValueError(f'area is {self.area}: expected factors of at least 0')
 

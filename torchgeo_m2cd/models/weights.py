@@ -90,7 +90,7 @@ def load_original(
             num_experts=max(len(experts), 2), gate='linear' if linear_gate else 'cosine'
         ),
     )
-    _load_strictly(model, _convert(source), 'the checkpoint of the original')
+    load_strictly(model, _convert(source), 'the checkpoint of the original')
     model.eval()
     return model
 
@@ -120,7 +120,7 @@ def load_encoder_weights(
     prefix = 'model.' if isinstance(encoder.backbone, TimmUniversalEncoder) else ''
     heads = [k for k in state_dict if k.split('.')[0] in ('fc', 'head', 'classifier')]
     state_dict = {prefix + k: v for k, v in state_dict.items() if k not in heads}
-    _load_strictly(encoder.backbone, state_dict, name)
+    load_strictly(encoder.backbone, state_dict, name)
     if second is None:
         return
 
@@ -131,7 +131,7 @@ def load_encoder_weights(
         )
     state_dict, name = _resolve(second)
     starts = [name.removeprefix(prefix) + '.' for name in encoder.stem_names]
-    _load_strictly(
+    load_strictly(
         encoder.second_stem,
         {
             f'{i}.{key.removeprefix(start)}': value
@@ -141,6 +141,33 @@ def load_encoder_weights(
         },
         name,
     )
+
+
+def load_strictly(module: nn.Module, state_dict: StateDict, source: str) -> None:
+    """Load a state dict, or say in few words what does not fit.
+
+    Args:
+        module: Module to load it into.
+        state_dict: Parameters and buffers by name.
+        source: What they are of, for the message.
+
+    Raises:
+        ValueError: If one is missing, surplus or of another shape.
+    """
+    own = module.state_dict()
+    problems = [f'{key} is missing' for key in own.keys() - state_dict.keys()]
+    problems += [f'{key} is surplus' for key in state_dict.keys() - own.keys()]
+    problems += [
+        f'{key} has shape {tuple(state_dict[key].shape)}, expected {tuple(own[key].shape)}'
+        for key in own.keys() & state_dict.keys()
+        if own[key].shape != state_dict[key].shape
+    ]
+    if problems:
+        shown = sorted(problems)[:5]
+        more = f' and {len(problems) - 5} more' if len(problems) > 5 else ''
+        raise ValueError(f'{source} does not fit: {", ".join(shown)}{more}')
+    # Not the override of some encoders, which changes the state dict
+    nn.Module.load_state_dict(module, state_dict)
 
 
 def _read(source: Any) -> StateDict:
@@ -181,24 +208,6 @@ def _resolve(weights: WeightsEnum | str) -> tuple[dict[str, Tensor], str]:
     enum = get_weight(weights) if isinstance(weights, str) else weights
     state_dict = enum.get_state_dict(progress=True, check_hash=True, weights_only=True)
     return dict(state_dict), str(enum)
-
-
-def _load_strictly(module: nn.Module, state_dict: StateDict, source: str) -> None:
-    """Load a state dict, or say in few words what does not fit."""
-    own = module.state_dict()
-    problems = [f'{key} is missing' for key in own.keys() - state_dict.keys()]
-    problems += [f'{key} is surplus' for key in state_dict.keys() - own.keys()]
-    problems += [
-        f'{key} has shape {tuple(state_dict[key].shape)}, expected {tuple(own[key].shape)}'
-        for key in own.keys() & state_dict.keys()
-        if own[key].shape != state_dict[key].shape
-    ]
-    if problems:
-        shown = sorted(problems)[:5]
-        more = f' and {len(problems) - 5} more' if len(problems) > 5 else ''
-        raise ValueError(f'{source} does not fit: {", ".join(shown)}{more}')
-    # Not the override of some encoders, which changes the state dict
-    nn.Module.load_state_dict(module, state_dict)
 
 
 def _rename(key: str, rules: tuple[tuple[str, str], ...], stage: int = 0) -> str:

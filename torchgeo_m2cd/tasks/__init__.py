@@ -4,7 +4,9 @@
 """Lightning tasks, and how they are optimized."""
 
 from .change import ChangeDetectionTask
+from .load import load_task
 from .optimization import Cosine, Decay, Optimization, Plateau, Polynomial, Schedule
+from .rule_target import RuleTarget
 
 __all__ = (
     'ChangeDetectionTask',
@@ -13,5 +15,7 @@ __all__ = (
     'Optimization',
     'Plateau',
     'Polynomial',
+    'RuleTarget',
     'Schedule',
+    'load_task',
 )

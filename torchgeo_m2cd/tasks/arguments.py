@@ -14,11 +14,12 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
-from torchgeo.models import get_weight
+from torchvision.models._api import WeightsEnum
 
 from ..configurable import plain
-from ..models import M2CD, ThresholdRule
+from ..models import M2CD, M2CD_Weights, ThresholdRule, get_weight
 from ..models.encoder import check_encoder
+from ..models.pretrained import agree_on_architecture
 from ..utils import check_choice
 
 #: Names of the models.
@@ -82,7 +83,6 @@ def check_arguments(arguments: Mapping[str, Any], weights: Any) -> None:
             f"model 'threshold' got task={task!r} and weights={weights!r}: expected "
             "task='binary', as the rule knows flood only, and weights=None"
         )
-    _check_weights(weights, pair=model == 'm2cd')
     number = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}.get(task)
     if number and arguments[number] is None:
         raise ValueError(f'task={task!r} needs {number}')
@@ -90,6 +90,11 @@ def check_arguments(arguments: Mapping[str, Any], weights: Any) -> None:
         raise ValueError(f'loss={loss!r} does not fit task={task!r}')
     if arguments['ohem'] is not None and loss not in ('bce', 'ce'):
         raise ValueError(f"ohem needs loss 'bce' or 'ce', got {loss!r}")
+    if arguments['rule_target'] is not None and (task, loss) != ('binary', 'bce'):
+        raise ValueError(
+            f"rule_target got task={task!r} and loss={loss!r}: expected task='binary' and "
+            "loss='bce'"
+        )
     if arguments['init_from'] is not None and weights:
         raise ValueError(
             f'weights is {weights!r}, but init_from replaces all weights: expected only '
@@ -121,22 +126,83 @@ def _check_model(arguments: Mapping[str, Any]) -> None:
         check_encoder(backbone)
 
 
-def _check_weights(weights: Any, pair: bool) -> None:
-    """Check that initial weights exist, and are a pair only where that is allowed."""
-    if not isinstance(weights, Sequence) or isinstance(weights, str):
-        weights = [weights]
-    elif not pair:
-        raise ValueError(f"weights may be a pair for model='m2cd' only, got {weights}")
-    for name in weights:
-        if isinstance(name, str) and not os.path.exists(name):
-            try:
-                get_weight(name)
-            except ValueError as error:
-                raise ValueError(
-                    f'weights {name!r} are neither a file nor of TorchGeo: expected '
-                    'True for ImageNet weights, the path of a checkpoint, or a name like '
-                    "'ResNet18_Weights.SENTINEL2_RGB_MOCO'"
-                ) from error
+def find_weights(weights: Any, model: str) -> Any:
+    """Find the initial weights of a task by their names.
+
+    Args:
+        weights: Argument *weights* of
+            :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`.
+        model: Its *model*.
+
+    Returns:
+        The same, with weight enums in place of their names, and a list for a pair.
+
+    Raises:
+        ValueError: If there are no weights of a name, and no such file, or if they are
+            not for this model.
+    """
+    if isinstance(weights, Sequence) and not isinstance(weights, str):
+        if model != 'm2cd':
+            raise ValueError(
+                f"weights may be a pair for model='m2cd' only, got {weights}"
+            )
+        pair = [find_weights(name, model) for name in weights]
+        if any(isinstance(own, M2CD_Weights) for own in pair):
+            raise ValueError(
+                f'weights are {pair}: expected those of encoders in a pair, and those of '
+                'a whole model alone'
+            )
+        return pair
+    if isinstance(weights, str) and not os.path.exists(weights):
+        weights = _get_weight(weights)
+    if isinstance(weights, M2CD_Weights) and model != 'm2cd':
+        raise ValueError(f"weights {weights} are of M²CD: expected model='m2cd'")
+    return weights
+
+
+def _get_weight(name: str) -> WeightsEnum:
+    """Find weights by their name."""
+    try:
+        return get_weight(name)
+    except ValueError as error:
+        raise ValueError(
+            f'weights {name!r} are neither a file nor known: expected True for ImageNet '
+            "weights, the path of a checkpoint, or a name like 'M2CD_Weights.DEFAULT' or "
+            "'ResNet18_Weights.SENTINEL2_RGB_MOCO'"
+        ) from error
+
+
+def complete(arguments: Mapping[str, Any], weights: Any) -> dict[str, Any]:
+    """Complete the arguments that say how a model is built.
+
+    Args:
+        arguments: Arguments of a task; None is not given.
+        weights: Output of :func:`find_weights`.
+
+    Returns:
+        *backbone*, *in_channels* and *model_args*: those that are given, and otherwise
+        those of the weights of a whole model, or the defaults.
+
+    Raises:
+        ValueError: If those that are given are not those of the weights.
+    """
+    names = ('backbone', 'in_channels')
+    given = {k: arguments[k] for k in names if arguments[k] is not None}
+    args = arguments['model_args']
+    if not isinstance(weights, M2CD_Weights):
+        return {'backbone': 'mit_b1', 'in_channels': 3, **given, 'model_args': args}
+    backbone = given.pop('backbone', None)
+    own = agree_on_architecture(weights, {**given, **(args or {})})
+    if backbone not in (None, own['encoder_name']):
+        raise ValueError(
+            f'backbone is {backbone!r}, but that of {weights} is '
+            f'{own["encoder_name"]!r}: leave it out, or train without these weights'
+        )
+    return {
+        'backbone': own['encoder_name'],
+        'in_channels': own['in_channels'],
+        'model_args': {k: v for k, v in own.items() if k in _MODEL_ARGS['m2cd']},
+    }
 
 
 def model_args(arguments: Mapping[str, Any]) -> dict[str, Any]:

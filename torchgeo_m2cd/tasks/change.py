@@ -16,7 +16,7 @@ from torchvision.models._api import WeightsEnum
 
 from ..configurable import plain
 from ..losses import OHEM, OHEMLoss, select_pixels
-from ..models import M2CD, O2SP, ThresholdRule
+from ..models import M2CD, O2SP, M2CD_Weights, Reliability, ThresholdRule
 from ..transforms import Inputs, KeepsInputs
 from .arguments import (
     Loss,
@@ -27,6 +27,8 @@ from .arguments import (
     check_channels,
     check_labels,
     check_training,
+    complete,
+    find_weights,
     largest,
     model_args,
 )
@@ -34,6 +36,7 @@ from .checkpoint import MODEL_PREFIX, check_fits, read_checkpoint
 from .m2cd import make_m2cd, train_m2cd
 from .metrics import make_metrics, to_probabilities
 from .optimization import Optimization
+from .rule_target import RuleTarget
 
 #: Models that take image pairs, ``(B, 2, C, H, W)``; the others take both images
 #: stacked along the channels, ``(B, 2 * C, H, W)``.
@@ -64,10 +67,10 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
     def __init__(
         self,
         model: Model = 'm2cd',
-        backbone: str = 'mit_b1',
+        backbone: str | None = None,
         # The command line takes the first type that fits: bool before str
         weights: bool | WeightsEnum | str | Sequence[WeightsEnum | str] | None = None,
-        in_channels: int | Sequence[int] = 3,
+        in_channels: int | Sequence[int] | None = None,
         model_args: dict[str, Any] | None = None,
         task: Task = 'binary',
         num_classes: int | None = None,
@@ -78,6 +81,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         pos_weight: Tensor | Sequence[float] | float | None = None,
         ignore_index: int | None = 255,
         ohem: OHEM | None = None,
+        rule_target: RuleTarget | None = None,
         lr: float = 1e-3,
         optimization: Optimization | None = None,
         freeze_backbone: bool = False,
@@ -87,20 +91,24 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
     ) -> None:
         """Initialize a new ChangeDetectionTask.
 
-        *ohem*, *optimization* and *o2sp* may also be the descriptions that a checkpoint
-        holds: ``class_path`` and ``init_args``.
+        *ohem*, *rule_target*, *optimization* and *o2sp* may also be the descriptions that
+        a checkpoint holds: ``class_path`` and ``init_args``.
 
         Args:
             model: Name of the model: ``'m2cd'``, one of TorchGeo's, or ``'threshold'``,
                 which is no network but :class:`~torchgeo_m2cd.models.ThresholdRule`, and
                 needs neither training nor a checkpoint.
-            backbone: Name of the encoder.
+            backbone: Name of the encoder (defaults to that of the weights, or
+                ``'mit_b1'``).
             weights: Initial weights of the encoder: a weight enum or its string
                 representation, True for ImageNet weights, False or None for random
                 weights, or the path of a checkpoint. M²CD also takes a pair: the second
-                weights then initialise the stem of the second image.
-            in_channels: Bands per image, or a pair with the bands of each. With a pair,
-                M²CD has a stem for each image; other models read the larger number.
+                weights then initialise the stem of the second image. An
+                :class:`~torchgeo_m2cd.models.M2CD_Weights` gives M²CD the whole model,
+                its architecture, and its inputs.
+            in_channels: Bands per image, or a pair with the bands of each (defaults to
+                those of the weights, or 3). With a pair, M²CD has a stem for each image;
+                other models read the larger number.
             model_args: Further arguments of the model: those of
                 :class:`~torchgeo_m2cd.models.M2CD`, ``{'num_filters': 3}`` of ``'fcn'``,
                 or ``sigma`` and ``margin`` of ``'threshold'``. Those of another model are
@@ -116,11 +124,14 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             ignore_index: Value of mask pixels that do not count, or None.
             ohem: Train on hard pixels only, with the ``'bce'`` or the ``'ce'`` loss. None
                 for all pixels.
+            rule_target: Blend masks with what a rule sees, with the ``'bce'`` loss of a
+                binary task. None for masks as they are.
             lr: Learning rate.
             optimization: Weight decay, learning rate of the head, and schedule. None is
                 TorchGeo's: ``Optimization()``.
-            freeze_backbone: Freeze the encoder. The experts of M²CD are still trained,
-                since no pretrained encoder has them.
+            freeze_backbone: Freeze the encoder. The experts of M²CD, and the stem of the
+                second image, are still trained, unless the weights are of the whole model:
+                no pretrained encoder has them.
             freeze_decoder: Freeze the decoder.
             o2sp: Optical-to-SAR path of M²CD in training, or None for none.
             init_from: Path of the checkpoint of another run, whose model gives all
@@ -131,7 +142,12 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             ValueError: If an argument is unknown or does not fit another one.
         """
         self.o2sp = None if o2sp is None else O2SP.of('o2sp', o2sp)
+        #: How much the maps can be trusted, if the model is a released one.
+        self.reliability: Reliability | None = None
         self.ohem = None if ohem is None else OHEM.of('ohem', ohem)
+        self.rule_target = (
+            None if rule_target is None else RuleTarget.of('rule_target', rule_target)
+        )
         self.optimization = Optimization.of(
             'optimization', Optimization() if optimization is None else optimization
         )
@@ -140,15 +156,18 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         # Objects become their descriptions: a checkpoint holds plain values only
         self.save_hyperparameters(
             {
-                'model_args': plain(model_args),
+                'model_args': plain(self.hparams['model_args']),
                 'o2sp': plain(self.o2sp),
                 'ohem': plain(self.ohem),
+                'rule_target': plain(self.rule_target),
                 'optimization': plain(self.optimization),
             }
         )
         self.inputs = None
         if isinstance(self.model, ThresholdRule):
             self.take_inputs(self.model.inputs)
+        if isinstance(self.weights, M2CD_Weights):
+            self.take_inputs(self.weights.transforms())
         if init_from is not None:
             checkpoint = read_checkpoint(init_from)
             self._load_inputs(checkpoint)
@@ -157,7 +176,13 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
 
     def configure_models(self) -> None:
         """Initialize the model."""
+        self.weights = find_weights(self.weights, self.hparams['model'])
+        self.hparams.update(complete(self.hparams, self.weights))
         check_arguments(self.hparams, self.weights)
+        if isinstance(self.weights, M2CD_Weights):
+            reliability = self.weights.meta.get('reliability')
+            if reliability is not None:
+                self.reliability = Reliability.from_dict(reliability)
         # TorchGeo's arguments that this task has elsewhere
         for name in ('patience', 'num_filters'):
             self.hparams.pop(name, None)
@@ -187,9 +212,15 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             self.criterion = OHEMLoss(self.criterion, self.ohem)
 
     def configure_metrics(self) -> None:
-        """Initialize the metrics: IoU, F1, precision, recall and accuracy."""
+        """Initialize the metrics: IoU, F1, precision, recall and accuracy.
+
+        Released weights have a threshold of their own.
+        """
         names = ('task', 'num_classes', 'num_labels', 'labels', 'ignore_index')
-        metrics = make_metrics(*(self.hparams[name] for name in names))
+        threshold = 0.5 if self.reliability is None else self.reliability.threshold
+        metrics = make_metrics(
+            **{name: self.hparams[name] for name in names}, threshold=threshold
+        )
         self.train_metrics = metrics.clone(prefix='train_')
         self.val_metrics = metrics.clone(prefix='val_')
         self.test_metrics = metrics.clone(prefix='test_')
@@ -213,6 +244,9 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         """
         if stage == 'fit':
             check_training(self)
+            # Training makes others of them
+            self.weights = self.reliability = None
+            self.configure_metrics()
 
     def take_inputs(self, inputs: Inputs) -> None:
         """Keep what the model is shown, as the data module decided.
@@ -285,7 +319,11 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         else:
             logits = self._logits(image)
 
-        loss = self._supervised_loss(logits, mask)
+        target = mask
+        if stage == 'train' and self.rule_target is not None:
+            ignored = self.hparams['ignore_index']
+            target = self.rule_target.blend(image, mask, self.inputs, ignored)
+        loss = self._supervised_loss(logits, target)
         if losses:
             losses['supervised'] = loss
             loss = torch.stack(list(losses.values())).sum()

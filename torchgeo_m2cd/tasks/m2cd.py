@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
-from torchvision.models._api import WeightsEnum
 
-from ..models import M2CD, O2SP, load_encoder_weights
+from ..models import M2CD, O2SP, M2CD_Weights, load_encoder_weights, m2cd
 from ..transforms import Inputs
 from .arguments import model_args
 
@@ -21,26 +20,28 @@ def make_m2cd(arguments: Mapping[str, Any], weights: Any) -> M2CD:
     Args:
         arguments: Arguments of
             :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`, except *weights*.
-        weights: Its *weights*.
+        weights: Its *weights*, as :func:`~.arguments.find_weights` returns them.
 
     Returns:
         The model.
     """
     backbone = arguments['backbone']
     pretrained = True if backbone.startswith('tu-') else 'imagenet'
-    model: M2CD = M2CD(
+    whole = weights if isinstance(weights, M2CD_Weights) else None
+    model = m2cd(
+        whole,
         encoder_name=backbone,
         encoder_weights=pretrained if weights is True else None,
         in_channels=arguments['in_channels'],
         classes=arguments['num_classes'] or arguments['num_labels'] or 1,
         **model_args(arguments),
     )
-    if weights and weights is not True:
-        if isinstance(weights, str | WeightsEnum):
-            weights = [weights]
-        load_encoder_weights(model.encoder, *weights)
+    if weights and weights is not True and not whole:
+        pair = weights if isinstance(weights, list) else [weights]
+        load_encoder_weights(model.encoder, *pair)
     if arguments['freeze_backbone']:
-        model.encoder.backbone.requires_grad_(False)
+        trained = model.encoder if whole else model.encoder.backbone
+        trained.requires_grad_(False)
     if arguments['freeze_decoder']:
         model.decoder.requires_grad_(False)
     return model

@@ -31,6 +31,7 @@ def make_metrics(
     num_labels: int | None = None,
     labels: Sequence[str] | None = None,
     ignore_index: int | None = None,
+    threshold: float = 0.5,
 ) -> MetricCollection:
     r"""Make the metrics of a task.
 
@@ -53,6 +54,8 @@ def make_metrics(
         num_labels: Number of labels (only for ``'multilabel'``).
         labels: Names of the classes or labels (defaults to their indices).
         ignore_index: Value of pixels that do not count.
+        threshold: Probability from which on a pixel has a class or label (not for
+            ``'multiclass'``).
 
     Returns:
         The metrics.
@@ -62,6 +65,7 @@ def make_metrics(
         'num_classes': num_classes,
         'num_labels': num_labels,
         'ignore_index': ignore_index,
+        'threshold': threshold,
     }
     metrics: dict[str, Metric | MetricCollection] = {
         'Accuracy': Accuracy(average='micro', **kwargs)

@@ -53,8 +53,9 @@ class Inputs(nn.Module):
             optical: Step for the optical image.
             sar: Step for the SAR image.
             window: Height and width in pixels of the window of a scene that is measured
-                around a patch. A larger patch is measured itself. Use about the size of
-                the chips in training. Chips are always measured as a whole.
+                around a patch, by at most about 256 x 256 of its pixels; all of a smaller
+                scene. A larger patch is measured itself. Use about the size of the chips
+                in training. Chips are always measured as a whole.
             bands: Names of the optical bands, such as ``['B04', 'B08']`` or ``['red',
                 'nir']``, with empty strings where they are not known (defaults to those
                 of the training data, if these have names). The bands of a scene are

@@ -1,0 +1,224 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The ``torchgeo-m2cd`` command."""
+
+import json
+import logging
+import subprocess
+import sys
+import tomllib
+import warnings
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rasterio
+
+import torchgeo_m2cd
+from torchgeo_m2cd import cli
+from torchgeo_m2cd.datasets import SARSource, Source, SyntheticFlood
+from torchgeo_m2cd.maps import Districts
+from torchgeo_m2cd.models import M2CD_Weights
+from torchgeo_m2cd.predict import MapOptions, predict_scene
+
+PATCHES = ('--data_args.patch_size', '64', '--trainer_args.accelerator', 'cpu')
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    paths = SyntheticFlood().write_scene(tmp_path_factory.mktemp('scene'), size=96)
+    return str(paths['optical']), str(paths['sar'])
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The arguments that ``predict_scene`` was called with."""
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr(cli, 'predict_scene', None)
+    parser = cli.make_parser
+
+    def spy(**kwargs: Any) -> None:
+        arguments.update(kwargs)
+
+    def make_parser() -> Any:
+        # The parser is made from the signature of the true function
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, 'predict_scene', predict_scene)
+            return parser()
+
+    monkeypatch.setattr(cli, 'predict_scene', spy)
+    monkeypatch.setattr(cli, 'make_parser', make_parser)
+    return arguments
+
+
+class TestMap:
+    def test_two_arguments(
+        self,
+        scene: tuple[str, str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """They give the map of ``predict_scene``, a summary, and a progress bar."""
+        monkeypatch.chdir(tmp_path)
+        level = logging.getLogger('lightning.pytorch').level
+        cli.main(['map', *scene])
+        output, errors = capsys.readouterr()
+        summary = json.loads(Path('change.json').read_text())
+        assert '\nchange.tif\n  flooded' in output
+        assert 'change.tif change.json change.qml' in output
+        assert str(M2CD_Weights.DEFAULT) in output
+        assert 'Predicting' in output
+        for word in ('GPU', 'Tip', 'num_workers', 'Warning', 'scale is'):
+            assert word not in errors
+        assert logging.getLogger('lightning.pytorch').level == level
+        trainer: dict[str, Any] = {'accelerator': 'cpu', 'enable_progress_bar': False}
+        expected = predict_scene(*scene, 'again.tif', trainer_args=trainer)
+        assert isinstance(expected, dict)
+        assert summary['flooded_km2'] == expected['flooded_km2']
+        with rasterio.open('change.tif') as src, rasterio.open('again.tif') as other:
+            assert (src.read() == other.read()).mean() > 0.9
+            assert src.tags() == other.tags()
+
+    def test_options(self, called: dict[str, Any]) -> None:
+        """All arguments of the function are options, also those of objects."""
+        cli.main(
+            [
+                *('map', '{paths: a.tif, bands: [4], gain: 2}'),
+                *('{paths: [b.tif, c.tif], scale: power}', '--output', 'o.tif'),
+                *('--weights', 'M2CD_Weights.DEFAULT', '--classes', 'c.tif'),
+                *('--polygons', 'p.gpkg', '--quicklook', 'q.png', '--stac', 's.json'),
+                *('--districts.path', 'd.gpkg', '--districts.attribute', 'NAME'),
+                *('--threshold', '0.4', '--min_area', '100', '--overwrite', 'true'),
+                *PATCHES,
+            ]
+        )
+        assert called == {
+            'optical': Source('a.tif', bands=[4], gain=2),
+            'sar': SARSource(['b.tif', 'c.tif'], scale='power'),
+            'output': 'o.tif',
+            'weights': 'M2CD_Weights.DEFAULT',
+            'data_args': {'patch_size': 64},
+            'trainer_args': {'enable_model_summary': False, 'accelerator': 'cpu'},
+            'classes': 'c.tif',
+            'polygons': 'p.gpkg',
+            'quicklook': 'q.png',
+            'stac': 's.json',
+            'districts': Districts('d.gpkg', 'NAME'),
+            'threshold': 0.4,
+            'min_area': 100,
+            'overwrite': True,
+        }
+        assert called.keys() >= MapOptions.__annotations__.keys()
+
+    def test_several_files(self, called: dict[str, Any]) -> None:
+        cli.main(['map', '[a.tif, b.tif]', 'c.tif', '--weights', 'DEFAULT'])
+        assert called['optical'] == ['a.tif', 'b.tif']
+        assert called['weights'] is M2CD_Weights.DEFAULT
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            ([], 'expected "subcommand"'),
+            (['mapp'], "invalid choice: 'mapp'"),
+            (['map', 'a.tif'], 'required: '),
+            (['map', 'a.tif', 'b.tif', '--polygonn', 'c'], 'unrecognized arguments'),
+            (['map', 'a.tif', 'b.tif', '--threshold', 'x'], 'Got value: x'),
+            (['map', 'no.tif', 'b.tif'], "optical file 'no.tif' does not exist"),
+            (['map', 'a.tif', 'b.tif', '--weights', 'x'], "weights 'x' do not exist"),
+            (['map', 'a.tif', 'b.tif', '--threshold', '7'], 'threshold is 7'),
+            (['map', 'a.tif', 'b.tif', '--data_args.size', '7'], "argument 'size'"),
+        ],
+    )
+    def test_mistakes(
+        self, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """They are told in one line."""
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 2
+        output, errors = capsys.readouterr()
+        assert output == ''
+        assert errors.startswith('torchgeo-m2cd: error: ')
+        assert errors.count('\n') == 1
+        assert message in errors
+
+    def test_wrong_units(
+        self, scene: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = ('--output', str(tmp_path / 'change.tif'))
+        with pytest.raises(SystemExit):
+            cli.main(['map', *reversed(scene), *output, *PATCHES])
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith('torchgeo-m2cd: error: optical file')
+        assert not (tmp_path / 'change.tif').exists()
+
+    def test_debug(self) -> None:
+        with pytest.raises(FileNotFoundError, match=r"optical file 'no\.tif'"):
+            cli.main(['map', 'no.tif', 'no.tif', '--debug'])
+
+    def test_bug(self, monkeypatch: pytest.MonkeyPatch, called: dict[str, Any]) -> None:
+        """Its traceback is for its author."""
+
+        def bug(**kwargs: Any) -> None:
+            warnings.warn('hidden', stacklevel=1)
+            raise KeyError('bug')
+
+        monkeypatch.setattr(cli, 'predict_scene', bug)
+        with pytest.raises(KeyError, match='bug'):
+            cli.main(['map', 'a.tif', 'b.tif'])
+
+    def test_help(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It fits a screen, and needs no knowledge of Sphinx or of types."""
+        monkeypatch.setenv('COLUMNS', '100')
+        with pytest.raises(SystemExit):
+            cli.main(['map', '--help'])
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) <= 40
+        assert not {':class:', '``', 'type:'} & set(text.split())
+        for name in MapOptions.__annotations__:
+            assert f'--{name}' in text
+        assert '(default: change.tif)' in text
+
+
+class TestWeights:
+    def test_table(self, capsys: pytest.CaptureFixture[str]) -> None:
+        cli.main(['weights'])
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 100
+        for weights in M2CD_Weights.__members__.values():
+            assert any(line.startswith(str(weights)) for line in lines)
+            meta: dict[str, Any] = weights.meta
+            for split, figure in meta['figures'].items():
+                assert any(
+                    {split, f'{figure["IoU"]:.2f}'} <= set(line.split())
+                    for line in lines
+                )
+        assert f'{M2CD_Weights.DEFAULT}, the default: ' in '\n'.join(lines)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(['--version'])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f'torchgeo-m2cd {torchgeo_m2cd.__version__}\n'
+
+
+def test_console_script() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / 'pyproject.toml').read_text())['project']
+    value = project['scripts']['torchgeo-m2cd']
+    assert EntryPoint('torchgeo-m2cd', value, 'console_scripts').load() is cli.main
+
+
+@pytest.mark.slow
+def test_process() -> None:
+    """As a process, the status is that of a mistake, without a traceback."""
+    command = [sys.executable, '-m', 'torchgeo_m2cd.cli', 'map', 'a.tif', 'no.tif']
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert 'Traceback' not in result.stderr

@@ -1,0 +1,164 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The command ``torchgeo-m2cd``."""
+
+import argparse
+import contextlib
+import logging
+import re
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from . import __version__
+from .models import M2CD_Weights
+from .predict import predict_scene
+
+#: Columns of a terminal that tables fit.
+_COLUMNS = 100
+
+_NAME = 'torchgeo-m2cd'
+
+_MAP = """Map the change between an optical image and a later SAR image: floods, for example.
+Images are files, folders, patterns or URLs; a mapping says what files do not say of themselves:
+torchgeo-m2cd map "{paths: before.tif, bands: [4]}" "{paths: after.tif, scale: power}"."""
+
+# What a user may have got wrong; anything else is a bug, and keeps its traceback
+_MISTAKES = (argparse.ArgumentError, OSError, RuntimeError, TypeError, ValueError)
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Shows docstrings as plain text, without types."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        """Return the help of an argument, with its default."""
+        text = re.sub(r':\w+:`~?(?:[^`]*\.)?([^`]+)`', r'\1', action.help or '')
+        text = re.sub(r'``|(?<!\w)\*|\*(?!\w)', '', text)
+        if action.option_strings and action.default not in (
+            None,
+            False,
+            '==SUPPRESS==',
+        ):
+            text += ' (default: %(default)s)'
+        return text
+
+
+def make_parser() -> ArgumentParser:
+    """Make the parser of the command line.
+
+    Returns:
+        The parser. ``map`` has the arguments of
+        :func:`~torchgeo_m2cd.predict.predict_scene`.
+    """
+    parser = ArgumentParser(
+        prog=_NAME,
+        description='Optical-SAR change maps.',
+        exit_on_error=False,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument('--version', action='version', version=f'{_NAME} {__version__}')
+    subcommands = parser.add_subcommands()
+    map_parser = ArgumentParser(
+        description=_MAP,
+        usage=f'{_NAME} map [options] optical sar',
+        exit_on_error=False,
+        formatter_class=_HelpFormatter,
+    )
+    map_parser.add_function_arguments(predict_scene, as_group=False, as_positional=True)
+    map_parser.add_argument(
+        '--debug', action='store_true', help='Show the traceback of an error.'
+    )
+    subcommands.add_subcommand('map', map_parser, help='Map the change of a scene.')
+    subcommands.add_subcommand(
+        'weights',
+        ArgumentParser(description='List the released weights.', exit_on_error=False),
+        help='List the released weights, with their figures.',
+    )
+    return parser
+
+
+def format_weights() -> str:
+    """Write the released weights as a table.
+
+    Returns:
+        Lines of at most 100 columns.
+    """
+    table = [['weights', 'MB', 'shown', 'split', 'IoU', 'interval']]
+    notes = []
+    for weights in dict.fromkeys(M2CD_Weights.__members__.values()):
+        meta: dict[str, Any] = weights.meta
+        shown = ' '.join(
+            name for names in weights.transforms().band_names for name in names
+        )
+        first = [str(weights), f'{meta["bytes"] / 1e6:.1f}', shown]
+        for split, figure in meta['figures'].items():
+            interval = '{:.2f} to {:.2f}'.format(*figure['interval'])
+            table.append([*first, split, f'{figure["IoU"]:.2f}', interval])
+            first = [''] * len(first)
+        default = ', the default' if weights is M2CD_Weights.DEFAULT else ''
+        notes.append(f'{weights}{default}: {meta["data"]}. Licence: {meta["licence"]}.')
+    notes.append('threshold: a rule, without weights.')
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in table]
+    for note in notes:
+        lines += ['', *textwrap.wrap(note, _COLUMNS, subsequent_indent='  ')]
+    return '\n'.join(lines)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what Lightning says of itself, and warnings, which summaries repeat."""
+    logger = logging.getLogger('lightning.pytorch')
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *args, **kwargs: None
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Say in one line what was wrong."""
+    print(f'{_NAME}: error: {" ".join(str(error).split())}', file=sys.stderr)
+    raise SystemExit(2) from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command-line interface.
+
+    Args:
+        argv: Arguments (defaults to those of the process).
+
+    Raises:
+        SystemExit: With status 2 after a mistake of the user.
+    """
+    parser = make_parser()
+    try:
+        args = parser.instantiate(parser.parse_args(argv))
+    except _MISTAKES as error:
+        _fail(error)
+    if args.subcommand == 'weights':
+        print(format_weights())
+        return
+    options = vars(args.map)
+    debug = options.pop('debug')
+    # The summary says enough of the model
+    trainer = {'enable_model_summary': False, **(options.pop('trainer_args') or {})}
+    try:
+        with _quiet():
+            predict_scene(**options, trainer_args=trainer)
+    except _MISTAKES as error:
+        if debug:
+            raise
+        _fail(error)
+
+
+if __name__ == '__main__':
+    main()
