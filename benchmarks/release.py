@@ -83,8 +83,8 @@ def read_figures(path: Path, dataset: str) -> dict[str, dict[str, Any]]:
     Returns:
         ``IoU``, mean over the seeds, ``interval`` and ``seeds`` by split.
     """
-    table = pd.read_csv(path)
-    scores = summarize(table[table['dataset'] == dataset], ())
+    table = pd.read_csv(path).query('dataset == @dataset and model != "Rule"')
+    scores = summarize(table, ())
     return {
         row.split: {
             'IoU': round(row.IoU, 4),
@@ -93,6 +93,23 @@ def read_figures(path: Path, dataset: str) -> dict[str, dict[str, Any]]:
         }
         for row in scores.itertuples()
     }
+
+
+def write_table(path: Path, counts: Path) -> None:
+    """Write the IoU of all models, one row per split.
+
+    Args:
+        path: CSV file to write.
+        counts: Counts of ``compare.py``.
+    """
+    scores = summarize(pd.read_csv(counts), ())
+    scores['IoU'] = [
+        f'{r.IoU:.3f} [{r.low:.2f}, {r.high:.2f}]' for r in scores.itertuples()
+    ]
+    wide = scores.pivot(index='split', columns='model', values='IoU')
+    seeds = scores[scores['model'] != 'Rule'].groupby('split')['seeds'].max()
+    order = list(dict.fromkeys(scores['split']))
+    wide.assign(seeds=seeds).loc[order].reset_index().to_csv(path, index=False)
 
 
 def write(model: M2CD, folder: Path, name: str, meta: Mapping[str, Any]) -> Path:
@@ -159,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--url', help='address at the hub (defaults to the file in the package)'
     )
     parser.add_argument('--folder', type=Path, default=FOLDER)
+    parser.add_argument('--table', type=Path, help='CSV file of the figures to write')
     args = parser.parse_args(argv)
 
     calibration = json.loads(args.calibration.read_text())
@@ -176,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             ['python', '-m', 'benchmarks.release', *(argv or sys.argv[1:])]
         ),
     }
+    if args.table is not None:
+        write_table(args.table, args.counts)
     file = write(model, args.folder, args.name, meta)
     print(f'{file}: {file.stat().st_size:,} bytes')
 

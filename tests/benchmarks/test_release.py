@@ -60,7 +60,16 @@ def run(
     arguments = [
         *('name', *paths, '--counts', folder / 'counts.csv'),
         *('--calibration', folder / 'calibration.json', '--folder', folder),
-        *('--data', 'chips', '--licence', 'MIT', '--url', 'https://hf.co/x'),
+        *(
+            '--table',
+            folder / 'table.csv',
+            '--data',
+            'chips',
+            '--licence',
+            'MIT',
+            '--url',
+            'https://hf.co/x',
+        ),
     ]
     release.main([*map(str, arguments)])
     description = json.loads((folder / 'name.json').read_text())
@@ -108,6 +117,8 @@ def test_release(tmp_path: Path) -> None:
     figure = description['figures']['val']
     assert figure['IoU'] == pytest.approx((6 / 10 + 6 / 12) / 2)
     assert figure['interval'] == [0.5, 0.6]
+    (row,) = pd.read_csv(tmp_path / 'table.csv').to_dict('records')
+    assert row == {'split': 'val', 'm': '0.550 [0.50, 0.60]', 'seeds': 2}
     assert (description['url'], figure['seeds']) == ('https://hf.co/x', 2)
 
 
