@@ -125,7 +125,7 @@ class TestMap:
             (['mapp'], "invalid choice: 'mapp'"),
             (['map', 'a.tif'], 'required: '),
             (['map', 'a.tif', 'b.tif', '--polygonn', 'c'], 'unrecognized arguments'),
-            (['map', 'a.tif', 'b.tif', '--threshold', 'x'], 'Got value: x'),
+            (['map', 'a.tif', 'b.tif', '--threshold', 'x'], 'Given value: x'),
             (['map', 'no.tif', 'b.tif'], "optical file 'no.tif' does not exist"),
             (['map', 'a.tif', 'b.tif', '--weights', 'x'], "weights 'x' do not exist"),
             (['map', 'a.tif', 'b.tif', '--threshold', '7'], 'threshold is 7'),

@@ -180,9 +180,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         self.hparams.update(complete(self.hparams, self.weights))
         check_arguments(self.hparams, self.weights)
         if isinstance(self.weights, M2CD_Weights):
-            reliability = self.weights.meta.get('reliability')
-            if reliability is not None:
-                self.reliability = Reliability.from_dict(reliability)
+            self.reliability = Reliability.from_dict(self.weights.meta['reliability'])
         # TorchGeo's arguments that this task has elsewhere
         for name in ('patience', 'num_filters'):
             self.hparams.pop(name, None)
