@@ -80,10 +80,8 @@ class OMBRIA(OpticalSARDataset):
 
     To compare methods on floods that differ from all training data, exclude scenes that
     look different from training (*leave_out*) and test on them: ``dry`` has bright soil,
-    and ``green`` has the brightest and the darkest SAR images.
-
-    The masks of many chips, most of them in ``plain``, show the flood of another day: in
-    SAR, what they mark looks like what they do not.
+    and ``green`` has the brightest and the darkest SAR images. In ``plain``, what the
+    masks mark looks in SAR like what they do not, as if they were of another day.
 
     If you use this dataset in your research, please cite the following paper:
 

@@ -5,7 +5,8 @@
 
 from .base import InputStep, LeftOut
 from .drain import RandomDrain
-from .inputs import Inputs, KeepsInputs, Reference
+from .inputs import Inputs, Reference
+from .keeps_inputs import KeepsInputs
 from .optical import Darkness, RelativeDarkness
 from .pair import (
     DropImage,

@@ -387,21 +387,6 @@ class Inputs(nn.Module):
         return optical[..., : bands[0], :, :], sar[..., : bands[1], :, :]
 
 
-class KeepsInputs:
-    """Base class of tasks that keep the inputs of their model."""
-
-    #: What the model is shown. None until the model is trained or loaded.
-    inputs: Inputs | None
-
-    def take_inputs(self, inputs: Inputs) -> None:
-        """Keep the inputs that the data module has chosen.
-
-        Args:
-            inputs: What the model is shown.
-        """
-        self.inputs = inputs
-
-
 def _stack(optical: Tensor, sar: Tensor) -> Tensor:
     """Stack batches of images like :func:`~torchgeo_m2cd.datasets.stack_pair`."""
     pairs = stack_pair(optical.transpose(0, 1), sar.transpose(0, 1))
