@@ -23,9 +23,10 @@ from torchgeo_m2cd.models import CosineGate, MixtureOfExperts, MoEOutput
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.utils import check_choice
 
-#: Five change the model, the last three change SAR images in training.
+#: Six change the model, the last three change SAR images in training.
 Variant = Literal[
     'residual',
+    'residual-modality',
     'sharp-gate',
     'same-experts',
     'group-norm',
@@ -46,6 +47,8 @@ class VariantTask(ChangeDetectionTask):
             variant: What to change:
 
                 * ``'residual'``: mixtures of experts add to their input
+                * ``'residual-modality'``: they do, and their gates know which image a token
+                  is of
                 * ``'sharp-gate'``: the initial temperature of gates is five times as high
                 * ``'same-experts'``: all experts of a mixture have the same initial weights
                 * ``'group-norm'``: group norm (8 groups) in place of batch norm
@@ -68,6 +71,10 @@ class VariantTask(ChangeDetectionTask):
             match self.hparams['variant'], module:
                 case 'residual', MixtureOfExperts():
                     module.register_forward_hook(_add_input)
+                case 'residual-modality', MixtureOfExperts():
+                    module.register_forward_hook(_add_input)
+                    gate = ModalityGate(module.gate, module.num_experts)
+                    module.add_module('gate', gate)
                 case 'sharp-gate', CosineGate():
                     nn.init.constant_(module.temperature, math.log(10))
                 case 'same-experts', MixtureOfExperts():
@@ -87,6 +94,35 @@ class VariantTask(ChangeDetectionTask):
             sar = change_sar(sar, self.hparams['variant'])
             batch = {**batch, 'image': torch.stack([optical, sar], dim=1)}
         return super()._shared_step(batch, batch_idx, stage)
+
+
+class ModalityGate(nn.Module):
+    """A gate with a learned preference of each modality for each expert."""
+
+    def __init__(self, gate: nn.Module, num_experts: int) -> None:
+        """Initialize a new ModalityGate.
+
+        Args:
+            gate: The gate to add to.
+            num_experts: Number of experts E.
+        """
+        super().__init__()
+        self.gate = gate
+        self.preference = nn.Parameter(torch.zeros(2, 1, num_experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score the experts for each token.
+
+        Args:
+            x: Tokens of the optical, the SAR and the simulated SAR image, shape (3, N, C),
+                of the first two, (2, N, C), or of the last, (1, N, C).
+
+        Returns:
+            Logits, shape (P, N, E).
+        """
+        logits: Tensor = self.gate(x)
+        is_sar = [[1], [0, 1], [0, 1, 1]][len(x) - 1]
+        return logits + self.preference[is_sar]
 
 
 class FloodShareDataModule(OMBRIADataModule):

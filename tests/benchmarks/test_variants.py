@@ -11,6 +11,7 @@ from torch.utils.data import WeightedRandomSampler
 
 from benchmarks.variants import (
     FloodShareDataModule,
+    ModalityGate,
     Variant,
     VariantTask,
     change_sar,
@@ -43,6 +44,26 @@ class TestVariantTask:
         nn.init.zeros_(moe.fc2.bias)
         x = torch.randn(1, 5, 32)
         torch.testing.assert_close(moe(x).tokens, x)
+
+    def test_modality_gate(self) -> None:
+        """Equal tokens go to the experts that their modality prefers."""
+        moe = next(
+            m
+            for m in make('residual-modality').eval().modules()
+            if isinstance(m, MixtureOfExperts)
+        )
+        assert isinstance(moe.gate, ModalityGate)
+        moe.gate.preference.data[:] = 0
+        moe.gate.preference.data[0, 0, :2] = moe.gate.preference.data[1, 0, 2:] = 100
+        x = torch.randn(1, 5, 32)
+        chosen = moe(x.expand(3, 5, 32)).gates > 0
+        assert chosen[0].all(dim=0).tolist() == [True, True, False, False]
+        for gates in (
+            *chosen[1:],
+            moe(x).gates[0] > 0,
+            moe(x.expand(2, 5, 32)).gates[1] > 0,
+        ):
+            assert gates.all(dim=0).tolist() == [False, False, True, True]
 
     def test_sharp_gate(self) -> None:
         """The logits are five times as large."""
