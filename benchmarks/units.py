@@ -3,7 +3,7 @@
 
 """Map the same floods in the units of several products.
 
-python -m benchmarks.units best.ckpt --root ../shared/data/ombria
+python -m benchmarks.units --weights M2CD_Weights.DEFAULT --root ../shared/data/ombria
 
 Turns OMBRIA's chips into plausible dB, linear power, amplitude and reflectance, writes them as
 GeoTIFFs, each chip by itself and all of a split as one scene, and maps both with the same model.
@@ -30,7 +30,7 @@ from benchmarks.tables import RESULTS, write_csv
 from torchgeo_m2cd.callbacks import SceneWriter
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import OMBRIA, SARSource, Source
-from torchgeo_m2cd.tasks import ChangeDetectionTask
+from torchgeo_m2cd.tasks import ChangeDetectionTask, load_task
 
 Image = npt.NDArray[Any]
 
@@ -177,9 +177,9 @@ def map_scenes(
     return maps
 
 
-def score(probability: Image, mask: Image) -> float:
+def score(probability: Image, mask: Image, threshold: float) -> float:
     """Compute the intersection over union of floods."""
-    flood = np.nan_to_num(probability) >= 0.5
+    flood = np.nan_to_num(probability) >= threshold
     return float((flood & mask).sum()) / max(float((flood | mask).sum()), 1.0)
 
 
@@ -196,6 +196,7 @@ def compare(
     Returns:
         A row per variant: IoU of the chips and of the scene.
     """
+    threshold = task.reliability.threshold if task.reliability is not None else 0.5
     # Where there are data
     land = float(np.median(chips.sar[(chips.optical != 0).any(axis=1, keepdims=True)]))
     rows = []
@@ -215,8 +216,10 @@ def compare(
         rows.append(
             {
                 'units': variant,
-                'chips': score(np.stack(maps), chips.mask) if maps else math.nan,
-                'scene': score(whole, tile(chips.mask[:, None])[0]),
+                'chips': score(np.stack(maps), chips.mask, threshold)
+                if maps
+                else math.nan,
+                'scene': score(whole, tile(chips.mask[:, None])[0], threshold),
             }
         )
     return rows
@@ -246,11 +249,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--root', type=Path, default=Path('data/ombria'), help='OMBRIA')
     parser.add_argument('--splits', nargs='+', default=['albania', 'timor'])
     parser.add_argument('--variants', nargs='+', default=[*VARIANTS])
-    parser.add_argument('checkpoint', type=Path)
-    args = parser.parse_args(argv)
-    task = ChangeDetectionTask.load_from_checkpoint(
-        args.checkpoint, map_location='cpu', weights_only=True, _instantiator=None
+    parser.add_argument(
+        '--weights',
+        default='M2CD_Weights.DEFAULT',
+        help='see torchgeo_m2cd.tasks.load_task, default: %(default)s',
     )
+    args = parser.parse_args(argv)
+    task = load_task(args.weights)
     torch.set_num_threads(1)
     rows, stable = [], True
     for split in args.splits:

@@ -62,6 +62,8 @@ class VariantTask(ChangeDetectionTask):
                 :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`.
         """
         check_choice('variant', variant, get_args(Variant))
+        # For the command line; Lightning passes it on to classes with **kwargs
+        kwargs.pop('_class_path', None)
         super().__init__(**kwargs)
 
     def configure_models(self) -> None:

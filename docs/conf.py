@@ -20,26 +20,48 @@ author = 'torchgeo-m2cd contributors'
 copyright = author
 version = release = torchgeo_m2cd.__version__
 
+# Known where the documentation is hosted
+repository = os.environ.get('READTHEDOCS_GIT_CLONE_URL', '').removesuffix('.git')
+
 extensions = [
+    'myst_nb',
     'sphinx.ext.autodoc',
     'sphinx.ext.intersphinx',
     'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
+    'sphinx_copybutton',
+    'sphinx_design',
 ]
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', 'results']
+templates_path = ['_templates']
 
 html_theme = 'pydata_sphinx_theme'
 html_title = project
 html_static_path = ['_static']
-html_theme_options = {
+html_css_files = ['custom.css']
+html_theme_options: dict[str, Any] = {
+    'article_header_end': ['colab'],
     'footer_end': [],
-    'navbar_end': ['theme-switcher'],
+    'navbar_end': ['theme-switcher', 'navbar-icon-links'],
     'secondary_sidebar_items': {'**': ['page-toc'], 'architecture': []},
-    'show_prev_next': False,
 }
-html_sidebars: dict[str, list[str]] = {'architecture': []}
+html_context = {'repository': repository}
+if repository:
+    html_theme_options['github_url'] = repository
+html_sidebars: dict[str, list[str]] = {'architecture': [], 'index': []}
 html_show_sourcelink = False
+
+# Prompts and outputs are not copied, continued lines are
+copybutton_prompt_text = '$ '
+copybutton_line_continuation_character = '\\'
+
+# A notebook runs once, and again if it has changed
+nb_execution_mode = 'cache'
+nb_execution_raise_on_error = True
+nb_execution_timeout = 180
+nb_merge_streams = True
+nb_output_stderr = 'remove'
 
 autoclass_content = 'both'
 autodoc_default_options = {

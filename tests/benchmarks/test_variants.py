@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import WeightedRandomSampler
 
@@ -35,6 +36,19 @@ class TestVariantTask:
         task.training_step({'image': image, 'mask': mask}, 0).backward()
         assert task.eval()(image).isfinite().all()
         assert task.hparams['variant'] == variant
+
+    def test_checkpoint(self, tmp_path: Path) -> None:
+        task = make('residual-modality')
+        trainer = Trainer(logger=False, enable_checkpointing=False)
+        trainer.strategy.connect(task)
+        trainer.save_checkpoint(tmp_path / 'best.ckpt')
+        loaded = VariantTask.load_from_checkpoint(
+            tmp_path / 'best.ckpt', weights_only=True
+        )
+        expected = task.state_dict()
+        assert set(loaded.state_dict()) == set(expected)
+        for name, value in loaded.state_dict().items():
+            torch.testing.assert_close(value, expected[name])
 
     def test_residual(self) -> None:
         """If experts output zeros, the mixture returns its input."""
