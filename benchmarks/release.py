@@ -95,14 +95,15 @@ def read_figures(path: Path, dataset: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_table(path: Path, counts: Path) -> None:
+def write_table(path: Path, counts: Path, events: Sequence[str]) -> None:
     """Write the IoU of all models, one row per split.
 
     Args:
         path: CSV file to write.
         counts: Counts of ``compare.py``.
+        events: Splits whose mean is a row, too.
     """
-    scores = summarize(pd.read_csv(counts), ())
+    scores = summarize(pd.read_csv(counts), events)
     scores['IoU'] = [
         f'{r.IoU:.3f} [{r.low:.2f}, {r.high:.2f}]' for r in scores.itertuples()
     ]
@@ -177,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--folder', type=Path, default=FOLDER)
     parser.add_argument('--table', type=Path, help='CSV file of the figures to write')
+    parser.add_argument('--events', nargs='*', default=['albania', 'timor'])
     args = parser.parse_args(argv)
 
     calibration = json.loads(args.calibration.read_text())
@@ -195,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
     }
     if args.table is not None:
-        write_table(args.table, args.counts)
+        write_table(args.table, args.counts, args.events)
     file = write(model, args.folder, args.name, meta)
     print(f'{file}: {file.stat().st_size:,} bytes')
 
