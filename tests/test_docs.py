@@ -1,0 +1,102 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What the documentation tells users to type."""
+
+import re
+import runpy
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchgeo.main
+from lightning.pytorch import Trainer
+
+from benchmarks.matrix import read_matrix
+from torchgeo_m2cd import cli
+from torchgeo_m2cd.configs import config_path
+from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
+from torchgeo_m2cd.tasks import ChangeDetectionTask
+
+RECIPES = Path(__file__).parents[1] / 'docs' / 'user' / 'recipes.rst'
+
+
+def find_blocks(path: Path, language: str) -> list[str]:
+    """Find the code blocks of a page in one language."""
+    pattern = rf'^\.\. code-block:: {language}\n\n((?:(?:   .*)?\n)+)'
+    blocks = re.findall(pattern, path.read_text(), flags=re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in blocks]
+
+
+def find_commands(path: Path) -> list[list[str]]:
+    """Find the commands of a page, split into words."""
+    lines = '\n'.join(find_blocks(path, 'console')).replace('\\\n', '').splitlines()
+    return [shlex.split(line.removeprefix('$ ')) for line in lines]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of someone who follows the recipes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    # Classes that a recipe defines are not there for other tests
+    monkeypatch.delitem(sys.modules, 'steps', raising=False)
+    Path('mine.yaml').write_text(config_path('ombria').read_text())
+    return tmp_path
+
+
+@pytest.mark.slow
+class TestRecipes:
+    def test_python(self, folder: Path) -> None:
+        datamodule = SyntheticFloodDataModule(
+            batch_size=2, length=2, eval_length=2, size=64
+        )
+        task = ChangeDetectionTask('m2cd', backbone='mit_b0', in_channels=4)
+        trainer = Trainer(
+            accelerator='cpu', logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, fast_dev_run=True,
+        )  # fmt: skip
+        trainer.fit(task, datamodule)
+        trainer.save_checkpoint('best.ckpt')
+        namespace: dict[str, Any] = {
+            'optical': torch.rand(4, 64, 64) * 5000,
+            'sar': -20 * torch.rand(1, 64, 64),
+        }
+        for block in find_blocks(RECIPES, 'python'):
+            Path('block.py').write_text(block)
+            namespace |= runpy.run_path('block.py', namespace)
+        assert namespace['probability'].shape == (64, 64)
+        assert Path('flood.onnx').exists()
+        image = torch.tensor([[[[8.0]], [[3.0]]]])
+        shown = namespace['Ratio']()(image, torch.empty(1, 0, 1, 1))
+        assert shown.tolist() == [[[[2.0]]]]
+
+    def test_commands(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (step,) = (b for b in find_blocks(RECIPES, 'python') if 'InputStep' in b)
+        Path('steps.py').write_text(step)
+        commands = find_commands(RECIPES)
+        for words in commands:
+            if words[0].startswith('PYTHONPATH='):
+                words = words[1:]
+            match words[0], words[1]:
+                case 'torchgeo', 'fit':
+                    with pytest.raises(SystemExit, match='0'):
+                        torchgeo.main.main([*words[1:], '--print_config'])
+                    assert 'class_path' in capsys.readouterr().out
+                case 'torchgeo-m2cd', 'map':
+                    cli.make_parser().parse_args(words[1:])
+                case 'python', '-m':
+                    assert words[2] in ('benchmarks.compare', 'benchmarks.report')
+                case _:
+                    pytest.fail(f'{words} is not tested')
+        assert len(commands) > 8
+
+    def test_matrix(self, folder: Path) -> None:
+        (matrix,) = find_blocks(RECIPES, 'yaml')
+        Path('matrix.yaml').write_text(matrix)
+        cells = read_matrix(Path('matrix.yaml'), folder / 'output')
+        assert len(cells) == 6
