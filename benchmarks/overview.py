@@ -43,10 +43,10 @@ MODELS: dict[str, tuple[str, str]] = {
 MEAN = 'mean of albania, timor'
 #: Names of the splits, and what they are called here.
 SPLITS = {
-    'test': 'Beside the training chips',
+    'test': 'Test',
     'albania': 'Albania',
     'timor': 'Timor',
-    MEAN: 'New floods, mean',
+    MEAN: 'New floods',
 }
 
 
