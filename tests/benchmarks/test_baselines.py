@@ -14,6 +14,9 @@ from benchmarks import compare
 from benchmarks.baselines import best_threshold
 from benchmarks.evaluate import COUNTS
 from tests.data.ombria.data import arrays
+from torchgeo_m2cd.datasets import OMBRIA, stack_pair
+from torchgeo_m2cd.models import ThresholdRule
+from torchgeo_m2cd.transforms import Inputs, Relative, RelativeDarkness
 
 Write = Callable[[dict[str, Any]], Path]
 
@@ -31,7 +34,7 @@ RULE: dict[str, Any] = {
                 'sar': {
                     'class_path': 'torchgeo_m2cd.transforms.Relative',
                     'init_args': {
-                        'scale': [10], 'references': ['otsu', 0.85], 'decibels': 0.4,
+                        'scale': [10], 'references': ['otsu', 1.0], 'decibels': 0.2,
                     },
                 },
             },
@@ -59,18 +62,32 @@ class TestThresholds:
             *('S1_mask_0013', 'S1_mask_0770'),
             *('gt_1', 'gt_2', 'gt_10'),
         ]
-        # Chips span 64 grey values of 0.2 dB: nothing is 9 dB below land
         total = counts[list(COUNTS)].sum(axis=1)
         assert (total == 64).all()
-        assert (counts['tp'] + counts['fp'] == 0).all()
+        # The model itself, on the pixels of the chips
+        optical = RelativeDarkness([0, 0.5, 0])
+        inputs = Inputs(optical, Relative([10], ['otsu', 1.0], OMBRIA.decibels))
+        rule = ThresholdRule(inputs=inputs)
+        flooded = 0
+        for chip in counts.itertuples():
+            before, after, mask = arrays(int(str(chip.chip).split('_')[-1]))
+            pair = stack_pair(
+                torch.from_numpy(before).permute(2, 0, 1).float(),
+                torch.from_numpy(after)[None].float(),
+            )
+            flood = (rule(inputs(pair[None]))[0, 0] > 0).numpy()
+            assert chip.tp == (flood & (mask > 0)).sum()
+            assert chip.fp == (flood & (mask == 0)).sum()
+            flooded += int(flood.sum())
+        assert 0 < flooded < len(counts) * 64
         assert counts['versions'].str.contains('torchgeo ').all()
         # A second run changes nothing, and does not read the commit as a number
         (finished,) = (output / 'ombria').glob('*/1/counts.csv')
         one = pd.read_csv(finished).assign(commit='7e20829')
         one.to_csv(finished, index=False)
-        before = finished.stat().st_mtime_ns
+        written = finished.stat().st_mtime_ns
         assert compare.main([str(path), str(output)]) == 0
-        assert finished.stat().st_mtime_ns == before
+        assert finished.stat().st_mtime_ns == written
         assert set(pd.read_csv(output / 'counts.csv', dtype=str)['commit']) == {
             '7e20829'
         }
