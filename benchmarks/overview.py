@@ -42,12 +42,7 @@ MODELS: dict[str, tuple[str, str]] = {
 #: The mean over the floods that no model was trained with.
 MEAN = 'mean of albania, timor'
 #: Names of the splits, and what they are called here.
-SPLITS = {
-    'test': 'Test',
-    'albania': 'Albania',
-    'timor': 'Timor',
-    MEAN: 'New floods',
-}
+SPLITS = {'test': 'Test', 'albania': 'Albania', 'timor': 'Timor', MEAN: 'New floods'}
 
 
 def read_scores(folder: Path) -> pd.DataFrame:

@@ -180,7 +180,7 @@ def map_scenes(
 def score(probability: Image, mask: Image, threshold: float) -> float:
     """Compute the intersection over union of floods."""
     flood = np.nan_to_num(probability) >= threshold
-    return float((flood & mask).sum()) / max(float((flood | mask).sum()), 1.0)
+    return round(float((flood & mask).sum()) / max(float((flood | mask).sum()), 1.0), 4)
 
 
 def compare(

@@ -56,8 +56,8 @@ def test_values() -> None:
 def test_score() -> None:
     probability = np.array([0.5, 0.4, np.nan, 0.9])
     mask = np.array([True, True, False, False])
-    assert score(probability, mask, 0.5) == 1 / 3
-    assert score(probability, mask, 0.4) == 2 / 3
+    assert score(probability, mask, 0.5) == 0.3333
+    assert score(probability, mask, 0.4) == 0.6667
     row = {'units': 'dB', 'chips': 0.3, 'scene': 0.4}
     assert is_stable([row, row | {'scene': 0.391}])
     assert not is_stable([row, row | {'chips': 0.288}])
