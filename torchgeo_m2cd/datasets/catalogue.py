@@ -82,9 +82,15 @@ def list_scenes(
         names = table['name'].fillna(names).astype(str)
     for name in names:
         # It becomes part of a path, and must not lead to another folder
-        if not name or name in ('.', '..') or set('/\\') & set(name):
+        if (
+            not name.isprintable()
+            or not name
+            or name in ('.', '..')
+            or set('/\\<>') & set(name)
+        ):
             raise ValueError(
-                f'{what} has the name {name!r}: expected no slashes, and some letters'
+                f'{what} has the name {name!r}: expected no slashes, no < or >, no '
+                'control characters, and some letters'
             )
     if names.duplicated().any():
         raise ValueError(

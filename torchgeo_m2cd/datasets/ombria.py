@@ -15,9 +15,14 @@ from typing import ClassVar, NamedTuple, NoReturn
 from torchgeo.datasets import DatasetNotFoundError
 from torchgeo.datasets.utils import Path, Sample, download_url
 
+from ..checks import Names, checked
 from ..utils import check_choice
 from .base import OpticalSARDataset
 from .chips import Files, match_files, read_sample
+
+#: Largest size in bytes of the images of a folder. Those of the largest have 122 MB,
+#: also without compression.
+_MAX_FOLDER = 2**28
 
 
 class _Folders(NamedTuple):
@@ -127,6 +132,7 @@ class OMBRIA(OpticalSARDataset):
     #: training split).
     val_numbers = ((22, 31), (37, 73), (563, 602), (721, 734), (755, 771))
 
+    @checked
     def __init__(
         self,
         root: Path = 'data',
@@ -135,7 +141,7 @@ class OMBRIA(OpticalSARDataset):
         download: bool = False,
         checksum: bool = False,
         leave_out: Sequence[str] = (),
-        bands: Sequence[str] = all_bands,
+        bands: Names = all_bands,
     ) -> None:
         """Initialize a new OMBRIA dataset instance.
 
@@ -161,8 +167,6 @@ class OMBRIA(OpticalSARDataset):
             ValueError: If *split*, *leave_out* or a band is unknown, or there is no band.
         """
         check_choice('split', split, self.splits)
-        if not bands:
-            raise ValueError(f'bands is empty: expected some of {list(self.all_bands)}')
         for band in bands:
             check_choice('bands', band, self.all_bands)
         for group in leave_out:
@@ -388,11 +392,17 @@ def _extract_images(path: Path, folders: Sequence[str], target: Path) -> None:
         folders: Folders to extract, relative to the folder that GitHub puts all files in.
         target: Folder to extract to.
     """
+    sizes = dict.fromkeys(folders, 0)
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             _, _, name = member.filename.partition('/')
             folder, _, filename = name.rpartition('/')
             if folder in folders and re.fullmatch(r'[a-zA-Z]\w*\.png', filename):
+                sizes[folder] += member.file_size
+                if sizes[folder] > _MAX_FOLDER:
+                    raise RuntimeError(
+                        f'{folder} has more than {_MAX_FOLDER:,} bytes when unpacked'
+                    )
                 image = pathlib.Path(target, folder, filename)
                 image.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as src, open(image, 'wb') as dst:

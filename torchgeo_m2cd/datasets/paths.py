@@ -202,6 +202,7 @@ def expand(name: str, paths: Paths) -> list[str]:
         FileNotFoundError: If a file or folder does not exist, or nothing matches a
             pattern.
         TypeError: If a path is none.
+        ValueError: If a path is a pipe, a socket or a device.
     """
     found = []
     for path in list_paths(paths, name):
@@ -213,6 +214,13 @@ def expand(name: str, paths: Paths) -> list[str]:
                 if glob.has_magic(file) and not before
                 else f'{name} file {file!r} does not exist'
             )
+        for match in matches:
+            if not (os.path.isfile(match) or os.path.isdir(match)):
+                # A pipe would be waited for
+                raise ValueError(
+                    f'{name} file {match!r} is a pipe, a socket or a device: expected a '
+                    'file or a folder'
+                )
         found += [before + match + after for match in matches or [file]]
     return found
 

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from torchgeo.datasets import IntersectionDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
+from ..checks import Positive, checked
 from .base import OpticalSARDataset, stack_pair
 from .grid import Grid
 from .grid_raster import GridRaster
@@ -59,13 +60,14 @@ class SceneDataset(IntersectionDataset):
     #: Mask value of pixels that are not valid.
     ignore_index = OpticalSARDataset.ignore_index
 
+    @checked
     def __init__(
         self,
         optical: Source | Paths,
         sar: SARSource | Paths,
         mask: MaskSource | Paths | None = None,
         crs: CRS | str | None = None,
-        res: float | tuple[float, float] | None = None,
+        res: Positive | tuple[Positive, Positive] | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         """Initialize a new SceneDataset instance.
@@ -328,6 +330,7 @@ class SceneList(Dataset[list[Sample]]):
     holds the number of the scene.
     """
 
+    @checked
     def __init__(self, scenes: Sequence[SceneDataset]) -> None:
         """Initialize a new SceneList instance.
 

@@ -22,6 +22,7 @@ from rasterio.transform import Affine, array_bounds
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Path
 
+from ..checks import checked
 from ..datasets import SceneDataset
 from ..datasets.grid import Grid
 from ..datasets.paths import is_remote, public_path
@@ -32,6 +33,7 @@ from .plan import stamp
 COLUMNS = ('name', 'flooded_km2', 'water_before_km2', 'mapped_km2', 'flooded_share')
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Districts:
     """A vector file of districts, such as municipalities.
@@ -152,6 +154,7 @@ class Districts:
 class DistrictAreas:
     """Sum up the areas of classes in districts, a window at a time."""
 
+    @checked
     def __init__(self, table: gpd.GeoDataFrame, transform: Affine) -> None:
         """Initialize a new DistrictAreas instance.
 
