@@ -318,5 +318,5 @@ def test_numbers(argument: tuple[str, Any], value: float) -> None:
     if is_allowed(kind, value):
         check_argument('name', value, hint)
     else:
-        with pytest.raises((TypeError, ValueError), match='^name is '):
+        with pytest.raises((TypeError, ValueError), match=r'^name is '):
             check_argument('name', value, hint)

@@ -120,8 +120,10 @@ def test_good(hint: Any, value: Any) -> None:
             Size,
             'x',
             TypeError,
-            "name is 'x': expected an integer, at least 1 or (an integer, at least 1, an "
-            'integer, at least 1)',
+            (
+                "name is 'x': expected an integer, at least 1 or (an integer, at least 1, an "
+                'integer, at least 1)'
+            ),
         ),
         (Channels, [1, 2, 3], ValueError, 'name is [1, 2, 3]: expected 1 to 2 items'),
         (Names, [], ValueError, 'name is []: expected at least 1 item'),
@@ -151,8 +153,10 @@ def test_good(hint: Any, value: Any) -> None:
             str | os.PathLike[str] | None,
             2023,
             TypeError,
-            'name is 2023: expected a string or a path or None. In YAML, quote text that '
-            'looks like a number, date or boolean',
+            (
+                'name is 2023: expected a string or a path or None. In YAML, quote text that '
+                'looks like a number, date or boolean'
+            ),
         ),
         (Array, 1, TypeError, 'name is 1: expected an object of ndarray'),
         (nn.Module, None, TypeError, 'name is None: expected an object of Module'),

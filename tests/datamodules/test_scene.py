@@ -98,6 +98,7 @@ class TestSceneDataModule:
             ({'patch_size': 8, 'stride': 9}, 'stride is 9: .* or else pixels are left'),
             ({'patch_size': 8, 'stride': 0}, 'stride is 0: expected at least 1'),
             ({'splits': [0.8, 0.2]}, r'splits is \[0\.8, 0\.2\]: expected 3 values'),
+            ({'splits': [0.8, 0.8, 0.2]}, 'expected shares whose sum is 1'),
             ({'grid_size': 1000}, 'grid_size is 1000: expected from 1 to 100'),
             ({'scenes': 'list.csv'}, 'got scenes, and paths of optical or sar'),
         ],

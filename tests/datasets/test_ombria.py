@@ -14,7 +14,7 @@ from PIL import Image
 from torchgeo.datasets import DatasetNotFoundError, RGBBandsMissingError
 
 from tests.data.ombria.data import NUMBERS, SIZE, arrays, make_ombria, names
-from torchgeo_m2cd.datasets import OMBRIA, ombria
+from torchgeo_m2cd.datasets import OMBRIA, archives
 from torchgeo_m2cd.transforms import Inputs, LeftOut
 
 REAL = pathlib.Path(__file__).parents[2].parent / 'shared' / 'data' / 'ombria'
@@ -315,7 +315,7 @@ class TestDownload:
     ) -> None:
         """A folder that grows without end is not unpacked, and nothing of it is left."""
         make_archive()
-        monkeypatch.setattr(ombria, '_MAX_FOLDER', 200)
+        monkeypatch.setattr(archives, 'MAX_FOLDER', 200)
         with pytest.raises(RuntimeError, match='has more than 200 bytes when unpacked'):
             OMBRIA(target, download=True)
         assert os.listdir(target) == ['OMBRIA.zip']

@@ -99,6 +99,6 @@ class TestOHEMLoss:
 
     def test_other_criterion(self) -> None:
         with pytest.raises(
-            TypeError, match='criterion is MSELoss.*: expected an object of Cro'
+            TypeError, match=r'criterion is MSELoss.*: expected an object of Cro'
         ):
             OHEMLoss(nn.MSELoss(), OHEM())

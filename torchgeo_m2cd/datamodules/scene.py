@@ -3,6 +3,7 @@
 
 """Scene data module."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
@@ -111,7 +112,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             FileNotFoundError: If *scenes* does not exist.
             ValueError: If there are not either *optical* and *sar* or *scenes*,
                 *patch_size* is not positive, *stride* is not within [1, *patch_size*], or
-                *splits* are not three.
+                *splits* are not three shares whose sum is 1.
         """
         height, width = size = _to_pair(patch_size)
         steps = (
@@ -124,6 +125,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 f'stride is {stride}: expected at least 1 and at most patch_size, '
                 f'which is {patch_size}, or else pixels are left out'
             )
+        if splits is not None and not math.isclose(sum(splits), 1):
+            raise ValueError(f'splits is {splits}: expected shares whose sum is 1')
         super().__init__(
             SceneDataset, batch_size, size, length, num_workers, crs=crs, res=res
         )

@@ -16,6 +16,7 @@ from .paths import (
     list_paths,
     name_stem,
     public_path,
+    refuse_pipe,
     resolve,
     without_secrets,
 )
@@ -112,6 +113,7 @@ def list_scenes(
 
 def _read_table(path: str, what: str) -> pd.DataFrame:
     """Read a table, one row per scene."""
+    refuse_pipe(path, what)
     if not (is_remote(path) or os.path.isfile(path)):
         raise FileNotFoundError(f'{what} does not exist')
     try:

@@ -6,10 +6,9 @@
 import os
 
 import rasterio
-from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader
 
-from .paths import name_paths, without_secrets
+from .paths import name_paths, refuse_pipe, without_secrets
 
 #: Settings of GDAL with which it opens no URL, whatever a VRT or a WMS file says: neither
 #: its file systems of URLs nor, as nobody listens there, its other drivers.
@@ -47,10 +46,9 @@ def open_file(path: str) -> DatasetReader:
 
     Raises:
         RasterioError: If it cannot be opened.
+        ValueError: If it is a pipe, a socket or a device.
     """
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        # A pipe would be waited for
-        raise RasterioIOError('it is a pipe, a socket or a device')
+    refuse_pipe(path, f'file {name_paths(path)}')
     # TorchGeo's command keeps GDAL from looking for other files, and so for masks
     env = {'GDAL_DISABLE_READDIR_ON_OPEN': 'FALSE'} if os.path.exists(path) else {}
     with rasterio.Env(**env):

@@ -6,7 +6,6 @@
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -17,12 +16,9 @@ from torchgeo.datasets.utils import Path, Sample, download_url
 
 from ..checks import Names, checked
 from ..utils import check_choice
+from .archives import extract_images
 from .base import OpticalSARDataset
 from .chips import Files, match_files, read_sample
-
-#: Largest size in bytes of the images of a folder. Those of the largest have 122 MB,
-#: also without compression.
-_MAX_FOLDER = 2**28
 
 
 class _Folders(NamedTuple):
@@ -316,7 +312,7 @@ class OMBRIA(OpticalSARDataset):
         folders = [folder for part in self.counts for folder in _folders(part)]
         with tempfile.TemporaryDirectory(prefix='.ombria-', dir=self.root) as temp:
             try:
-                _extract_images(path, folders, temp)
+                extract_images(path, folders, temp)
                 _check_counts(temp, tuple(self.counts))
             except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
                 raise RuntimeError(
@@ -382,28 +378,3 @@ def _list_images(part: str, root: Path) -> list[dict[int, str]]:
         }
         listing.append(dict(sorted(paths.items())))
     return listing
-
-
-def _extract_images(path: Path, folders: Sequence[str], target: Path) -> None:
-    """Extract the images in some folders of the archive.
-
-    Args:
-        path: The archive.
-        folders: Folders to extract, relative to the folder that GitHub puts all files in.
-        target: Folder to extract to.
-    """
-    sizes = dict.fromkeys(folders, 0)
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            _, _, name = member.filename.partition('/')
-            folder, _, filename = name.rpartition('/')
-            if folder in folders and re.fullmatch(r'[a-zA-Z]\w*\.png', filename):
-                sizes[folder] += member.file_size
-                if sizes[folder] > _MAX_FOLDER:
-                    raise RuntimeError(
-                        f'{folder} has more than {_MAX_FOLDER:,} bytes when unpacked'
-                    )
-                image = pathlib.Path(target, folder, filename)
-                image.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as src, open(image, 'wb') as dst:
-                    shutil.copyfileobj(src, dst)

@@ -215,14 +215,25 @@ def expand(name: str, paths: Paths) -> list[str]:
                 else f'{name} file {file!r} does not exist'
             )
         for match in matches:
-            if not (os.path.isfile(match) or os.path.isdir(match)):
-                # A pipe would be waited for
-                raise ValueError(
-                    f'{name} file {match!r} is a pipe, a socket or a device: expected a '
-                    'file or a folder'
-                )
+            refuse_pipe(match, f'{name} file {match!r}')
         found += [before + match + after for match in matches or [file]]
     return found
+
+
+def refuse_pipe(path: str, what: str) -> None:
+    """Refuse what is neither a file nor a folder: a pipe would be waited for.
+
+    Args:
+        path: Path or URL.
+        what: What it is, for the message.
+
+    Raises:
+        ValueError: If it is a pipe, a socket or a device.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(
+            f'{what} is a pipe, a socket or a device: expected a file or a folder'
+        )
 
 
 def list_files(path: str) -> list[str]:

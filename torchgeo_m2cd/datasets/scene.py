@@ -11,6 +11,7 @@ import numpy.typing as npt
 import shapely
 import torch
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine, from_origin
 from torch import Tensor
@@ -89,12 +90,13 @@ class SceneDataset(IntersectionDataset):
             ValueError: If an argument is unknown, a file has no CRS or lacks a band, or
                 the images do not overlap.
         """
-        self.optical = GridRaster(
-            'optical',
-            Source.of(optical),
-            crs=None if crs is None else CRS.from_user_input(crs),
-            res=res,
-        )
+        try:
+            crs = None if crs is None else CRS.from_user_input(crs)
+        except CRSError as error:
+            raise ValueError(
+                f"crs is {crs!r}: expected one that PROJ knows, like 'EPSG:32633' ({error})"
+            ) from error
+        self.optical = GridRaster('optical', Source.of(optical), crs=crs, res=res)
         grid = self.optical.grid
         self.sar = GridRaster('SAR', SARSource.of(sar), grid)
         #: Change mask, if there is one.

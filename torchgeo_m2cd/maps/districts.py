@@ -25,7 +25,7 @@ from torchgeo.datasets.utils import Path
 from ..checks import checked
 from ..datasets import SceneDataset
 from ..datasets.grid import Grid
-from ..datasets.paths import is_remote, public_path
+from ..datasets.paths import is_remote, public_path, refuse_pipe
 from ..utils import check_choice
 from .plan import stamp
 
@@ -121,6 +121,7 @@ class Districts:
         path, what = self._path, self._name
         if not (os.path.exists(path) or is_remote(path)):
             raise FileNotFoundError(f'{what} does not exist')
+        refuse_pipe(path, what)
         try:
             found = gpd.list_layers(path)
             layers = list(found['name'][found['geometry_type'].notna()])
