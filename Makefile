@@ -63,6 +63,12 @@ lowest: $(BIN)/python ## Run the tests with the lowest versions that pyproject.t
 	$(BIN)/uv pip list --python $(VENV)-lowest/bin/python
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest --numprocesses auto
 
+# Needs the network, so it is no part of `make test`
+.PHONY: audit
+audit: $(PACKAGE) ## Look for known vulnerabilities of the installed packages
+	$(PIP_INSTALL) pip-audit
+	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
+
 .PHONY: dist
 dist: $(BIN)/python ## Build the distributions and check them
 	rm -rf dist

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchgeo.datasets.utils import Path
 
 from .callbacks import SceneWriter
+from .checks import PositiveOrZero, Share, checked
 from .datamodules import SceneDataModule
 from .datasets import SARSource, Source, stack_pair
 from .datasets.paths import Paths
@@ -45,11 +46,12 @@ class MapOptions(TypedDict, total=False):
     quicklook: Path | None
     stac: Path | None
     districts: Districts | None
-    threshold: float | None
-    min_area: float
+    threshold: Share | None
+    min_area: PositiveOrZero
     overwrite: bool
 
 
+@checked
 def predict_scene(
     optical: Source | Paths | None,
     sar: SARSource | Paths | None,
@@ -115,6 +117,7 @@ def predict_scene(
     return summaries[0] if one else summaries
 
 
+@checked
 @torch.inference_mode()
 def predict_pair[Array: (Tensor, npt.NDArray[Any])](
     model: ChangeDetectionTask | M2CD,

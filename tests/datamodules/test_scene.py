@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args
@@ -96,7 +97,9 @@ class TestSceneDataModule:
             ({'patch_size': 0}, 'patch_size is 0: expected at least 1'),
             ({'patch_size': 8, 'stride': 9}, 'stride is 9: .* or else pixels are left'),
             ({'patch_size': 8, 'stride': 0}, 'stride is 0: expected at least 1'),
-            ({'splits': [0.8, 0.2]}, 'expected the shares to train, validate and test'),
+            ({'splits': [0.8, 0.2]}, r'splits is \[0\.8, 0\.2\]: expected 3 values'),
+            ({'splits': [0.8, 0.8, 0.2]}, 'expected shares whose sum is 1'),
+            ({'grid_size': 1000}, 'grid_size is 1000: expected from 1 to 100'),
             ({'scenes': 'list.csv'}, 'got scenes, and paths of optical or sar'),
         ],
     )
@@ -111,6 +114,8 @@ class TestSceneDataModule:
             make(paths).setup('fit')
         with pytest.raises(ValueError, match='fit needs splits, got None'):
             fit(paths, splits=None).setup('fit')
+        with pytest.raises(ValueError, match='batch_size is 8, but there are only 3'):
+            fit(paths, batch_size=8, length=3).setup('fit')
         with pytest.raises(ValueError, match='no cell of the training split has room'):
             fit(paths, patch_size=150).setup('fit')
         datamodule = make(paths, inputs=Inputs(SAR, SAR))
@@ -130,6 +135,30 @@ class TestSceneDataModule:
             ValueError, match='expected the paths of optical and sar, or'
         ):
             SceneDataModule(paths['optical'])
+
+    @pytest.mark.parametrize('ends', ['teardown', 'on_exception'])
+    def test_offline(
+        self,
+        ends: str,
+        paths: dict[str, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Files of a list cannot make GDAL open URLs, unless the list names some."""
+        name = 'CPL_VSIL_CURL_ALLOWED_EXTENSIONS'
+        monkeypatch.delenv(name, raising=False)
+        scenes = tmp_path / 'list.csv'
+        scenes.write_text(f'optical,sar\n{paths["optical"]},{paths["sar"]}\n')
+        datamodule = SceneDataModule(scenes=scenes, inputs=INPUTS, patch_size=64)
+        datamodule.setup('predict')
+        assert os.environ[name] == '.none'
+        getattr(datamodule, ends)('predict')
+        assert name not in os.environ
+        # One scene is trusted
+        datamodule = make(paths, patch_size=64)
+        datamodule.setup('predict')
+        assert name not in os.environ
+        datamodule.teardown('predict')
 
     def test_check(self, paths: dict[str, Path]) -> None:
         swapped = {**paths, 'optical': paths['sar'], 'sar': paths['optical']}

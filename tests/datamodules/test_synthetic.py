@@ -68,8 +68,10 @@ class TestSyntheticFloodDataModule:
             datamodule.choose_inputs(Inputs(LeftOut(3), LeftOut(1)))
 
     def test_invalid(self) -> None:
-        with pytest.raises(ValueError, match='length must be at least 1'):
+        with pytest.raises(ValueError, match='eval_length is 0: expected at least 1'):
             SyntheticFloodDataModule(eval_length=0)
+        with pytest.raises(ValueError, match='batch_size is 8, but there are only 7'):
+            SyntheticFloodDataModule(length=7).setup('fit')
         with pytest.raises(ValueError, match='unknown bands'):
             SyntheticFloodDataModule(bands=('B1',))
 

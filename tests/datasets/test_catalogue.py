@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.data.server import serve
+from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import SARSource, Source
 from torchgeo_m2cd.datasets.catalogue import list_scenes
 
@@ -150,6 +151,11 @@ class TestListScenes:
                 'name,optical,sar\n../a,b.tif,c.tif\n',
                 r"has the name '\.\./a': expected no slashes",
             ),
+            (
+                'name,optical,sar\n<b>,b.tif,c.tif\n',
+                "has the name '<b>': expected no slashes, no < or >, no control",
+            ),
+            ('name,optical,sar\n\x1b[31m,b.tif,c.tif\n', r"has the name '\\x1b\[31m'"),
             ('name,optical,sar\n..,b.tif,c.tif\n', r"has the name '\.\.': expected"),
             ('optical,sar\nhttps://host/?id=1,c.tif\n', "has the name '': expected"),
             (
@@ -173,8 +179,10 @@ class TestListScenes:
 
     def test_no_paths(self) -> None:
         for optical, sar, name in ((5, 'a.tif', 'optical'), ('a.tif', [None], 'sar')):
-            with pytest.raises(TypeError, match=f'^{name} is .*: expected the name of'):
-                list_scenes(Source(optical), SARSource(sar))  # type: ignore[arg-type]
+            with pytest.raises(
+                TypeError, match=f'^{name} is .*: expected an object of'
+            ):
+                SceneDataModule(optical, sar)  # type: ignore[arg-type]
 
     def test_one_scene(self) -> None:
         optical, sar = Source(['b/before.tif', 'c.tif']), SARSource('after.tif')

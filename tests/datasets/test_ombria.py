@@ -14,7 +14,7 @@ from PIL import Image
 from torchgeo.datasets import DatasetNotFoundError, RGBBandsMissingError
 
 from tests.data.ombria.data import NUMBERS, SIZE, arrays, make_ombria, names
-from torchgeo_m2cd.datasets import OMBRIA
+from torchgeo_m2cd.datasets import OMBRIA, archives
 from torchgeo_m2cd.transforms import Inputs, LeftOut
 
 REAL = pathlib.Path(__file__).parents[2].parent / 'shared' / 'data' / 'ombria'
@@ -91,7 +91,9 @@ class TestOMBRIA:
     def test_wrong_bands(self, root: pathlib.Path) -> None:
         with pytest.raises(ValueError, match="unknown bands 'NIR'"):
             OMBRIA(root, bands=['NIR'])
-        with pytest.raises(ValueError, match='bands is empty: expected some of'):
+        with pytest.raises(
+            ValueError, match=r'bands is \[\]: expected at least 1 item'
+        ):
             OMBRIA(root, bands=[])
 
     def test_transforms(self, root: pathlib.Path) -> None:
@@ -302,6 +304,19 @@ class TestDownload:
     ) -> None:
         make_archive(without, extra)
         with pytest.raises(RuntimeError, match=f'delete it and .*{message}'):
+            OMBRIA(target, download=True)
+        assert os.listdir(target) == ['OMBRIA.zip']
+
+    def test_bomb(
+        self,
+        make_archive: MakeArchive,
+        target: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A folder that grows without end is not unpacked, and nothing of it is left."""
+        make_archive()
+        monkeypatch.setattr(archives, 'MAX_FOLDER', 200)
+        with pytest.raises(RuntimeError, match='has more than 200 bytes when unpacked'):
             OMBRIA(target, download=True)
         assert os.listdir(target) == ['OMBRIA.zip']
 

@@ -143,6 +143,14 @@ class TestExpand:
             path.parent.mkdir(exist_ok=True)
             path.touch()
 
+    @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes with names')
+    def test_pipe(self) -> None:
+        os.mkfifo('pipe.tif')
+        with pytest.raises(
+            ValueError, match=r"optical file 'pipe\.tif' is a pipe, a soc"
+        ):
+            expand('optical', 'pipe.tif')
+
     @pytest.mark.parametrize(
         ('path', 'expected'),
         [

@@ -16,6 +16,15 @@ L2A = 'S2A_MSIL2A_20230501T101031_N0509_R022_T33UWP_20230501T160000.SAFE'
 L1C = L2A.replace('MSIL2A', 'MSIL1C')
 
 
+ZERO = '<a><BOA_QUANTIFICATION_VALUE>0</BOA_QUANTIFICATION_VALUE></a>'
+# Entities of entities, 10^9 in all
+BOMB = (
+    '<!DOCTYPE a [<!ENTITY e0 "lol">'
+    + ''.join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
+    + ']><a>&e9;</a>'
+)
+
+
 @pytest.mark.parametrize(
     ('path', 'expected'),
     [
@@ -84,7 +93,7 @@ class TestReadSafe:
         (tmp_path / L2A / 'MTD_MSIL2A.xml').touch()
         assert read_safe(str(tmp_path / L2A / 'x.jp2'), 'B02') == Radiometry(1e-4, -0.1)
 
-    @pytest.mark.parametrize('text', ['<a>', '<a></a>'])
+    @pytest.mark.parametrize('text', ['<a>', '<a></a>', ZERO, BOMB])
     def test_unreadable(self, text: str, tmp_path: Path) -> None:
         path = tmp_path / L2A / 'MTD_MSIL2A.xml'
         path.parent.mkdir()

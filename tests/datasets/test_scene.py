@@ -333,9 +333,15 @@ class TestSceneDataset:
         with pytest.raises(ValueError, match=r"SAR file '.*no_crs\.tif' has no CRS"):
             SceneDataset(pair[0], path)
 
+    def test_invalid_crs(self, pair: tuple[Path, Path]) -> None:
+        with pytest.raises(
+            ValueError, match=r"crs is 'EPSG:none': expected one that PROJ"
+        ):
+            SceneDataset(*pair, crs='EPSG:none')
+
     @pytest.mark.parametrize('res', [0, -10, (10, 0)])
     def test_invalid_resolution(self, pair: tuple[Path, Path], res: Any) -> None:
-        with pytest.raises(ValueError, match='expected a positive size of pixels'):
+        with pytest.raises(ValueError, match='expected more than 0'):
             SceneDataset(*pair, res=res)
 
     def test_no_overlap(self, pair: tuple[Path, Path], tmp_path: Path) -> None:

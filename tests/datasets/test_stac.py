@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,12 @@ class TestReadItems:
     def test_invalid(self, text: str, match: str, tmp_path: Path) -> None:
         (tmp_path / 'item.json').write_text(text)
         with pytest.raises(ValueError, match=f'(?s){match}'):
+            read_items(str(tmp_path / 'item.json'))
+
+    @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes with names')
+    def test_pipe(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / 'item.json')
+        with pytest.raises(ValueError, match=r"STAC file '.*item\.json' is a pipe"):
             read_items(str(tmp_path / 'item.json'))
 
     def test_missing(self, tmp_path: Path) -> None:

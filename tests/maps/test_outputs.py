@@ -45,13 +45,13 @@ class TestOutputs:
         with pytest.raises(ValueError, match='output and classes are'):
             Outputs(Path('x/a.tif'), Path('x/../x/a.tif'))
         with pytest.raises(
-            TypeError, match=r"districts is 'd.gpkg': expected Districts"
+            TypeError, match=r"districts is 'd.gpkg': expected an object of Districts"
         ):
             Outputs(Path('a.tif'), districts='d.gpkg')  # type: ignore[arg-type]
 
     @pytest.mark.parametrize('min_area', [-1.0, float('nan')])
     def test_min_area(self, min_area: float) -> None:
-        with pytest.raises(ValueError, match=r'min_area is .*: expected 0 m² or more'):
+        with pytest.raises(ValueError, match=r'min_area is .*: expected'):
             Outputs(Path('a.tif'), min_area=min_area)
 
     def test_digest(self, tmp_path: Path) -> None:

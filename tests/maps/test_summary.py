@@ -65,6 +65,11 @@ class TestFormatSummary:
             '  WARNING    odd units',
         ]
 
+    def test_control_characters(self) -> None:
+        """A name cannot control the terminal."""
+        text = format_summary({**SUMMARY, 'warnings': ['\x1b[31mred\x07']})
+        assert text.endswith(r'WARNING    \x1b[31mred\x07')
+
     def test_check(self) -> None:
         rule = {'flooded_share': 0.0287, 'flooded_share_by_rule': 0.031, 'iou': 0.7149}
         checked = {**SUMMARY, 'flooded_km2_90': [241.9, 518.6], 'rule': rule}

@@ -27,7 +27,7 @@ def test_fuse(how: Any, expected: list[float]) -> None:
 
 
 def test_unknown_fusion() -> None:
-    with pytest.raises(ValueError, match="unknown fusion 'dif', did you mean 'diff'"):
+    with pytest.raises(ValueError, match="unknown how 'dif', did you mean 'diff'"):
         fuse(torch.zeros(1), torch.zeros(1), 'dif')  # type: ignore[arg-type]
 
 
@@ -50,7 +50,5 @@ def test_decoder_args() -> None:
     )
     assert isinstance(head, torch.nn.Sequential)
     assert head[0].in_channels == 64
-    with pytest.raises(
-        ValueError, match="unknown decoder 'unett', did you mean 'unet'"
-    ):
+    with pytest.raises(ValueError, match="unknown name 'unett', did you mean 'unet'"):
         make_decoder('unett', [0], 1)  # type: ignore[arg-type]

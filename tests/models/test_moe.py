@@ -199,10 +199,10 @@ class TestMixtureOfExperts:
     @pytest.mark.parametrize(
         ('kwargs', 'match'),
         [
-            ({'num_experts': 0}, 'num_experts must be at least 1, got 0'),
-            ({'top_k': 0}, 'top_k must be from 1 to num_experts=4, got 0'),
-            ({'top_k': 5}, 'top_k must be from 1 to num_experts=4, got 5'),
-            ({'expansion': 0}, 'expansion must give at least 1 hidden channel'),
+            ({'num_experts': 0}, 'num_experts is 0: expected at least 1'),
+            ({'top_k': 0}, 'top_k is 0: expected at least 1'),
+            ({'top_k': 5}, 'top_k is 5: expected from 1 to num_experts=4'),
+            ({'expansion': 0.01}, 'expansion must give at least 1 hidden channel'),
             ({'gate': 'cosin'}, "unknown gate 'cosin', did you mean 'cosine'?"),
         ],
     )
@@ -231,13 +231,13 @@ class TestExperts:
     @pytest.mark.parametrize(
         ('values', 'match'),
         [
-            ({'stages': [0, 1, 5]}, r'some of \[1, 2, 3, 4\], got \[0, 1, 5\]'),
-            ({'stages': []}, r'got \[\] \(experts=None is a model without experts\)'),
-            ({'num_experts': 0}, 'num_experts must be at least 1, got 0'),
-            ({'top_k': 5}, 'top_k must be from 1 to num_experts=4, got 5'),
-            ({'expansion': 0.0}, 'expansion must be positive, got 0.0'),
+            ({'stages': [1, 5]}, r'stages\[1\] is 5: expected 1 or 2 or 3 or 4'),
+            ({'stages': []}, r'stages is \[\]: expected at least 1 item'),
+            ({'num_experts': 0}, 'num_experts is 0: expected at least 1'),
+            ({'top_k': 5}, 'top_k is 5: expected from 1 to num_experts=4'),
+            ({'expansion': 0.0}, 'expansion is 0.0: expected more than 0'),
             ({'gate': 'cosin'}, r"unknown gate 'cosin', did you mean 'cosine'\?"),
-            ({'balance_weight': -1}, 'balance_weight must be at least 0, got -1'),
+            ({'balance_weight': -1}, 'balance_weight is -1: expected at least 0'),
             ({'num_expert': 3}, r"unknown key of experts 'num_expert', did you mean"),
         ],
     )

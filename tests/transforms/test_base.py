@@ -99,7 +99,7 @@ class TestInputStep:
         [
             ({'limit': [1]}, "unexpected keyword argument 'limit'"),
             ({}, "missing 1 required positional argument: 'limits'"),
-            ({'limits': None}, 'not iterable'),
+            ({'limits': None}, 'limits is None: expected a list of items'),
             (None, 'must be a mapping'),
         ],
     )

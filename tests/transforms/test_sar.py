@@ -112,14 +112,17 @@ class TestRelative:
     @pytest.mark.parametrize(
         ('arguments', 'match'),
         [
-            ({'scale': []}, r'scale is \[\]: expected one positive value a band'),
-            ({'scale': [1, 0]}, r'scale is \[1.0, 0.0\]: expected one positive'),
-            ({'decibels': 0}, 'decibels is 0: expected a positive value'),
-            ({'decibels': float('nan')}, 'decibels is nan: expected a positive'),
-            ({'references': []}, 'references is empty: expected one or more'),
-            ({'references': ['otsu', 'mean']}, "unknown reference 'mean': expected 'o"),
-            ({'references': [1.5]}, 'unknown reference 1.5: .* from 0 to 1'),
-            ({'references': [-0.1]}, 'unknown reference -0.1'),
+            ({'scale': []}, r'scale is \[\]: expected at least 1 item'),
+            ({'scale': [1, 0]}, r'scale\[1\] is 0: expected more than 0'),
+            ({'decibels': 0}, 'decibels is 0: expected more than 0'),
+            ({'decibels': float('nan')}, 'decibels is nan: expected a finite number'),
+            ({'references': []}, r'references is \[\]: expected at least 1 item'),
+            (
+                {'references': ['otsu', 'mean']},
+                r"references\[1\] is 'mean': expected 'otsu' or a f",
+            ),
+            ({'references': [1.5]}, r'references\[0\] is 1.5: expected from 0 to 1'),
+            ({'references': [-0.1]}, r'references\[0\] is -0.1: expected from 0'),
         ],
     )
     def test_wrong(self, arguments: dict[str, Any], match: str) -> None:

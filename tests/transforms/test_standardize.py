@@ -26,9 +26,9 @@ class TestStandardize:
         [
             ([1, 2], [1], 'mean has 2 values and std has 1: expected one per band'),
             ([], [], 'mean has 0 values and std has 0'),
-            ([1, 2], [1, 0], r'std is \[1.0, 0.0\]: expected positive'),
-            ([1], [-1], 'expected positive'),
-            ([1], [float('nan')], 'expected positive'),
+            ([1, 2], [1, 0], r'std\[1\] is 0: expected more than 0'),
+            ([1], [-1], r'std\[0\] is -1: expected more than 0'),
+            ([1], [float('nan')], r'std\[0\] is nan: expected a finite number'),
         ],
     )
     def test_wrong(self, mean: list[float], std: list[float], match: str) -> None:

@@ -12,6 +12,8 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets import RGBBandsMissingError, unbind_samples
 from torchgeo.datasets.utils import Sample
 
+from ..checks import Count, checked
+
 
 class FigureLogger(Callback):
     """Log figures of the first validation samples with their predictions.
@@ -23,7 +25,8 @@ class FigureLogger(Callback):
     whose dataset can plot. Does nothing without them.
     """
 
-    def __init__(self, num_samples: int = 4) -> None:
+    @checked
+    def __init__(self, num_samples: Count = 4) -> None:
         """Initialize a new FigureLogger.
 
         Args:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
 
+from ..checks import checked
 from ..models.encoder import MoEEncoder, MoEEncoderOutput
 from ..utils import write_beside
 
@@ -29,6 +30,7 @@ Shares = Mapping[int, Mapping[str, Tensor]]
 _LABELS = {'optical': 'optical', 'sar': 'SAR', 'simulated': 'simulated\n(training)'}
 
 
+@checked
 def mutual_information(shares: Tensor) -> Tensor:
     r"""Compute the mutual information of modality and expert.
 
@@ -69,6 +71,7 @@ def _quantities(shares: Shares) -> Iterator[tuple[int, str, int | str, str, floa
         yield stage, '', '', 'mutual_information', _specialisation(branches)
 
 
+@checked
 def plot_routing(shares: Shares) -> Figure:
     """Draw the share of each expert in the tokens of each branch, stage by stage.
 
@@ -127,7 +130,8 @@ class RoutingLogger(Callback):
     Does nothing for other models, or for M²CD without experts.
     """
 
-    def __init__(self, output: Path | None = None) -> None:
+    @checked
+    def __init__(self, output: Path | str | None = None) -> None:
         """Initialize a new RoutingLogger.
 
         Args:

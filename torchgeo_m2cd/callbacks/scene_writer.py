@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torchgeo.datasets.utils import Path, Sample
 
+from ..checks import PositiveOrZero, Share, checked
 from ..datamodules import SceneDataModule
 from ..datasets.paths import public_path
 from ..maps import (
@@ -53,6 +54,7 @@ class SceneWriter(Callback):
     predicts probabilities.
     """
 
+    @checked
     def __init__(
         self,
         output: Path,
@@ -61,8 +63,8 @@ class SceneWriter(Callback):
         quicklook: Path | None = None,
         stac: Path | None = None,
         districts: Districts | None = None,
-        threshold: float | None = None,
-        min_area: float = 0.0,
+        threshold: Share | None = None,
+        min_area: PositiveOrZero = 0.0,
         overwrite: bool = False,
     ) -> None:
         """Initialize a new SceneWriter instance.

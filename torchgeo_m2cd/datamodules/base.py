@@ -15,6 +15,7 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
+from ..checks import Count, CountOrZero, Size, checked
 from ..datasets.bands import agree, list_bands
 from ..transforms import (
     Inputs,
@@ -61,6 +62,14 @@ class PairDataModule(BaseDataModule):
         self.augmentation = augmentation
         self.aug = self._show
         self.train_aug = self._show_and_augment
+
+    def _check_length(self, samples: int) -> None:
+        """Check that there is a batch to train on: TorchGeo drops an incomplete one."""
+        if samples < (self.batch_size or 1):
+            raise ValueError(
+                f'batch_size is {self.batch_size}, but there are only {samples} samples '
+                'to train on: expected as many, or a smaller batch_size'
+            )
 
     def choose_inputs(self, trained: Inputs | None = None) -> Inputs:
         """Decide what the model is shown.
@@ -185,12 +194,13 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
     #: Standard deviation of each band in source units.
     stds: ClassVar[dict[str, float]]
 
+    @checked
     def __init__(
         self,
         dataset_class: type[NonGeoDataset],
-        batch_size: int = 8,
-        patch_size: int | tuple[int, int] | None = None,
-        num_workers: int = 0,
+        batch_size: Count = 8,
+        patch_size: Size | None = None,
+        num_workers: CountOrZero = 0,
         test_split: str = 'test',
         predict_split: str | None = None,
         inputs: Inputs | None = None,
@@ -229,8 +239,6 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
         self.predict_split = predict_split or test_split
         crop: list[_AugmentationBase] = []
         if self.patch_size is not None:
-            if min(self.patch_size) < 1:
-                raise ValueError(f'patch_size is {patch_size}: expected at least 1')
             crop = [StrictRandomCrop(self.patch_size)]
         self.crop = PairAugmentation(crop)
         self._set_inputs(inputs, augmentation)
@@ -248,13 +256,7 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
         if stage in ['fit', 'validate']:
             super().setup(stage)
         if stage == 'fit':
-            # TorchGeo drops an incomplete last batch, which would leave nothing
-            samples = len(cast(NonGeoDataset, self.train_dataset))
-            if samples < self.batch_size:
-                raise ValueError(
-                    f'batch_size is {self.batch_size}, but there are only {samples} '
-                    'samples to train on'
-                )
+            self._check_length(len(cast(NonGeoDataset, self.train_dataset)))
         if stage in ['test']:
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
         if stage in ['predict']:

@@ -9,6 +9,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchgeo.datasets import BRIGHTDFC2025
 from torchgeo.datasets.utils import Path
 
+from ..checks import Count, CountOrZero, Size, checked
 from ..transforms import Inputs
 from .base import OpticalSARDataModule
 
@@ -45,12 +46,13 @@ class BRIGHTDFC2025DataModule(OpticalSARDataModule):
         for band, value in zip('RGB', IMAGENET_DEFAULT_STD, strict=True)
     }
 
+    @checked
     def __init__(
         self,
         root: Path = 'data',
-        batch_size: int = 8,
-        patch_size: int | tuple[int, int] | None = 512,
-        num_workers: int = 0,
+        batch_size: Count = 8,
+        patch_size: Size | None = 512,
+        num_workers: CountOrZero = 0,
         download: bool = False,
         checksum: bool = True,
         **kwargs: Any,

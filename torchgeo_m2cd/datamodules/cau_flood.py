@@ -3,11 +3,11 @@
 
 """CAU-Flood data module."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torchgeo.datasets.utils import Path
 
+from ..checks import Count, CountOrZero, Names, Size, checked
 from ..datasets import CAUFlood
 from ..transforms import Inputs
 from ..utils import check_choice
@@ -26,13 +26,14 @@ class CAUFloodDataModule(OpticalSARDataModule):
     means: ClassVar[dict[str, float]] = {'B04': 123.675, 'B03': 116.28, 'B02': 103.53}
     stds: ClassVar[dict[str, float]] = {'B04': 58.395, 'B03': 57.12, 'B02': 57.375}
 
+    @checked
     def __init__(
         self,
         root: Path = 'data',
-        batch_size: int = 8,
-        patch_size: int | tuple[int, int] | None = None,
-        num_workers: int = 0,
-        bands: Sequence[str] = CAUFlood.rgb_bands,
+        batch_size: Count = 8,
+        patch_size: Size | None = None,
+        num_workers: CountOrZero = 0,
+        bands: Names = CAUFlood.rgb_bands,
         **kwargs: Any,
     ) -> None:
         """Initialize a new CAUFloodDataModule instance.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torchgeo.datasets.utils import Path
 
+from ..checks import Count, CountOrZero, Names, Size, checked
 from ..datasets import OMBRIA
 from ..transforms import Inputs
 from ..utils import check_choice
@@ -30,17 +31,18 @@ class OMBRIADataModule(OpticalSARDataModule):
     }
     stds: ClassVar[dict[str, float]] = {'R': 29.30, 'G': 26.35, 'B': 20.49, 'VV': 49.99}
 
+    @checked
     def __init__(
         self,
         root: Path = 'data',
-        batch_size: int = 8,
-        patch_size: int | tuple[int, int] | None = None,
-        num_workers: int = 0,
+        batch_size: Count = 8,
+        patch_size: Size | None = None,
+        num_workers: CountOrZero = 0,
         test_split: str = 'test',
         download: bool = False,
         checksum: bool = False,
         leave_out: Sequence[str] = (),
-        bands: Sequence[str] = OMBRIA.all_bands,
+        bands: Names = OMBRIA.all_bands,
         **kwargs: Any,
     ) -> None:
         """Initialize a new OMBRIADataModule instance.

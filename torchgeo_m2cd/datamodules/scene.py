@@ -3,19 +3,23 @@
 
 """Scene data module."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import Ge, Le
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets.splits import random_grid_cell_assignment
 from torchgeo.datasets.utils import Path, Sample
 from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 
+from ..checks import Count, CountOrZero, Positive, Share, Size, checked
 from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
-from ..datasets.paths import Paths
+from ..datasets.files import allow_urls, forbid_urls
+from ..datasets.paths import Paths, is_remote, list_paths
 from ..maps import MapPlan, Outputs, plan_maps, record_warnings, rows_done
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
@@ -44,6 +48,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
     #: Lightning may not refuse a process that has nothing to do.
     allow_zero_length_dataloader_with_multiple_devices = True
 
+    @checked
     def __init__(
         self,
         optical: Source | Paths | None = None,
@@ -52,17 +57,17 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         scenes: Path | None = None,
         inputs: Inputs | None = None,
         augmentation: PairAugmentation | None = None,
-        batch_size: int = 4,
-        patch_size: int | tuple[int, int] = 512,
-        stride: int | tuple[int, int] | None = None,
-        length: int | None = None,
-        num_workers: int = 0,
-        splits: Sequence[float] | None = (0.6, 0.2, 0.2),
-        grid_size: int = 6,
-        split_seed: int = 0,
+        batch_size: Count = 4,
+        patch_size: Size = 512,
+        stride: Size | None = None,
+        length: Count | None = None,
+        num_workers: CountOrZero = 0,
+        splits: tuple[Share, Share, Share] | None = (0.6, 0.2, 0.2),
+        grid_size: Annotated[int, Ge(1), Le(100)] = 6,
+        split_seed: CountOrZero = 0,
         check: bool = True,
         crs: str | None = None,
-        res: float | tuple[float, float] | None = None,
+        res: Positive | tuple[Positive, Positive] | None = None,
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
@@ -77,7 +82,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 ``optical``, ``sar`` and, if the maps are not to have the names of the
                 optical files, ``name``; or STAC items (JSON) with the assets ``optical``
                 and ``sar``. Tables separate several files by ``;``. Paths are relative to
-                the list, which may be remote. *optical* and *sar* then say how to read
+                the list, which may be remote. If it names no URL, files that it names
+                cannot make GDAL open one. *optical* and *sar* then say how to read
                 them, without paths.
             inputs: What the model is shown (defaults to what it was trained with, and in
                 training to mean and standard deviation of each band over the training
@@ -106,7 +112,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             FileNotFoundError: If *scenes* does not exist.
             ValueError: If there are not either *optical* and *sar* or *scenes*,
                 *patch_size* is not positive, *stride* is not within [1, *patch_size*], or
-                *splits* are not three.
+                *splits* are not three shares whose sum is 1.
         """
         height, width = size = _to_pair(patch_size)
         steps = (
@@ -114,24 +120,26 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             if stride is None
             else _to_pair(stride)
         )
-        if min(size) < 1:
-            raise ValueError(f'patch_size is {patch_size}: expected at least 1')
-        if not all(1 <= step <= edge for step, edge in zip(steps, size, strict=True)):
+        if not all(step <= edge for step, edge in zip(steps, size, strict=True)):
             raise ValueError(
                 f'stride is {stride}: expected at least 1 and at most patch_size, '
                 f'which is {patch_size}, or else pixels are left out'
             )
-        if splits is not None and len(splits) != 3:
-            raise ValueError(
-                f'splits is {splits}: expected the shares to train, validate and test '
-                'with'
-            )
+        if splits is not None and not math.isclose(sum(splits), 1):
+            raise ValueError(f'splits is {splits}: expected shares whose sum is 1')
         super().__init__(
             SceneDataset, batch_size, size, length, num_workers, crs=crs, res=res
         )
         self.mask = mask
         self.sar = SARSource.of(sar)
         self.entries = list_scenes(Source.of(optical), self.sar, scenes)
+        # Files of a list are not trusted, unless it names URLs itself
+        self._is_offline = scenes is not None and not any(
+            is_remote(path)
+            for entry in self.entries
+            for source in (entry.optical, entry.sar)
+            for path in list_paths(source.paths)
+        )
         self.stride = steps
         self.splits = splits
         self.grid_size = grid_size
@@ -174,12 +182,30 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         if stage == 'fit':
             self.train_dataset = train
             self.train_sampler = self._sample_randomly(train)
+            self._check_length(len(self.train_sampler))
         if stage in ('fit', 'validate'):
             self.val_dataset = val
             self.val_sampler = GriddedPatchSampler(val, size=size)
         if stage == 'test':
             self.test_dataset = test
             self.test_sampler = GriddedPatchSampler(test, size=size)
+
+    def teardown(self, stage: str) -> None:
+        """Let files of other lists make GDAL open URLs again.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        if self._is_offline:
+            allow_urls()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Do what :meth:`teardown` does, after an error.
+
+        Args:
+            exception: The error.
+        """
+        self.teardown('predict')
 
     def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
         """Implement one or more PyTorch DataLoaders."""
@@ -221,6 +247,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
 
     def _setup_predict(self) -> None:
         """Set up the scenes to predict, and their patches."""
+        if self._is_offline:
+            forbid_urls()
         self.warnings = []
         with record_warnings(self.warnings):
             self.scenes = SceneList(

@@ -3,9 +3,11 @@
 
 """Synthetic flood data module."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from annotated_types import Ge
+
+from ..checks import Count, CountOrZero, Names, Size, checked
 from ..datasets import SyntheticFlood
 from ..transforms import Inputs
 from .base import OpticalSARDataModule
@@ -36,18 +38,19 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
         'VH': 4.321,
     }
 
+    @checked
     def __init__(
         self,
-        batch_size: int = 8,
-        patch_size: int | tuple[int, int] | None = None,
-        num_workers: int = 0,
-        length: int = 1000,
-        eval_length: int = 200,
-        bands: Sequence[str] = SyntheticFlood.all_bands,
-        sar_bands: Sequence[str] = ('VV',),
-        size: int = 256,
-        seed: int = 0,
-        looks: int = 4,
+        batch_size: Count = 8,
+        patch_size: Size | None = None,
+        num_workers: CountOrZero = 0,
+        length: Count = 1000,
+        eval_length: Count = 200,
+        bands: Names = SyntheticFlood.all_bands,
+        sar_bands: Names = ('VV',),
+        size: Annotated[int, Ge(32)] = 256,
+        seed: CountOrZero = 0,
+        looks: Count = 4,
         **kwargs: Any,
     ) -> None:
         """Initialize a new SyntheticFloodDataModule instance.
@@ -99,6 +102,7 @@ class SyntheticFloodDataModule(OpticalSARDataModule):
             stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
         if stage in ['fit']:
+            self._check_length(self.length)
             self.train_dataset = SyntheticFlood('train', self.length, **self.kwargs)
         if stage in ['fit', 'validate']:
             self.val_dataset = SyntheticFlood('val', self.eval_length, **self.kwargs)

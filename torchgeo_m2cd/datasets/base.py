@@ -17,12 +17,14 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 from torchgeo.datasets.utils import Sample, quantile_normalization
 
+from ..checks import checked
 from .bands import name_band
 
 # Values of the panels beside 0 and 1
 _MISSED, _FALSE_ALARM, _NO_DATA = 2, 3, 4
 
 
+@checked
 def stack_pair(optical: Tensor, sar: Tensor) -> Tensor:
     """Stack an optical and a SAR image of the same size into one pair.
 

@@ -16,6 +16,7 @@ from .paths import (
     list_paths,
     name_stem,
     public_path,
+    refuse_pipe,
     resolve,
     without_secrets,
 )
@@ -82,9 +83,15 @@ def list_scenes(
         names = table['name'].fillna(names).astype(str)
     for name in names:
         # It becomes part of a path, and must not lead to another folder
-        if not name or name in ('.', '..') or set('/\\') & set(name):
+        if (
+            not name.isprintable()
+            or not name
+            or name in ('.', '..')
+            or set('/\\<>') & set(name)
+        ):
             raise ValueError(
-                f'{what} has the name {name!r}: expected no slashes, and some letters'
+                f'{what} has the name {name!r}: expected no slashes, no < or >, no '
+                'control characters, and some letters'
             )
     if names.duplicated().any():
         raise ValueError(
@@ -106,6 +113,7 @@ def list_scenes(
 
 def _read_table(path: str, what: str) -> pd.DataFrame:
     """Read a table, one row per scene."""
+    refuse_pipe(path, what)
     if not (is_remote(path) or os.path.isfile(path)):
         raise FileNotFoundError(f'{what} does not exist')
     try:

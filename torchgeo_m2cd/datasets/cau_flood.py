@@ -5,12 +5,13 @@
 
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple, NoReturn
 
 from torchgeo.datasets import DatasetNotFoundError
 from torchgeo.datasets.utils import Path, Sample
 
+from ..checks import Names, checked
 from ..utils import check_choice
 from .base import OpticalSARDataset
 from .chips import Files, match_files, read_sample
@@ -86,11 +87,12 @@ class CAUFlood(OpticalSARDataset):
     num_runs = 16
     val_runs = (3, 11)
 
+    @checked
     def __init__(
         self,
         root: Path = 'data',
         split: str = 'train',
-        bands: Sequence[str] | None = None,
+        bands: Names | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         """Initialize a new CAUFlood dataset instance.
@@ -125,9 +127,6 @@ class CAUFlood(OpticalSARDataset):
         self.bands = layout.bands if bands is None else tuple(bands)
         for band in self.bands:
             check_choice('band', band, layout.bands)
-        if not self.bands:
-            raise ValueError(f'bands is empty: expected some of {layout.bands}')
-
         self.files = self._load_files(divide=self.folder == 'train' and not has_val)
 
     def __getitem__(self, index: int) -> Sample:

@@ -8,7 +8,31 @@ import os
 import rasterio
 from rasterio.io import DatasetReader
 
-from .paths import name_paths, without_secrets
+from .paths import name_paths, refuse_pipe, without_secrets
+
+#: Settings of GDAL with which it opens no URL, whatever a VRT or a WMS file says: neither
+#: its file systems of URLs nor, as nobody listens there, its other drivers.
+_OFFLINE = {
+    'CPL_VSIL_CURL_ALLOWED_EXTENSIONS': '.none',
+    'GDAL_HTTP_PROXY': '127.0.0.1:9',
+}
+
+
+def forbid_urls() -> None:
+    """Keep files from making GDAL open URLs, in this process and those that it starts.
+
+    Does nothing if one of the settings is in the environment already: so users say what
+    is allowed.
+    """
+    if not _OFFLINE.keys() & os.environ.keys():
+        os.environ.update(_OFFLINE)
+
+
+def allow_urls() -> None:
+    """Undo :func:`forbid_urls`."""
+    if _OFFLINE.items() <= os.environ.items():
+        for name in _OFFLINE:
+            del os.environ[name]
 
 
 def open_file(path: str) -> DatasetReader:
@@ -22,7 +46,9 @@ def open_file(path: str) -> DatasetReader:
 
     Raises:
         RasterioError: If it cannot be opened.
+        ValueError: If it is a pipe, a socket or a device.
     """
+    refuse_pipe(path, f'file {name_paths(path)}')
     # TorchGeo's command keeps GDAL from looking for other files, and so for masks
     env = {'GDAL_DISABLE_READDIR_ON_OPEN': 'FALSE'} if os.path.exists(path) else {}
     with rasterio.Env(**env):

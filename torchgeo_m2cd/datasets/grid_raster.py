@@ -84,8 +84,6 @@ class GridRaster(GeoDataset):
                 cannot be warped, or if files of a folder do not belong together.
         """
         res = (res, res) if isinstance(res, int | float) else res
-        if res is not None and not min(res) > 0:
-            raise ValueError(f'res is {res}: expected a positive size of pixels')
         self.name = name
         self.source = source
         self.paths = source.paths

@@ -19,6 +19,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from torch import Tensor
 
+from ..checks import CountOrZero, checked
 from .classes import (
     UNKNOWN,
     Value,
@@ -40,6 +41,7 @@ from .source import Source
 _MOST_VALUES = 1000
 
 
+@checked
 @dataclass(frozen=True)
 class MaskSource(Source):
     """The files of a change mask, and how to read them.
@@ -69,25 +71,11 @@ class MaskSource(Source):
     gain: float | None = 1.0
     layer: str | None = None
     attribute: str | None = None
-    classes: Mapping[int | str, int] | None = None
+    classes: Mapping[int | str, CountOrZero] | None = None
     area: Paths | None = None
     area_layer: str | None = None
 
     is_optical: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        """Check the classes."""
-        super().__post_init__()
-        wrong = {
-            key: value
-            for key, value in (self.classes or {}).items()
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0
-        }
-        if wrong:
-            raise ValueError(
-                f'mask.classes has {wrong}: expected whole numbers, 0 for unchanged, 1 '
-                f'for changed, {UNKNOWN} for not known'
-            )
 
     @property
     def table(self) -> dict[Value, int] | None:

@@ -6,7 +6,6 @@
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -15,7 +14,9 @@ from typing import ClassVar, NamedTuple, NoReturn
 from torchgeo.datasets import DatasetNotFoundError
 from torchgeo.datasets.utils import Path, Sample, download_url
 
+from ..checks import Names, checked
 from ..utils import check_choice
+from .archives import extract_images
 from .base import OpticalSARDataset
 from .chips import Files, match_files, read_sample
 
@@ -127,6 +128,7 @@ class OMBRIA(OpticalSARDataset):
     #: training split).
     val_numbers = ((22, 31), (37, 73), (563, 602), (721, 734), (755, 771))
 
+    @checked
     def __init__(
         self,
         root: Path = 'data',
@@ -135,7 +137,7 @@ class OMBRIA(OpticalSARDataset):
         download: bool = False,
         checksum: bool = False,
         leave_out: Sequence[str] = (),
-        bands: Sequence[str] = all_bands,
+        bands: Names = all_bands,
     ) -> None:
         """Initialize a new OMBRIA dataset instance.
 
@@ -161,8 +163,6 @@ class OMBRIA(OpticalSARDataset):
             ValueError: If *split*, *leave_out* or a band is unknown, or there is no band.
         """
         check_choice('split', split, self.splits)
-        if not bands:
-            raise ValueError(f'bands is empty: expected some of {list(self.all_bands)}')
         for band in bands:
             check_choice('bands', band, self.all_bands)
         for group in leave_out:
@@ -312,7 +312,7 @@ class OMBRIA(OpticalSARDataset):
         folders = [folder for part in self.counts for folder in _folders(part)]
         with tempfile.TemporaryDirectory(prefix='.ombria-', dir=self.root) as temp:
             try:
-                _extract_images(path, folders, temp)
+                extract_images(path, folders, temp)
                 _check_counts(temp, tuple(self.counts))
             except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
                 raise RuntimeError(
@@ -378,22 +378,3 @@ def _list_images(part: str, root: Path) -> list[dict[int, str]]:
         }
         listing.append(dict(sorted(paths.items())))
     return listing
-
-
-def _extract_images(path: Path, folders: Sequence[str], target: Path) -> None:
-    """Extract the images in some folders of the archive.
-
-    Args:
-        path: The archive.
-        folders: Folders to extract, relative to the folder that GitHub puts all files in.
-        target: Folder to extract to.
-    """
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            _, _, name = member.filename.partition('/')
-            folder, _, filename = name.rpartition('/')
-            if folder in folders and re.fullmatch(r'[a-zA-Z]\w*\.png', filename):
-                image = pathlib.Path(target, folder, filename)
-                image.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as src, open(image, 'wb') as dst:
-                    shutil.copyfileobj(src, dst)

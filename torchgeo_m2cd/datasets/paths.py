@@ -202,6 +202,7 @@ def expand(name: str, paths: Paths) -> list[str]:
         FileNotFoundError: If a file or folder does not exist, or nothing matches a
             pattern.
         TypeError: If a path is none.
+        ValueError: If a path is a pipe, a socket or a device.
     """
     found = []
     for path in list_paths(paths, name):
@@ -213,8 +214,26 @@ def expand(name: str, paths: Paths) -> list[str]:
                 if glob.has_magic(file) and not before
                 else f'{name} file {file!r} does not exist'
             )
+        for match in matches:
+            refuse_pipe(match, f'{name} file {match!r}')
         found += [before + match + after for match in matches or [file]]
     return found
+
+
+def refuse_pipe(path: str, what: str) -> None:
+    """Refuse what is neither a file nor a folder: a pipe would be waited for.
+
+    Args:
+        path: Path or URL.
+        what: What it is, for the message.
+
+    Raises:
+        ValueError: If it is a pipe, a socket or a device.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(
+            f'{what} is a pipe, a socket or a device: expected a file or a folder'
+        )
 
 
 def list_files(path: str) -> list[str]:

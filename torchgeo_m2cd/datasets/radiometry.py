@@ -94,7 +94,7 @@ def _read_metadata(file: pathlib.Path) -> dict[str, Radiometry]:
             for name in ('BOA_ADD_OFFSET', 'RADIO_ADD_OFFSET')
             for element in tree.iter(name)
         }
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
+    except (ElementTree.ParseError, ArithmeticError, LookupError, ValueError) as error:
         raise ValueError(
             f'metadata file {str(file)!r} cannot be read: expected the quantification '
             f'value and the offsets of a Sentinel-2 product ({error})'

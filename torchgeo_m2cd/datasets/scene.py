@@ -11,6 +11,7 @@ import numpy.typing as npt
 import shapely
 import torch
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine, from_origin
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from torchgeo.datasets import IntersectionDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
+from ..checks import Positive, checked
 from .base import OpticalSARDataset, stack_pair
 from .grid import Grid
 from .grid_raster import GridRaster
@@ -59,13 +61,14 @@ class SceneDataset(IntersectionDataset):
     #: Mask value of pixels that are not valid.
     ignore_index = OpticalSARDataset.ignore_index
 
+    @checked
     def __init__(
         self,
         optical: Source | Paths,
         sar: SARSource | Paths,
         mask: MaskSource | Paths | None = None,
         crs: CRS | str | None = None,
-        res: float | tuple[float, float] | None = None,
+        res: Positive | tuple[Positive, Positive] | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         """Initialize a new SceneDataset instance.
@@ -87,12 +90,13 @@ class SceneDataset(IntersectionDataset):
             ValueError: If an argument is unknown, a file has no CRS or lacks a band, or
                 the images do not overlap.
         """
-        self.optical = GridRaster(
-            'optical',
-            Source.of(optical),
-            crs=None if crs is None else CRS.from_user_input(crs),
-            res=res,
-        )
+        try:
+            crs = None if crs is None else CRS.from_user_input(crs)
+        except CRSError as error:
+            raise ValueError(
+                f"crs is {crs!r}: expected one that PROJ knows, like 'EPSG:32633' ({error})"
+            ) from error
+        self.optical = GridRaster('optical', Source.of(optical), crs=crs, res=res)
         grid = self.optical.grid
         self.sar = GridRaster('SAR', SARSource.of(sar), grid)
         #: Change mask, if there is one.
@@ -328,6 +332,7 @@ class SceneList(Dataset[list[Sample]]):
     holds the number of the scene.
     """
 
+    @checked
     def __init__(self, scenes: Sequence[SceneDataset]) -> None:
         """Initialize a new SceneList instance.
 

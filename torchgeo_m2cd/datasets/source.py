@@ -5,13 +5,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import MinLen
 from rasterio.io import DatasetReader
 from torchgeo.datasets import RasterDataset
 
+from ..checks import AnyNumber, Count, CountOrZero, Names, Positive, checked
 from ..utils import check_choice
 from .paths import Paths, expand, list_files, list_paths, name_paths, resolve
 from .radiometry import REFLECTANCE, find_scale
@@ -27,6 +29,7 @@ FLOOR = -40.0
 _DECIBELS = {'power': 10.0, 'amplitude': 20.0}
 
 
+@checked
 @dataclass(frozen=True)
 class Source:
     """The files of an image, and how to read them.
@@ -54,17 +57,17 @@ class Source:
             read: the noise at the border of Sentinel-1 GRD products, for example.
 
     Raises:
-        ValueError: If *trim* is negative.
+        ValueError: If *trim* is negative, or *gain* is 0.
     """
 
     paths: Paths = ()
-    bands: Sequence[int] | Sequence[str] | None = None
+    bands: Annotated[Sequence[Count], MinLen(1)] | Names | None = None
     naming: type[RasterDataset] | None = None
-    nodata: float | None = None
+    nodata: AnyNumber | None = None
     gain: float | None = None
     offset: float | None = None
     date: str | None = None
-    trim: int = 0
+    trim: CountOrZero = 0
 
     #: Whether 0 is no data only where all bands are 0, and values are reflectance.
     is_optical: ClassVar[bool] = True
@@ -73,8 +76,8 @@ class Source:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        if self.trim < 0:
-            raise ValueError(f'trim is {self.trim}: expected 0 pixels or more')
+        if self.gain == 0:
+            raise ValueError('gain is 0: expected a factor that keeps the values')
 
     @property
     def empty_areas(self) -> Literal['none', 'corners', 'all']:
@@ -210,6 +213,7 @@ class Source:
         }
 
 
+@checked
 @dataclass(frozen=True)
 class SARSource(Source):
     """The files of a SAR image, and how to read them.
@@ -232,20 +236,14 @@ class SARSource(Source):
             estimated from the speckle.
 
     Raises:
-        ValueError: If *scale* is unknown, or *trim* is negative.
+        ValueError: If *scale* is unknown, *trim* is negative, or *gain* is 0.
     """
 
     scale: SARScale | None = None
-    decibels: float | None = None
+    decibels: Positive | None = None
 
     is_optical: ClassVar[bool] = False
     physical_unit: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the arguments."""
-        super().__post_init__()
-        if self.scale is not None:
-            check_choice('scale of sar', self.scale, get_args(SARScale))
 
     @property
     def empty_areas(self) -> Literal['none', 'corners', 'all']:

@@ -13,7 +13,14 @@ import pystac
 
 from .bands import BANDS, name_band
 from .granules import Band, Granule
-from .paths import is_remote, local_file, public_path, resolve, without_secrets
+from .paths import (
+    is_remote,
+    local_file,
+    public_path,
+    refuse_pipe,
+    resolve,
+    without_secrets,
+)
 
 # Assets that are no images to work with
 _OTHER_ROLES = {
@@ -83,9 +90,10 @@ def load_items(path: str) -> list[pystac.Item]:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it cannot be read, or holds no items.
+        ValueError: If it cannot be read, is a pipe, or holds no items.
     """
     what = f'STAC file {public_path(path)!r}'
+    refuse_pipe(path, what)
     try:
         document = pystac.StacIO.default().read_json(path.removeprefix('/vsicurl/'))
         items = [_load_item(item) for item in document.get('features', [document])]

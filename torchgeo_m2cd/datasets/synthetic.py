@@ -6,12 +6,13 @@
 import math
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO, ClassVar
+from typing import Annotated, Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 import torch
+from annotated_types import Ge
 from numpy.random import PCG64, Generator, SeedSequence
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -19,6 +20,7 @@ from rasterio.transform import Affine, array_bounds, from_origin
 from rasterio.warp import calculate_default_transform, reproject
 from torchgeo.datasets.utils import Path, Sample
 
+from ..checks import Count, CountOrZero, Names, checked
 from ..utils import check_choice, write_beside
 from .base import OpticalSARDataset, stack_pair
 from .landscape import RESOLUTION, Array, make_landscape
@@ -76,15 +78,16 @@ class SyntheticFlood(OpticalSARDataset):
     classes = ('unchanged', 'flood')
     splits: ClassVar[dict[str, int]] = {'train': 0, 'val': 1, 'test': 2}
 
+    @checked
     def __init__(
         self,
         split: str = 'train',
-        length: int = 1000,
-        size: int = 256,
-        seed: int = 0,
-        looks: int = 4,
-        bands: Sequence[str] = all_bands,
-        sar_bands: Sequence[str] = ('VV',),
+        length: Count = 1000,
+        size: Annotated[int, Ge(32)] = 256,
+        seed: CountOrZero = 0,
+        looks: Count = 4,
+        bands: Names = all_bands,
+        sar_bands: Names = ('VV',),
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         """Initialize a new SyntheticFlood instance.
@@ -110,19 +113,8 @@ class SyntheticFlood(OpticalSARDataset):
             ('bands', bands, self.all_bands),
             ('sar_bands', sar_bands, self.all_sar_bands),
         ):
-            if not given:
-                raise ValueError(f'{name} must name at least one band')
             for band in given:
                 check_choice(name, band, known)
-        for name, value, minimum in (
-            ('length', length, 1),
-            ('size', size, 32),
-            ('seed', seed, 0),
-            ('looks', looks, 1),
-        ):
-            if value < minimum:
-                raise ValueError(f'{name} must be at least {minimum}, got {value}')
-
         self.split = split
         self.length = length
         self.size = size

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..checks import Count, Share, checked
 from ..configurable import Configurable
 
 
@@ -27,7 +28,8 @@ class OHEM(Configurable):
 
     kind: ClassVar[str] = 'OHEM'
 
-    def __init__(self, threshold: float = 0.7, min_kept: int = 100_000) -> None:
+    @checked
+    def __init__(self, threshold: Share = 0.7, min_kept: Count = 100_000) -> None:
         """Initialize a new OHEM instance.
 
         Args:
@@ -38,10 +40,6 @@ class OHEM(Configurable):
         Raises:
             ValueError: If *threshold* or *min_kept* is out of range.
         """
-        if not 0 <= threshold <= 1:
-            raise ValueError(f'threshold is {threshold}: expected from 0 to 1')
-        if min_kept < 1:
-            raise ValueError(f'min_kept is {min_kept}: expected at least 1')
         self.threshold = threshold
         self.min_kept = min_kept
 
@@ -53,7 +51,10 @@ class OHEMLoss(nn.Module):
     hard. In evaluation mode, all pixels count.
     """
 
-    def __init__(self, criterion: nn.Module, ohem: OHEM) -> None:
+    @checked
+    def __init__(
+        self, criterion: nn.CrossEntropyLoss | nn.BCEWithLogitsLoss, ohem: OHEM
+    ) -> None:
         """Initialize a new OHEMLoss.
 
         Args:
@@ -66,11 +67,6 @@ class OHEMLoss(nn.Module):
             TypeError: If *criterion* is neither of them.
         """
         super().__init__()
-        if not isinstance(criterion, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss):
-            raise TypeError(
-                f'criterion is {type(criterion).__name__}: expected CrossEntropyLoss or '
-                'BCEWithLogitsLoss'
-            )
         self.criterion = criterion
         self.ohem = ohem
 

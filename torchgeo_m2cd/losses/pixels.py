@@ -6,7 +6,10 @@
 from einops import rearrange
 from torch import Tensor
 
+from ..checks import checked
 
+
+@checked
 def select_pixels(
     logits: Tensor, mask: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from pyproj.crs.coordinate_operation import (
 )
 from rasterio.windows import Window
 
+from ..checks import Count, checked
 from ..datasets.grid import Grid
 
 # Columns between the pixels whose area is computed; those in between are interpolated
@@ -35,7 +36,8 @@ class Areas:
     are exact there, at the poles too.
     """
 
-    def __init__(self, grid: Grid, shape: tuple[int, int]) -> None:
+    @checked
+    def __init__(self, grid: Grid, shape: tuple[Count, Count]) -> None:
         """Initialize a new Areas instance.
 
         Args:

@@ -16,6 +16,7 @@ import torch
 from rasterio.windows import Window
 from torch import Tensor
 
+from ..checks import CountOrZero, checked
 from ..datasets import SARSource, SceneDataset
 from ..models import (
     Look,
@@ -36,6 +37,7 @@ _SIZE, _COUNT = 512, 64
 _LEAST_IOU, _LEAST_SHARE = 0.2, 0.01
 
 
+@checked
 @dataclasses.dataclass
 class Check:
     """What was found in some patches of a scene.
@@ -48,10 +50,10 @@ class Check:
         looks: What the patches look like.
     """
 
-    compared: int = 0
-    mapped: int = 0
-    by_rule: int = 0
-    both: int = 0
+    compared: CountOrZero = 0
+    mapped: CountOrZero = 0
+    by_rule: CountOrZero = 0
+    both: CountOrZero = 0
     looks: list[Look] = dataclasses.field(default_factory=list)
 
     def add(self, mapped: Tensor, by_rule: Tensor, known: Tensor) -> None:
@@ -110,6 +112,7 @@ class Check:
 
 
 @torch.inference_mode()
+@checked
 def check_map(
     scene: SceneDataset,
     classes: pathlib.Path,

@@ -22,9 +22,10 @@ from rasterio.transform import Affine, array_bounds
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Path
 
+from ..checks import checked
 from ..datasets import SceneDataset
 from ..datasets.grid import Grid
-from ..datasets.paths import is_remote, public_path
+from ..datasets.paths import is_remote, public_path, refuse_pipe
 from ..utils import check_choice
 from .plan import stamp
 
@@ -32,6 +33,7 @@ from .plan import stamp
 COLUMNS = ('name', 'flooded_km2', 'water_before_km2', 'mapped_km2', 'flooded_share')
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Districts:
     """A vector file of districts, such as municipalities.
@@ -119,6 +121,7 @@ class Districts:
         path, what = self._path, self._name
         if not (os.path.exists(path) or is_remote(path)):
             raise FileNotFoundError(f'{what} does not exist')
+        refuse_pipe(path, what)
         try:
             found = gpd.list_layers(path)
             layers = list(found['name'][found['geometry_type'].notna()])
@@ -152,6 +155,7 @@ class Districts:
 class DistrictAreas:
     """Sum up the areas of classes in districts, a window at a time."""
 
+    @checked
     def __init__(self, table: gpd.GeoDataFrame, transform: Affine) -> None:
         """Initialize a new DistrictAreas instance.
 

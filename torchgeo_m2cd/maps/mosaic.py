@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.windows import Window
 
+from ..checks import Count, CountOrZero, checked
 from ..samplers import SceneSampler
 from ..utils import beside
 
@@ -30,6 +31,7 @@ class Mosaic:
     data: those of a pixel sum up to 1.
     """
 
+    @checked
     def __init__(
         self, sampler: SceneSampler, folder: pathlib.Path, water: bool = False
     ) -> None:
@@ -127,12 +129,13 @@ class PatchRow:
     holds two patches and not the whole row.
     """
 
+    @checked
     def __init__(
         self,
         path: pathlib.Path,
-        used: tuple[int, int],
-        width: int,
-        lefts: Sequence[int],
+        used: tuple[CountOrZero, CountOrZero],
+        width: Count,
+        lefts: Sequence[CountOrZero],
         weights: npt.NDArray[np.float32],
     ) -> None:
         """Initialize a new PatchRow.
@@ -241,8 +244,9 @@ def strips(height: int, width: int) -> Iterator[Window]:
         yield Window(0, row, width, min(_STRIP, height - row))
 
 
+@checked
 def blend_weights(
-    starts: Sequence[int], size: int, stride: int, length: int
+    starts: Sequence[CountOrZero], size: Count, stride: Count, length: Count
 ) -> npt.NDArray[np.float32]:
     """Compute the weights of patches along an axis.
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from rasterio.errors import RasterioError
 
+from ..checks import PositiveOrZero, Share, checked
 from ..samplers import SceneSampler
 from ..utils import beside
 from .districts import Districts
@@ -24,6 +25,7 @@ from .polygons import check_vector_suffix, list_side_files
 PLAN_TAG = 'PLAN_SHA256'
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Outputs:
     """The files to make of a scene.
@@ -56,18 +58,12 @@ class Outputs:
     quicklook: pathlib.Path | None = None
     stac: pathlib.Path | None = None
     districts: Districts | None = None
-    threshold: float = 0.5
-    min_area: float = 0.0
+    threshold: Share = 0.5
+    min_area: PositiveOrZero = 0.0
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(
-                f'threshold is {self.threshold}: expected a value from 0 to 1'
-            )
-        if not self.min_area >= 0:
-            raise ValueError(f'min_area is {self.min_area}: expected 0 m² or more')
         _check_suffix('output', self.probability, ('.tif', '.tiff'))
         _check_suffix('classes', self.classes, ('.tif', '.tiff'))
         pictures = Figure().canvas.get_supported_filetypes()
@@ -75,11 +71,6 @@ class Outputs:
         _check_suffix('stac', self.stac, ('.json', '.geojson'))
         if self.polygons is not None:
             check_vector_suffix(self.polygons)
-        if self.districts is not None and not isinstance(self.districts, Districts):
-            raise TypeError(
-                f'districts is {self.districts!r}: expected '
-                "Districts('districts.gpkg', 'name of an attribute')"
-            )
         names: dict[str, str] = {}
         for name, path in self.files.items():
             other = names.setdefault(os.path.realpath(path), name)
@@ -227,6 +218,7 @@ class Outputs:
             return False
 
 
+@checked
 def rows_done(
     outputs: Sequence[Outputs],
     plans: Sequence[MapPlan],

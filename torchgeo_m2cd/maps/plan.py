@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from .. import __version__
+from ..checks import Count, checked
 from ..configurable import plain
 from ..datasets.paths import local_file, public_path
 from ..models import M2CD_Weights
@@ -25,6 +26,7 @@ from ..transforms import Inputs
 _ARGUMENTS = (*ARCHITECTURE, 'task')
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class MapPlan:
     """All that the probabilities of a map depend on, in plain values.
@@ -59,12 +61,12 @@ class MapPlan:
     precision: str
     files: list[list[Any]]
     sources: list[Mapping[str, Any]]
-    shape: list[int]
+    shape: list[Count]
     transform: list[float]
     crs: str
-    size: list[int]
-    stride: list[int]
-    batch_size: int
+    size: list[Count]
+    stride: list[Count]
+    batch_size: Count
     water: bool
 
     def to_json(self, **more: Any) -> str:
@@ -98,8 +100,12 @@ class MapPlan:
         return hashlib.sha256(self.to_json(**more).encode()).hexdigest()
 
 
+@checked
 def plan_maps(
-    trainer: Trainer, inputs: Inputs, samplers: Sequence[SceneSampler], batch_size: int
+    trainer: Trainer,
+    inputs: Inputs,
+    samplers: Sequence[SceneSampler],
+    batch_size: Count,
 ) -> list[MapPlan]:
     """Plan the map of each scene.
 

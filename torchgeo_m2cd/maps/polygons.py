@@ -17,6 +17,7 @@ from rasterio.windows import Window
 from shapely.geometry import shape
 from torchgeo.datasets.utils import Path
 
+from ..checks import checked
 from ..utils import GDAL_ENV
 from .areas import Areas
 from .mosaic import strips
@@ -72,6 +73,7 @@ def list_side_files(path: pathlib.Path) -> list[pathlib.Path]:
     return [path.with_suffix(suffix) for suffix in suffixes]
 
 
+@checked
 def find_polygons(
     classes: Path, areas: Areas, labels: Mapping[int, str]
 ) -> gpd.GeoDataFrame:
@@ -121,6 +123,7 @@ def erase_polygons(classes: Path, table: gpd.GeoDataFrame) -> None:
                 file.write(values, 1, window=window)
 
 
+@checked
 def mean_probability(
     probability: Path, classes: Path, table: gpd.GeoDataFrame
 ) -> npt.NDArray[np.float64]:
@@ -156,6 +159,7 @@ def mean_probability(
     return mean
 
 
+@checked
 def save_polygons(table: gpd.GeoDataFrame, output: pathlib.Path) -> None:
     """Write polygons to a vector file, in the format of its suffix.
 

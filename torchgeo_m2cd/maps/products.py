@@ -19,6 +19,7 @@ import geopandas as gpd
 import pandas as pd
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from ..checks import checked
 from ..transforms import Inputs
 from ..utils import beside
 from .areas import Areas
@@ -48,6 +49,7 @@ from .styles import WATER_BEFORE, name_classes, style_classes, style_probability
 from .summary import Run, make_tags, summarize, to_json
 
 
+@checked
 def make_map(mosaic: Mosaic, outputs: Outputs, plan: MapPlan, run: Run) -> None:
     """Make the files of a map, and remove the rows of patches.
 

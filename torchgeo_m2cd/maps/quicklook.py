@@ -8,11 +8,13 @@ import torch
 from matplotlib.figure import Figure
 from torchgeo.datasets.utils import Path, quantile_normalization
 
+from ..checks import Count, checked
 from ..datasets import SceneDataset
 
 
+@checked
 def plot_quicklook(
-    dataset: SceneDataset, probability: Path, max_size: int = 1024
+    dataset: SceneDataset, probability: Path, max_size: Count = 1024
 ) -> Figure:
     """Plot both images of a scene and the probability of change side by side.
 

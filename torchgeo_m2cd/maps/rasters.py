@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 from rasterio.io import DatasetWriter
 from torchgeo.datasets.utils import Path
 
+from ..checks import checked
 from ..utils import GDAL_ENV
 from .areas import Areas
 from .districts import DistrictAreas
@@ -231,6 +232,7 @@ def _tag_statistics(
     file.update_tags(band, **tags, STATISTICS_VALID_PERCENT=f'{share:.4g}')
 
 
+@checked
 def write_cog(source: Path, output: Path) -> None:
     """Copy a raster file to a Cloud-Optimized GeoTIFF with overviews.
 

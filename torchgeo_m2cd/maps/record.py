@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
+from ..checks import checked
 from ..datasets.paths import without_secrets
 
 # Deprecations, and advice on speed, say nothing about the map
@@ -26,6 +27,7 @@ _UNIMPORTANT = (
 _LIGHTNING = os.path.dirname(lightning.pytorch.__file__)
 
 
+@checked
 @contextlib.contextmanager
 def record_warnings(messages: list[str]) -> Iterator[None]:
     """Take down the warnings that concern the user, each once, and show them as ever.

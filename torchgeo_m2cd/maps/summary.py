@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
+from ..checks import checked
 from ..datasets import SceneDataset
 from ..models import Reliability
 from .districts import to_km2
@@ -21,6 +22,7 @@ from .rasters import Measures
 from .styles import WATER_BEFORE
 
 
+@checked
 @dataclasses.dataclass
 class Run:
     """The run that makes maps.
@@ -170,6 +172,7 @@ def to_json(values: Any) -> bytes:
     return f'{text}\n'.encode()
 
 
+@checked
 def read_summary(outputs: Outputs) -> dict[str, Any]:
     """Read the summary of a map that is complete.
 
@@ -183,6 +186,7 @@ def read_summary(outputs: Outputs) -> dict[str, Any]:
     return summary
 
 
+@checked
 def format_summary(summary: Mapping[str, Any]) -> str:
     """Write a summary for the terminal.
 
@@ -215,7 +219,10 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     for name, text in rows_of_text:
         first, *more = text.splitlines()
         lines += [f'  {name:<10} {first}', *(f'{"":<13}{line}' for line in more)]
-    return '\n'.join(lines)
+    # Control characters of names would control the terminal
+    return '\n'.join(
+        ''.join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines
+    )
 
 
 def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@
 """Decoders and fusion of the features of two images."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
-from ..utils import check_choice
+from ..checks import Count, CountOrZero, checked
 
 #: Names of the ways to fuse the features of two images.
 Fusion = Literal['concat', 'diff', 'abs_diff', 'sum']
@@ -32,6 +32,7 @@ _FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@checked
 def fuse(f1: Tensor, f2: Tensor, how: Fusion) -> Tensor:
     """Fuse the features of two images.
 
@@ -49,7 +50,6 @@ def fuse(f1: Tensor, f2: Tensor, how: Fusion) -> Tensor:
     Raises:
         ValueError: If *how* is unknown.
     """
-    check_choice('fusion', how, get_args(Fusion))
     return _FUSIONS[how](f1, f2)
 
 
@@ -66,7 +66,10 @@ class MLPDecoder(nn.Module):
     * https://doi.org/10.1109/LGRS.2025.3590959
     """
 
-    def __init__(self, encoder_channels: Sequence[int], channels: int = 256) -> None:
+    @checked
+    def __init__(
+        self, encoder_channels: Sequence[CountOrZero], channels: Count = 256
+    ) -> None:
         """Initialize a new MLPDecoder.
 
         Args:
@@ -111,10 +114,11 @@ class MLPHead(nn.Module):
     convolution to logits, which are resized to the size of the image.
     """
 
+    @checked
     def __init__(
         self,
-        channels: int,
-        classes: int,
+        channels: Count,
+        classes: Count,
         activation: str | Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Initialize a new MLPHead.
@@ -158,10 +162,11 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, [*size], mode='bilinear', align_corners=False)
 
 
+@checked
 def make_decoder(
     name: Decoder,
     encoder_channels: Sequence[int],
-    classes: int,
+    classes: Count,
     activation: str | Callable[[Tensor], Tensor] | None = None,
     decoder_args: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, nn.Module]:
@@ -182,7 +187,6 @@ def make_decoder(
     Raises:
         ValueError: If *name* is unknown.
     """
-    check_choice('decoder', name, get_args(Decoder))
     channels = list(encoder_channels)
     args = dict(decoder_args or {})
     decoder: nn.Module

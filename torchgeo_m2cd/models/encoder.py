@@ -14,6 +14,7 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from ..checks import Channels, checked
 from ..utils import check_choice
 from .moe import Experts, MixtureOfExperts
 from .stages import get_stages, is_channels_last
@@ -70,11 +71,12 @@ class MoEEncoder(nn.Module):
     of the encoder with parameters, which is its first convolution or patch embedding.
     """
 
+    @checked
     def __init__(
         self,
         name: str,
         weights: str | bool | None = None,
-        in_channels: int | Sequence[int] = 3,
+        in_channels: Channels = 3,
         experts: Experts | None = Experts(),  # noqa: B008 - it is immutable
         encoder_args: Mapping[str, Any] | None = None,
     ) -> None:
@@ -102,10 +104,6 @@ class MoEEncoder(nn.Module):
         if 'depth' in (encoder_args or {}):
             raise ValueError('encoder_args may not hold depth: all stages are needed')
         channels = [in_channels] if isinstance(in_channels, int) else [*in_channels]
-        if len(channels) > 2 or min(channels, default=0) < 1:
-            raise ValueError(
-                f'in_channels must be one or two positive numbers, got {in_channels}'
-            )
         # SMP takes any value but None for True in timm's encoders
         weights = weights or None
         self.backbone = get_encoder(

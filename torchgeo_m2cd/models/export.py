@@ -10,10 +10,12 @@ import warnings
 
 import torch
 
+from ..checks import Count, checked
 from .m2cd import M2CD
 
 
-def export_onnx(model: M2CD, path: str | os.PathLike[str], size: int = 256) -> None:
+@checked
+def export_onnx(model: M2CD, path: str | os.PathLike[str], size: Count = 256) -> None:
     """Export a model to an ONNX file, together with what it is shown.
 
     The file takes ``image``, standardised, float32 of shape (B, 2, C, H, W), and returns

@@ -6,7 +6,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
@@ -14,8 +14,8 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from torch import Tensor
 
+from ..checks import Channels, Count, checked
 from ..transforms import Inputs
-from ..utils import check_choice
 from .decoder import Decoder, Fusion, fuse, make_decoder
 from .encoder import MoEEncoder
 from .fast import accelerate, use_fast
@@ -91,12 +91,13 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
     """
 
     @supports_config_loading  # type: ignore[untyped-decorator]
+    @checked
     def __init__(
         self,
         encoder_name: str = 'mit_b1',
         encoder_weights: str | bool | None = None,
-        in_channels: int | Sequence[int] = 3,
-        classes: int = 1,
+        in_channels: Channels = 3,
+        classes: Count = 1,
         optical_index: Literal[0, 1] = 0,
         experts: Experts | Mapping[str, Any] | None = Experts(),  # noqa: B008
         fusion: Fusion = 'concat',
@@ -141,7 +142,6 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
             ValueError: If an argument is unknown or out of range.
         """
         super().__init__()
-        check_choice('fusion', fusion, get_args(Fusion))
         self.fusion = fusion
         self.optical_index = optical_index
         #: The mixtures of experts, or None for a model without experts.

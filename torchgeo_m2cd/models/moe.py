@@ -7,18 +7,21 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 
+from ..checks import Count, Positive, PositiveOrZero, checked
 from ..utils import check_choice
 
 #: Names of the gates.
 Gate = Literal['cosine', 'linear']
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Experts:
     """The experts of a model: where they stand, and what they are.
@@ -29,16 +32,16 @@ class Experts:
 
     #: Stages of the encoder, of 1, 2, 3, 4 (strides 4, 8, 16, 32), that a mixture of
     #: experts follows.
-    stages: Sequence[int] = (1, 2, 3, 4)
+    stages: Annotated[Sequence[Literal[1, 2, 3, 4]], MinLen(1)] = (1, 2, 3, 4)
 
     #: Number of experts E of each mixture, at least 1.
-    num_experts: int = 4
+    num_experts: Count = 4
 
     #: Experts that each token goes to, from 1 to *num_experts*.
-    top_k: int = 2
+    top_k: Count = 2
 
     #: Hidden channels of an expert, as a multiple of the channels of a token.
-    expansion: float = 4.0
+    expansion: Positive = 4.0
 
     #: How experts are scored: ``'cosine'`` (:class:`CosineGate`), or ``'linear'``, a
     #: linear map from token to logits without bias.
@@ -48,25 +51,12 @@ class Experts:
     noisy: bool = True
 
     #: Weight of the balance loss in the loss of training, at least 0.
-    balance_weight: float = 0.01
+    balance_weight: PositiveOrZero = 0.01
 
     def __post_init__(self) -> None:
         """Check the values."""
-        stages = tuple(sorted(set(self.stages)))
-        unknown = [stage for stage in stages if stage not in (1, 2, 3, 4)]
-        if unknown or not stages:
-            raise ValueError(
-                f'stages of experts must be some of [1, 2, 3, 4], got {[*self.stages]} '
-                '(experts=None is a model without experts)'
-            )
-        object.__setattr__(self, 'stages', stages)
-        _check_experts(self.num_experts, self.top_k, self.gate)
-        if self.expansion <= 0:
-            raise ValueError(f'expansion must be positive, got {self.expansion}')
-        if self.balance_weight < 0:
-            raise ValueError(
-                f'balance_weight must be at least 0, got {self.balance_weight}'
-            )
+        object.__setattr__(self, 'stages', tuple(sorted(set(self.stages))))
+        _check_top_k(self.top_k, self.num_experts)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -118,7 +108,8 @@ class CosineGate(nn.Module):
     (``temperature``): the larger, the sharper is the choice.
     """
 
-    def __init__(self, dim: int, num_experts: int) -> None:
+    @checked
+    def __init__(self, dim: Count, num_experts: Count) -> None:
         """Initialize a new CosineGate.
 
         Args:
@@ -193,12 +184,13 @@ class MixtureOfExperts(nn.Module):
     * https://doi.org/10.1109/LGRS.2025.3590959 (its use in optical-SAR change)
     """
 
+    @checked
     def __init__(
         self,
-        dim: int,
-        num_experts: int = 4,
-        top_k: int = 2,
-        expansion: float = 4.0,
+        dim: Count,
+        num_experts: Count = 4,
+        top_k: Count = 2,
+        expansion: Positive = 4.0,
         gate: Gate = 'cosine',
         noisy: bool = True,
     ) -> None:
@@ -218,7 +210,7 @@ class MixtureOfExperts(nn.Module):
                 is out of range.
         """
         super().__init__()
-        _check_experts(num_experts, top_k, gate)
+        _check_top_k(top_k, num_experts)
         hidden_dim = int(dim * expansion)
         if hidden_dim < 1:
             raise ValueError(
@@ -324,14 +316,11 @@ class MixtureOfExperts(nn.Module):
         return torch.stack(outputs).sum(dim=0)
 
 
-def _check_experts(num_experts: int, top_k: int, gate: Gate) -> None:
-    """Check what :class:`Experts` and :class:`MixtureOfExperts` have in common."""
-    check_choice('gate', gate, get_args(Gate))
-    if num_experts < 1:
-        raise ValueError(f'num_experts must be at least 1, got {num_experts}')
-    if not 1 <= top_k <= num_experts:
+def _check_top_k(top_k: int, num_experts: int) -> None:
+    """Check that there are as many experts as each token goes to."""
+    if top_k > num_experts:
         raise ValueError(
-            f'top_k must be from 1 to num_experts={num_experts}, got {top_k}'
+            f'top_k is {top_k}: expected from 1 to num_experts={num_experts}'
         )
 
 

@@ -5,14 +5,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import Count, PositiveOrZero, checked
 from ..configurable import Configurable
-from ..utils import check_choice
 
 #: Names of the distances between features.
 Distance = Literal['l1', 'l2', 'cosine']
@@ -31,12 +31,13 @@ class O2SP(Configurable, ABC):
     #: Whether :meth:`simulate` takes the optical image in source units.
     source_units: ClassVar[bool] = False
 
+    @checked
     def __init__(
         self,
-        weight: float = 1e-4,
+        weight: PositiveOrZero = 1e-4,
         distance: Distance = 'l1',
         detach: bool = False,
-        stage_weights: Sequence[float] | None = None,
+        stage_weights: Sequence[PositiveOrZero] | None = None,
     ) -> None:
         r"""Initialize a new O2SP instance.
 
@@ -49,9 +50,6 @@ class O2SP(Configurable, ABC):
         Raises:
             ValueError: If *distance* is unknown or *weight* is negative.
         """
-        check_choice('distance', distance, get_args(Distance))
-        if weight < 0:
-            raise ValueError(f'weight is {weight}: expected at least 0')
         self.weight = weight
         self.distance: Distance = distance
         self.detach = detach
@@ -85,13 +83,14 @@ class O2SP(Configurable, ABC):
 class OriginalO2SP(O2SP):
     """Gamma noise on the standardised optical image, see :func:`simulate_sar`."""
 
+    @checked
     def __init__(
         self,
-        max_variance: int = 20,
-        weight: float = 1e-4,
+        max_variance: Count = 20,
+        weight: PositiveOrZero = 1e-4,
         distance: Distance = 'l1',
         detach: bool = False,
-        stage_weights: Sequence[float] | None = None,
+        stage_weights: Sequence[PositiveOrZero] | None = None,
     ) -> None:
         """Initialize a new OriginalO2SP instance.
 
@@ -107,8 +106,6 @@ class OriginalO2SP(O2SP):
             ValueError: If *distance* is unknown or a number is out of range.
         """
         super().__init__(weight, distance, detach, stage_weights)
-        if max_variance < 1:
-            raise ValueError(f'max_variance is {max_variance}: expected at least 1')
         self.max_variance = max_variance
 
     def simulate(self, optical: Tensor, channels: int | None = None) -> Tensor:
@@ -124,13 +121,14 @@ class PhysicalO2SP(O2SP):
 
     source_units: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
-        max_looks: int = 20,
-        weight: float = 1e-4,
+        max_looks: Count = 20,
+        weight: PositiveOrZero = 1e-4,
         distance: Distance = 'l1',
         detach: bool = False,
-        stage_weights: Sequence[float] | None = None,
+        stage_weights: Sequence[PositiveOrZero] | None = None,
     ) -> None:
         """Initialize a new PhysicalO2SP instance.
 
@@ -146,8 +144,6 @@ class PhysicalO2SP(O2SP):
             ValueError: If *distance* is unknown or a number is out of range.
         """
         super().__init__(weight, distance, detach, stage_weights)
-        if max_looks < 1:
-            raise ValueError(f'max_looks is {max_looks}: expected at least 1')
         self.max_looks = max_looks
 
     def simulate(self, optical: Tensor, channels: int | None = None) -> Tensor:
@@ -155,8 +151,9 @@ class PhysicalO2SP(O2SP):
         return simulate_speckled_sar(optical, channels, self.max_looks)
 
 
+@checked
 def simulate_sar(
-    optical: Tensor, channels: int | None = None, max_variance: int = 20
+    optical: Tensor, channels: Count | None = None, max_variance: Count = 20
 ) -> Tensor:
     r"""Simulate a SAR image from an optical one by Gamma noise, as the original does.
 
@@ -180,8 +177,9 @@ def simulate_sar(
     return _gamma_noise(_match(optical, channels), torch.full((), 1 / v))
 
 
+@checked
 def simulate_speckled_sar(
-    optical: Tensor, channels: int | None = None, max_looks: int = 20
+    optical: Tensor, channels: Count | None = None, max_looks: Count = 20
 ) -> Tensor:
     r"""Simulate a SAR image from an optical one by speckle on its luminance.
 
@@ -218,11 +216,12 @@ def simulate_speckled_sar(
     return (decibel - center) / (variance + 1e-6).sqrt()
 
 
+@checked
 def guide_loss(
     features: Sequence[Tensor],
     distance: Distance = 'l1',
     detach: bool = False,
-    stage_weights: Sequence[float] | None = None,
+    stage_weights: Sequence[PositiveOrZero] | None = None,
 ) -> Tensor:
     r"""Compute how far the features of both images are from those of the simulated SAR.
 
@@ -247,7 +246,6 @@ def guide_loss(
     Raises:
         ValueError: If *distance* is unknown, or the number of weights is wrong.
     """
-    check_choice('distance', distance, get_args(Distance))
     weights = [1.0] * len(features) if stage_weights is None else list(stage_weights)
     if len(weights) != len(features):
         raise ValueError(

@@ -19,6 +19,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
+from ..checks import checked
 from ..configurable import plain
 from ..transforms import Inputs
 from ..utils import check_choice
@@ -107,6 +108,7 @@ class M2CD_Weights(WeightsEnum):  # type: ignore[misc]
             ) from error
 
 
+@checked
 def m2cd(weights: M2CD_Weights | None = None, **kwargs: Any) -> M2CD:
     """Make an M²CD model, with trained weights or without.
 
@@ -181,6 +183,7 @@ def last_convolution(model: M2CD) -> str:
     return f'segmentation_head.{names[-1]}'
 
 
+@checked
 def get_weight(name: str) -> WeightsEnum:
     """Find weights by their name.
 

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torchgeo.datasets.utils import Sample
 
+from ..checks import Positive, PositiveOrZero, Share, checked
 from ..configurable import Configurable
 from ..transforms import Inputs, estimate_decibels
 
@@ -39,14 +40,15 @@ class Reliability(Configurable):
 
     kind: ClassVar[str] = 'reliability'
 
+    @checked
     def __init__(
         self,
-        area: Sequence[float] | None = None,
+        area: Sequence[PositiveOrZero] | None = None,
         land: Sequence[float] | None = None,
-        water: Sequence[float] | None = None,
+        water: Sequence[Share] | None = None,
         speckle: Sequence[float] | None = None,
-        calibration_error: float | None = None,
-        threshold: float = 0.5,
+        calibration_error: Share | None = None,
+        threshold: Share = 0.5,
     ) -> None:
         """Initialize a new Reliability instance.
 
@@ -70,10 +72,6 @@ class Reliability(Configurable):
         self.speckle = _to_range('speckle', speckle)
         self.calibration_error = calibration_error
         self.threshold = threshold
-        if not 0 <= threshold <= 1:
-            raise ValueError(f'threshold is {threshold}: expected a value from 0 to 1')
-        if self.area is not None and self.area[0] < 0:
-            raise ValueError(f'area is {self.area}: expected factors of at least 0')
 
     def compare(self, look: Look) -> list[str]:
         """Say in what images are unlike the training data.
@@ -108,7 +106,10 @@ class Reliability(Configurable):
         ]
 
 
-def measure_look(inputs: Inputs, batch: Sample, decibels: float | None) -> Look | None:
+@checked
+def measure_look(
+    inputs: Inputs, batch: Sample, decibels: Positive | None
+) -> Look | None:
     """Measure what an image pair looks like.
 
     Args:
@@ -144,6 +145,7 @@ def measure_look(inputs: Inputs, batch: Sample, decibels: float | None) -> Look 
     )
 
 
+@checked
 def median_look(looks: Sequence[Look]) -> Look:
     """Take the median of each value, NaN only if it is not known of any of them.
 

@@ -8,6 +8,7 @@ from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from ..checks import Positive, PositiveOrZero, checked
 from ..transforms import Inputs, Relative, RelativeDarkness
 from ..transforms.base import InputStep
 
@@ -39,8 +40,12 @@ class ThresholdRule(nn.Module):
     #: Gaussian along one axis.
     kernel: Tensor
 
+    @checked
     def __init__(
-        self, sigma: float = 2.0, margin: float = 9.0, inputs: Inputs | None = None
+        self,
+        sigma: PositiveOrZero = 2.0,
+        margin: PositiveOrZero = 9.0,
+        inputs: Inputs | None = None,
     ) -> None:
         """Initialize a new ThresholdRule instance.
 
@@ -54,9 +59,6 @@ class ThresholdRule(nn.Module):
                 *inputs*.
         """
         super().__init__()
-        for name, value in (('sigma', sigma), ('margin', margin)):
-            if value < 0:
-                raise ValueError(f'{name} is {value}: expected at least 0')
         self.sigma = sigma
         # A parameter that is never trained: the SHA-256 of the model depends on it
         self.margin = nn.Parameter(torch.tensor(float(margin)), requires_grad=False)
@@ -128,7 +130,8 @@ class ThresholdRule(nn.Module):
         return conv2d(image, kernel.view(1, 1, 1, -1), padding=(0, padding))
 
 
-def rule_inputs(like: Inputs | None = None, decibels: float | None = None) -> Inputs:
+@checked
+def rule_inputs(like: Inputs | None = None, decibels: Positive | None = None) -> Inputs:
     """Make the inputs of the rule.
 
     Args:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchgeo.models import get_weight
 from torchvision.models._api import WeightsEnum
 
+from ..checks import checked
 from ..utils import check_choice
 from .encoder import MoEEncoder
 from .m2cd import M2CD
@@ -53,6 +54,7 @@ _HEAD = (
 )
 
 
+@checked
 def load_original(
     state_dict_or_path: StateDict | str | os.PathLike[str], encoder_name: str
 ) -> M2CD:
@@ -95,6 +97,7 @@ def load_original(
     return model
 
 
+@checked
 def load_encoder_weights(
     encoder: MoEEncoder,
     weights: WeightsEnum | str,

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from torch.utils.data import Sampler
 from torchgeo.samplers import SpatialSampler
 
+from ..checks import Count, checked
 from ..datasets import SceneDataset
 
 
@@ -22,8 +23,12 @@ class SceneSampler(SpatialSampler):
 
     strategy: ClassVar[Literal['random', 'sequential']] = 'sequential'
 
+    @checked
     def __init__(
-        self, dataset: SceneDataset, size: tuple[int, int], stride: tuple[int, int]
+        self,
+        dataset: SceneDataset,
+        size: tuple[Count, Count],
+        stride: tuple[Count, Count],
     ) -> None:
         """Initialize a new SceneSampler instance.
 
@@ -75,11 +80,12 @@ class PatchRowSampler(Sampler[list[tuple[int, slice, slice]]]):
     an interruption.
     """
 
+    @checked
     def __init__(
         self,
         samplers: Sequence[SceneSampler],
         patch_rows: Sequence[tuple[int, int]],
-        batch_size: int,
+        batch_size: Count,
     ) -> None:
         """Initialize a new PatchRowSampler instance.
 
@@ -112,6 +118,7 @@ class PatchRowSampler(Sampler[list[tuple[int, slice, slice]]]):
                 yield patches[start : start + self.batch_size]
 
 
+@checked
 def list_patch_rows(samplers: Sequence[SceneSampler]) -> list[tuple[int, int]]:
     """List the rows of patches of all scenes.
 

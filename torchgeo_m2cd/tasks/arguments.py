@@ -6,7 +6,7 @@
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import timm
 import torch
@@ -74,9 +74,6 @@ def check_arguments(arguments: Mapping[str, Any], weights: Any) -> None:
         ValueError: If an argument is unknown or does not fit another one.
     """
     model, task, loss = (arguments[name] for name in ('model', 'task', 'loss'))
-    check_choice('model', model, get_args(Model))
-    check_choice('task', task, get_args(Task))
-    check_choice('loss', loss, get_args(Loss))
     _check_model(arguments)
     if model == 'threshold' and (task != 'binary' or weights):
         raise ValueError(

@@ -4,9 +4,10 @@
 """Change detection task."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from einops import rearrange
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -14,6 +15,7 @@ from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import ChangeDetection
 from torchvision.models._api import WeightsEnum
 
+from ..checks import Channels, Count, Positive, PositiveOrZero, check_hints
 from ..configurable import plain
 from ..losses import OHEM, OHEMLoss, select_pixels
 from ..models import M2CD, O2SP, M2CD_Weights, Reliability, ThresholdRule
@@ -70,23 +72,23 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         backbone: str | None = None,
         # The command line takes the first type that fits: bool before str
         weights: bool | WeightsEnum | str | Sequence[WeightsEnum | str] | None = None,
-        in_channels: int | Sequence[int] | None = None,
+        in_channels: Channels | None = None,
         model_args: dict[str, Any] | None = None,
         task: Task = 'binary',
-        num_classes: int | None = None,
-        num_labels: int | None = None,
+        num_classes: Annotated[int, Ge(2)] | None = None,
+        num_labels: Count | None = None,
         labels: list[str] | None = None,
         loss: Loss = 'bce',
-        class_weights: Tensor | Sequence[float] | None = None,
-        pos_weight: Tensor | Sequence[float] | float | None = None,
+        class_weights: Tensor | Sequence[PositiveOrZero] | None = None,
+        pos_weight: Tensor | Sequence[PositiveOrZero] | PositiveOrZero | None = None,
         ignore_index: int | None = 255,
-        ohem: OHEM | None = None,
-        rule_target: RuleTarget | None = None,
-        lr: float = 1e-3,
-        optimization: Optimization | None = None,
+        ohem: OHEM | Mapping[str, Any] | None = None,
+        rule_target: RuleTarget | Mapping[str, Any] | None = None,
+        lr: Positive = 1e-3,
+        optimization: Optimization | Mapping[str, Any] | None = None,
         freeze_backbone: bool = False,
         freeze_decoder: bool = False,
-        o2sp: O2SP | None = None,
+        o2sp: O2SP | Mapping[str, Any] | None = None,
         init_from: str | None = None,
     ) -> None:
         """Initialize a new ChangeDetectionTask.
@@ -176,6 +178,10 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
 
     def configure_models(self) -> None:
         """Initialize the model."""
+        # A decorator would hide the arguments of subclasses from save_hyperparameters
+        check_hints(
+            ChangeDetectionTask.__init__, {**self.hparams, 'weights': self.weights}
+        )
         self.weights = find_weights(self.weights, self.hparams['model'])
         self.hparams.update(complete(self.hparams, self.weights))
         check_arguments(self.hparams, self.weights)
@@ -207,7 +213,8 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             ).reshape(-1, 1)
         super().configure_losses()
         if self.ohem is not None:
-            self.criterion = OHEMLoss(self.criterion, self.ohem)
+            criterion: Any = self.criterion
+            self.criterion = OHEMLoss(criterion, self.ohem)
 
     def configure_metrics(self) -> None:
         """Initialize the metrics: IoU, F1, precision, recall and accuracy.

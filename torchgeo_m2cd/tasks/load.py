@@ -7,11 +7,13 @@ import os
 
 from torchgeo.datasets.utils import Path
 
+from ..checks import checked
 from ..models import M2CD, M2CD_Weights, get_weight
 from .arguments import model_args
 from .change import ChangeDetectionTask
 
 
+@checked
 def load_task(weights: M2CD_Weights | Path) -> ChangeDetectionTask:
     """Make a task that can predict.
 

@@ -5,6 +5,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities.types import (
@@ -16,8 +17,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchgeo.tasks import BaseTask
 
+from ..checks import CountOrZero, PositiveOrZero, checked
 from ..configurable import Configurable
-from ..utils import check_choice
 
 # First learning rate of a warm-up, as a share of the full one
 _WARMUP_START = 1e-6
@@ -50,7 +51,8 @@ class Plateau(Schedule):
     This is :class:`~torch.optim.lr_scheduler.ReduceLROnPlateau`, as in TorchGeo.
     """
 
-    def __init__(self, patience: int = 10) -> None:
+    @checked
+    def __init__(self, patience: CountOrZero = 10) -> None:
         """Initialize a new Plateau instance.
 
         Args:
@@ -60,8 +62,6 @@ class Plateau(Schedule):
         Raises:
             ValueError: If *patience* is negative.
         """
-        if patience < 0:
-            raise ValueError(f'patience is {patience}: expected at least 0')
         self.patience = patience
 
     def configure(self, optimizer: Optimizer, task: BaseTask) -> LRSchedulerConfigType:
@@ -78,7 +78,10 @@ class Decay(Schedule):
     epochs goes on with the rates of the longer schedule.
     """
 
-    def __init__(self, interval: Literal['epoch', 'step'], warmup_steps: int) -> None:
+    @checked
+    def __init__(
+        self, interval: Literal['epoch', 'step'], warmup_steps: CountOrZero
+    ) -> None:
         """Initialize a new Decay instance.
 
         Args:
@@ -89,9 +92,6 @@ class Decay(Schedule):
         Raises:
             ValueError: If *interval* is unknown or *warmup_steps* does not fit it.
         """
-        check_choice('interval', interval, ('epoch', 'step'))
-        if warmup_steps < 0:
-            raise ValueError(f'warmup_steps is {warmup_steps}: expected at least 0')
         if warmup_steps and interval == 'epoch':
             raise ValueError(f"warmup_steps needs interval='step', got {interval!r}")
         self.interval = interval
@@ -160,7 +160,8 @@ class Polynomial(Decay):
     .. math:: 1 - t
     """
 
-    def __init__(self, warmup_steps: int = 0) -> None:
+    @checked
+    def __init__(self, warmup_steps: CountOrZero = 0) -> None:
         """Initialize a new Polynomial instance.
 
         Args:
@@ -189,8 +190,11 @@ class Cosine(Decay):
     * https://arxiv.org/abs/1608.03983
     """
 
+    @checked
     def __init__(
-        self, interval: Literal['epoch', 'step'] = 'epoch', warmup_steps: int = 0
+        self,
+        interval: Literal['epoch', 'step'] = 'epoch',
+        warmup_steps: CountOrZero = 0,
     ) -> None:
         """Initialize a new Cosine instance.
 
@@ -219,11 +223,12 @@ class Optimization(Configurable):
 
     kind: ClassVar[str] = 'optimization'
 
+    @checked
     def __init__(
         self,
-        schedule: Schedule | None = None,
-        weight_decay: float | None = None,
-        head_lr_factor: float = 1.0,
+        schedule: Schedule | Mapping[str, Any] | None = None,
+        weight_decay: PositiveOrZero | None = None,
+        head_lr_factor: PositiveOrZero = 1.0,
     ) -> None:
         """Initialize a new Optimization instance.
 
@@ -240,10 +245,6 @@ class Optimization(Configurable):
         self.schedule = (
             Plateau() if schedule is None else Schedule.of('schedule', schedule)
         )
-        if weight_decay is not None and weight_decay < 0:
-            raise ValueError(f'weight_decay is {weight_decay}: expected at least 0')
-        if head_lr_factor < 0:
-            raise ValueError(f'head_lr_factor is {head_lr_factor}: expected at least 0')
         self.weight_decay = weight_decay
         self.head_lr_factor = head_lr_factor
 

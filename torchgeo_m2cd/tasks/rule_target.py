@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..checks import PositiveOrZero, Share, checked
 from ..configurable import Configurable
 from ..models import ThresholdRule
 from ..transforms import Inputs
@@ -31,8 +32,12 @@ class RuleTarget(Configurable):
 
     kind: ClassVar[str] = 'rule target'
 
+    @checked
     def __init__(
-        self, weight: float = 0.4, sigma: float = 2.0, margin: float = 9.0
+        self,
+        weight: Share = 0.4,
+        sigma: PositiveOrZero = 2.0,
+        margin: PositiveOrZero = 9.0,
     ) -> None:
         """Initialize a new RuleTarget instance.
 
@@ -44,8 +49,6 @@ class RuleTarget(Configurable):
         Raises:
             ValueError: If *weight* is not within [0, 1].
         """
-        if not 0 <= weight <= 1:
-            raise ValueError(f'weight is {weight}: expected a value from 0 to 1')
         self.weight = weight
         self.sigma = sigma
         self.margin = margin

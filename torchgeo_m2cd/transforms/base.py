@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..checks import Count, checked
 from ..configurable import Configurable
 
 
@@ -123,7 +124,8 @@ class InputStep(Configurable, nn.Module, ABC):
 class LeftOut(InputStep):
     """Hide an image from the model: all values become 0."""
 
-    def __init__(self, bands: int = 1) -> None:
+    @checked
+    def __init__(self, bands: Count = 1) -> None:
         """Initialize a new LeftOut instance.
 
         Args:
@@ -133,8 +135,6 @@ class LeftOut(InputStep):
             ValueError: If *bands* is not positive.
         """
         super().__init__()
-        if bands < 1:
-            raise ValueError(f'bands is {bands}: expected at least 1')
         self.bands = self.channels = bands
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:

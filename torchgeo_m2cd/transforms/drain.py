@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
+from ..checks import Share, checked
+
 #: A flood is drained with a rim of this width in pixels, as masks are drawn roughly.
 _RIM = 4
 #: Draws of a place to copy land from.
@@ -29,7 +31,8 @@ class RandomDrain(nn.Module):
     side of a random line remain.
     """
 
-    def __init__(self, p: float = 0.3) -> None:
+    @checked
+    def __init__(self, p: Share = 0.3) -> None:
         """Initialize a new RandomDrain instance.
 
         Args:
@@ -39,8 +42,6 @@ class RandomDrain(nn.Module):
             ValueError: If *p* is not within [0, 1].
         """
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f'p is {p}: expected a probability from 0 to 1')
         self.p = p
 
     def forward(self, batch: Sample, land: Tensor) -> Sample:

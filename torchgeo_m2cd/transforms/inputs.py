@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
+from ..checks import Count, checked
 from ..datasets import stack_pair
 from ..datasets.bands import name_bands
 from .base import InputStep
@@ -39,11 +40,12 @@ class Inputs(nn.Module):
     products. Losses and metrics follow the mask alone: it says which pixels count.
     """
 
+    @checked
     def __init__(
         self,
         optical: InputStep,
         sar: InputStep,
-        window: int = 256,
+        window: Count = 256,
         bands: Sequence[str] | None = None,
         sar_bands: Sequence[str] | None = None,
     ) -> None:
@@ -67,8 +69,6 @@ class Inputs(nn.Module):
                 bands.
         """
         super().__init__()
-        if window < 1:
-            raise ValueError(f'window is {window}: expected at least 1')
         self.optical = optical
         self.sar = sar
         self.window = window

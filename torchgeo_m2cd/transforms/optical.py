@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import PositiveOrZero, checked
 from .base import InputStep, median_and_std, per_band
 
 #: This quantile of an image is bright until nearly all of it is water.
@@ -54,7 +55,8 @@ class Darkness(_DarkStep):
     floods in the training data, and mislead the model elsewhere.
     """
 
-    def __init__(self, limits: Sequence[float]) -> None:
+    @checked
+    def __init__(self, limits: Sequence[PositiveOrZero]) -> None:
         """Initialize a new Darkness instance.
 
         Args:
@@ -97,7 +99,8 @@ class RelativeDarkness(_DarkStep):
     The reference is the median of each band over land.
     """
 
-    def __init__(self, shares: Sequence[float]) -> None:
+    @checked
+    def __init__(self, shares: Sequence[PositiveOrZero]) -> None:
         """Initialize a new RelativeDarkness instance.
 
         Args:
@@ -129,8 +132,8 @@ class RelativeDarkness(_DarkStep):
 
 
 def _check_limits(name: str, values: Sequence[float]) -> None:
-    """Check that no limit is negative, and that at least one is not zero."""
-    if not values or min(values) < 0 or not any(values):
+    """Check that at least one limit is not zero."""
+    if not any(values):
         raise ValueError(
-            f'{name} is {list(values)}: expected one per band, not negative and not all 0'
+            f'{name} is {list(values)}: expected one per band, not all of them 0'
         )

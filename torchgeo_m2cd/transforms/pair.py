@@ -13,6 +13,7 @@ from kornia.augmentation.base import _AugmentationBase
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
+from ..checks import PositiveOrZero, Share, checked
 from .drain import RandomDrain
 
 
@@ -30,6 +31,7 @@ class PairAugmentation(nn.Module):
     mask is 255, to be ignored.
     """
 
+    @checked
     def __init__(
         self,
         augmentations: Sequence[_AugmentationBase] = (),
@@ -163,7 +165,8 @@ class RandomQuarterTurn(K.RandomRotation90):  # type: ignore[misc]
     data. Together with both random flips, all eight orientations are equally likely.
     """
 
-    def __init__(self, p: float = 0.5) -> None:
+    @checked
+    def __init__(self, p: Share = 0.5) -> None:
         """Initialize a new RandomQuarterTurn instance.
 
         Args:
@@ -195,7 +198,8 @@ class RandomRotationOrFlip(K.RandomRotation):  # type: ignore[misc]
     leave parts without data.
     """
 
-    def __init__(self, degrees: float = 20.0) -> None:
+    @checked
+    def __init__(self, degrees: PositiveOrZero = 20.0) -> None:
         """Initialize a new RandomRotationOrFlip instance.
 
         Args:
@@ -244,13 +248,14 @@ class PhotometricDistortion(K.IntensityAugmentationBase2D):
     multiplied. Their order affects only values that are clipped.
     """
 
+    @checked
     def __init__(
         self,
-        brightness: float = 10.0,
-        contrast: float = 0.2,
-        saturation: float = 0.2,
-        hue: float = 20.0,
-        p: float = 0.5,
+        brightness: PositiveOrZero = 10.0,
+        contrast: Share = 0.2,
+        saturation: Share = 0.2,
+        hue: PositiveOrZero = 20.0,
+        p: Share = 0.5,
     ) -> None:
         """Initialize a new PhotometricDistortion instance.
 
@@ -290,7 +295,8 @@ class PhotometricDistortion(K.IntensityAugmentationBase2D):
 class DropImage(K.IntensityAugmentationBase2D):
     """Set one image of a pair to zero, the mean of standardised images."""
 
-    def __init__(self, index: Literal[0, 1], p: float = 1.0) -> None:
+    @checked
+    def __init__(self, index: Literal[0, 1], p: Share = 1.0) -> None:
         """Initialize a new DropImage instance.
 
         Args:
@@ -324,8 +330,12 @@ class RandomGainOffset(K.IntensityAugmentationBase2D):
     :math:`n_1, n_2 \sim N(0, 1)` per sample and band.
     """
 
+    @checked
     def __init__(
-        self, sigma: float, images: Sequence[Literal[0, 1]] = (0, 1), p: float = 1.0
+        self,
+        sigma: PositiveOrZero,
+        images: Sequence[Literal[0, 1]] = (0, 1),
+        p: Share = 1.0,
     ) -> None:
         """Initialize a new RandomGainOffset instance.
 

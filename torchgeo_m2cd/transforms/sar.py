@@ -4,13 +4,15 @@
 """Input steps for SAR images."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import MinLen
 from einops import rearrange
 from kornia.filters import otsu_threshold
 from torch import Tensor
 
+from ..checks import Positive, Share, checked
 from .base import InputStep, median_and_std, per_band
 
 
@@ -36,11 +38,12 @@ class Relative(InputStep):
     histograms", 1979, https://doi.org/10.1109/TSMC.1979.4310076
     """
 
+    @checked
     def __init__(
         self,
-        scale: Sequence[float],
-        references: Sequence[Literal['otsu'] | float] = ('otsu',),
-        decibels: float = 1.0,
+        scale: Annotated[Sequence[Positive], MinLen(1)],
+        references: Annotated[Sequence[Literal['otsu'] | Share], MinLen(1)] = ('otsu',),
+        decibels: Positive = 1.0,
     ) -> None:
         """Initialize a new Relative instance.
 
@@ -59,21 +62,6 @@ class Relative(InputStep):
         self.scale = list(map(float, scale))
         self.references = list(references)
         self.decibels: float = float(decibels)
-        if not self.scale or not all(value > 0 for value in self.scale):
-            raise ValueError(
-                f'scale is {self.scale}: expected one positive value a band'
-            )
-        if not self.decibels > 0:
-            raise ValueError(f'decibels is {decibels}: expected a positive value')
-        for name in self.references:
-            quantile = isinstance(name, int | float) and 0 <= name <= 1
-            if name != 'otsu' and not quantile:
-                raise ValueError(
-                    f"unknown reference {name!r}: expected 'otsu', or a quantile "
-                    'from 0 to 1'
-                )
-        if not self.references:
-            raise ValueError('references is empty: expected one or more')
         self.bands = len(self.scale)
         self.channels = self.num_references = self.bands * len(self.references)
 

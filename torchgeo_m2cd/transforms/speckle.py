@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import checked
+
 #: Height and width in pixels of the windows in which speckle is measured.
 _WINDOW = 11
 
@@ -29,6 +31,7 @@ class Speckle(NamedTuple):
     growth: float
 
 
+@checked
 def measure_speckle(sar: Tensor, valid: Tensor | None = None) -> Speckle:
     r"""Measure the speckle of a SAR image.
 
@@ -93,6 +96,7 @@ def measure_speckle(sar: Tensor, valid: Tensor | None = None) -> Speckle:
     )
 
 
+@checked
 def estimate_decibels(sar: Tensor, valid: Tensor | None = None) -> float:
     """Estimate how many decibels one unit of a SAR image is, see :func:`measure_speckle`.
 

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import Positive, checked
 from .base import InputStep, median_and_std, per_band
 
 
 class Standardize(InputStep):
     """Standardise each band with one mean and standard deviation for all images."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    @checked
+    def __init__(self, mean: Sequence[float], std: Sequence[Positive]) -> None:
         """Initialize a new Standardize instance.
 
         Args:
@@ -32,8 +34,6 @@ class Standardize(InputStep):
                 f'mean has {len(self.mean)} values and std has {len(self.std)}: expected '
                 'one per band in both'
             )
-        if not all(value > 0 for value in self.std):
-            raise ValueError(f'std is {self.std}: expected positive values')
         self.bands = self.channels = len(self.mean)
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:

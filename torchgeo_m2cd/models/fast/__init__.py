@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv, Mlp
 from torch import nn
 
+from ...checks import checked
 from ..decoder import MLPDecoder, MLPHead
 from ..encoder import MoEEncoder
 from ..moe import MixtureOfExperts
@@ -46,6 +47,7 @@ def use_fast() -> bool:
     return _use_fast
 
 
+@checked
 def set_fast(enable: bool) -> None:
     """Set whether new models are made of fast modules.
 
@@ -59,6 +61,7 @@ def set_fast(enable: bool) -> None:
     _use_fast = enable
 
 
+@checked
 def accelerate[Module: nn.Module](module: Module) -> Module:
     """Replace plain modules by fast ones, which compute the same.
 
