@@ -16,7 +16,7 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
 from ..datasets.paths import Paths
-from ..maps import MapPlan, Outputs, plan_maps, record_warnings, rows_done
+from ..maps import Outputs, Parts, plan_maps, record_warnings, start_maps
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
 from .bands import match_bands
@@ -140,8 +140,10 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         #: Files of the map of each scene, if there are any: what is there of them is not
         #: predicted again.
         self.outputs: Sequence[Outputs] = ()
-        #: What the map of each scene is made of.
-        self.plans: list[MapPlan] = []
+        #: Where the map of each scene is made.
+        self.parts: list[Parts] = []
+        #: List of scenes, if there is one.
+        self.catalogue = scenes
         #: Warnings about the scenes to predict.
         self.warnings: list[str] = []
         self._set_inputs(inputs, augmentation)
@@ -205,10 +207,12 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             patch_rows = patch_rows[trainer.global_rank :: trainer.world_size]
         if trainer is not None and self.outputs:
             assert self.inputs is not None
-            self.plans = plan_maps(
-                trainer, self.inputs, self.samplers, self.batch_size or 1
-            )
-            done = rows_done(self.outputs, self.plans, self.samplers)
+            plans = plan_maps(trainer, self.inputs, self.samplers, self.batch_size or 1)
+            self.parts = [
+                Parts(*each)
+                for each in zip(self.outputs, plans, self.samplers, strict=True)
+            ]
+            done = start_maps(self.parts, trainer.strategy)
             patch_rows = [row for row in patch_rows if row not in done]
         sampler = PatchRowSampler(self.samplers, patch_rows, self.batch_size or 1)
         return DataLoader(
@@ -231,7 +235,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         self.samplers = [
             SceneSampler(scene, size, self.stride) for scene in self.scenes.scenes
         ]
-        self.outputs, self.plans = (), []
+        self.outputs, self.parts = (), []
 
     def _match_bands(self, inputs: Inputs) -> None:
         """Read the bands of the inputs, in their order."""
