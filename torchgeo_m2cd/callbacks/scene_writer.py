@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torchgeo.datasets.utils import Path, Sample
 
 from ..datamodules import SceneDataModule
+from ..datasets.grid_file import OPEN_FILES
 from ..datasets.paths import list_paths, local_file, public_path, resolve
 from ..maps import (
     Districts,
@@ -335,7 +336,8 @@ class SceneWriter(Callback):
         self._release(trainer)
 
     def _release(self, trainer: Trainer) -> None:
-        """Let other runs write the same maps."""
+        """Close files, and let other runs write the same maps."""
+        OPEN_FILES.close()
         for parts in getattr(trainer.datamodule, 'parts', ()):
             parts.release()
 

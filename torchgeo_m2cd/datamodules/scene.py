@@ -15,6 +15,7 @@ from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 
 from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
+from ..datasets.grid_file import OPEN_FILES
 from ..datasets.paths import Paths
 from ..maps import Outputs, Parts, plan_maps, record_warnings, start_maps
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
@@ -182,6 +183,14 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         if stage == 'test':
             self.test_dataset = test
             self.test_sampler = GriddedPatchSampler(test, size=size)
+
+    def teardown(self, stage: str) -> None:
+        """Close the files of the scenes.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        OPEN_FILES.close()
 
     def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
         """Implement one or more PyTorch DataLoaders."""

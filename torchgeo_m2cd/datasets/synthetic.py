@@ -310,7 +310,6 @@ def _write_raster(
         nodata: Value of pixels without data.
         bands: Names of the bands.
     """
-
     # GDAL does not raise what goes wrong when it closes a file; Python does
     with rasterio.MemoryFile() as memory:
         with memory.open(

@@ -268,7 +268,8 @@ class _Maker:
         if outputs.quicklook is not None:
             try:
                 self._draw(outputs.quicklook)
-            except Exception as error:  # The map is worth more than its picture
+            except (MemoryError, OSError, RuntimeError, ValueError) as error:
+                # The map is worth more than its picture
                 del self.made[outputs.quicklook]
                 summary['files']['quicklook'] = None
                 message = f'{outputs.quicklook} could not be drawn: {error}'
