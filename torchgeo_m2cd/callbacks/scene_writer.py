@@ -338,7 +338,7 @@ class SceneWriter(Callback):
     def _release(self, trainer: Trainer) -> None:
         """Close files, and let other runs write the same maps."""
         OPEN_FILES.close()
-        for parts in getattr(trainer.datamodule, 'parts', ()):
+        for parts in getattr(getattr(trainer, 'datamodule', None), 'parts', ()):
             parts.release()
 
     def _wait(self) -> None:

@@ -85,8 +85,8 @@ class Header:
         )
 
     @property
-    def crs(self) -> CRS | None:
-        """CRS of the coordinates."""
+    def crs(self) -> Any:
+        """CRS of the coordinates, None if there is none."""
         return _parse_crs(self.wkt) if self.wkt else None
 
     @property

@@ -122,10 +122,10 @@ class LayerReader:
         granules = [granule for granule in found if granule is not None]
         self.headers.save()
         self._check_singles()
-        for assumption, files in self.assumed.items():
-            more = f' and {len(files) - 1} more' if len(files) > 1 else ''
+        for assumption, noted in self.assumed.items():
+            more = f' and {len(noted) - 1} more' if len(noted) > 1 else ''
             rank_zero_info(
-                f'{self.name} file {name_paths(next(iter(files)))}{more}: {assumption}'
+                f'{self.name} file {name_paths(next(iter(noted)))}{more}: {assumption}'
             )
         return self._choose_bands(granules)
 

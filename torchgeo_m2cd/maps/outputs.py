@@ -165,8 +165,8 @@ class Outputs:
                 is in the folder of the rows of patches.
         """
         if self.districts is not None:
-            path = os.path.realpath(self.districts.path)
-            taken = {**taken, path: 'the file of the districts'}
+            districts = os.path.realpath(self.districts.path)
+            taken = {**taken, districts: 'the file of the districts'}
         parts = os.path.realpath(self.parts)
         for path in self.paths:
             real = os.path.realpath(path)
