@@ -93,8 +93,8 @@ class SceneWriter(Callback):
                 (defaults to that of released weights, or 0.5).
             min_area: Smallest area in m². What is smaller, in pixels of one class that
                 share an edge, is unchanged in the classes, polygons and sums.
-            overwrite: Whether to replace existing files. If not, and there are several
-                scenes, those that are complete are left out.
+            overwrite: Whether to replace existing files. If not, maps that are complete,
+                of the same plan, are left as they are.
 
         Raises:
             ValueError: If two of the files are the same, a suffix cannot be written,
