@@ -17,6 +17,7 @@ from tests.maps.helpers import make_plan, make_scene
 from torchgeo_m2cd.datasets import SceneDataset
 from torchgeo_m2cd.maps import Outputs, Parts, Run, make_map, start_maps
 from torchgeo_m2cd.samplers import SceneSampler
+from torchgeo_m2cd.utils import create_beside
 
 VALUES = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 1, 64)
 
@@ -129,6 +130,29 @@ class TestParts:
         parts.release()
         assert make_parts(scene, outputs).start() == set()
         assert not part.exists()
+
+    def test_incomplete_row(self, scene: SceneDataset, outputs: Outputs) -> None:
+        """What a killed run was writing is removed, also for another plan."""
+        parts = make_parts(scene, outputs)
+        parts.start()
+        with create_beside(parts.folder / '000000.npy') as file:
+            part = Path(file.name)
+        parts.release()
+        again = make_parts(scene, outputs)
+        assert again.start() == set()
+        assert not part.exists()
+        again.release()
+        part.touch()
+        other = Parts(
+            outputs,
+            make_plan(scene, version='2'),
+            SceneSampler(scene, scene.shape, scene.shape),
+        )
+        other.start()
+        np.save(other.folder / '000000.npy', VALUES)
+        make_map(other, Run())
+        other.release()
+        assert not outputs.parts.exists()
 
     def test_missing_row(self, scene: SceneDataset, outputs: Outputs) -> None:
         parts = make_parts(scene, outputs)
