@@ -1,11 +1,16 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import errno
 import re
+import stat
+from pathlib import Path
+from typing import BinaryIO
+from unittest.mock import Mock
 
 import pytest
 
-from torchgeo_m2cd.utils import check_choice
+from torchgeo_m2cd.utils import check_choice, create_beside, list_beside, write_beside
 
 
 def test_check_choice() -> None:
@@ -34,3 +39,58 @@ def test_many_choices() -> None:
     match = r"unknown split 'x' \(expected one of 100: 'n0', .*'n9', …\)$"
     with pytest.raises(ValueError, match=match):
         check_choice('split', 'x', [f'n{i}' for i in range(100)])
+
+
+class TestWriteBeside:
+    def test_contents(self, tmp_path: Path) -> None:
+        """Replaced as a whole, with the permissions of any new file."""
+        path = tmp_path / 'a.csv'
+        for text in (b'1', b'22'):
+            write_beside(path, lambda file, text=text: file.write(text))  # type: ignore[misc]
+            assert path.read_bytes() == text
+        (tmp_path / 'b').touch()
+        modes = {
+            stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ('a.csv', 'b')
+        }
+        assert len(modes) == 1
+        assert list_beside(path) == []
+
+    def test_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was there stays, nothing else does, and the error names the file."""
+        path = tmp_path / 'a.csv'
+        path.write_text('before')
+        full = Mock(side_effect=OSError(errno.ENOSPC, 'No space left on device'))
+        monkeypatch.setattr('os.fsync', full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*a\.csv'$"):
+            write_beside(path, lambda file: file.write(b'after'))
+        assert path.read_text() == 'before'
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_other_errors(self, tmp_path: Path) -> None:
+        """They are what they are."""
+
+        def write(file: BinaryIO) -> None:
+            raise OSError('no number')
+
+        with pytest.raises(OSError, match=r'^no number$'):
+            write_beside(tmp_path / 'a.csv', write)
+
+    def test_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A link that waits under the name, should somebody guess it, is not followed."""
+        path, target = tmp_path / 'a.csv', tmp_path / 'precious'
+        target.write_text('precious')
+        monkeypatch.setattr('secrets.token_hex', lambda size: 'ab' * size)
+        (tmp_path / f'a.csv.{"ab" * 8}.part').symlink_to(target)
+        with pytest.raises(FileExistsError, match=r'a\.csv'):
+            create_beside(path)
+        assert target.read_text() == 'precious'
+
+    def test_list(self, tmp_path: Path) -> None:
+        """By their whole names: others belong to somebody else."""
+        path = tmp_path / 'a.csv'
+        with create_beside(path) as file:
+            assert list_beside(path) == [Path(file.name)]
+        (tmp_path / f'ba.csv.{"0" * 16}.part').touch()
+        (tmp_path / 'a.csv.part').touch()
+        assert list_beside(path) == [Path(file.name)]
+        assert list_beside(tmp_path / 'missing' / 'a.csv') == []

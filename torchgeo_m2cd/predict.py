@@ -98,8 +98,10 @@ def predict_scene(
             suffix that cannot be written, or the images do not fit the model.
     """
     writer = SceneWriter(output, **options)
-    task = load_task(weights)
     datamodule = SceneDataModule(optical, sar, **(data_args or {}))
+    # Before anything is read, let alone replaced
+    writer.check(datamodule, None if isinstance(weights, M2CD_Weights) else weights)
+    task = load_task(weights)
     if not isinstance(task.weights, M2CD_Weights) and weights != 'threshold':
         writer.checkpoint = os.path.expanduser(weights)
     trainer = Trainer(

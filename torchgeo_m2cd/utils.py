@@ -3,10 +3,13 @@
 
 """Argument checks, files beside others, and settings for the whole package."""
 
+import contextlib
 import difflib
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 # Copied from TorchGeo, which takes long to import
@@ -58,17 +61,83 @@ def beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
     return path.with_name(f'{path.name}.{suffix}')
 
 
+def create_beside(path: pathlib.Path) -> BinaryIO:
+    """Create a file of a new name beside another one, in the same folder.
+
+    Nobody can guess the name, so no link waits there, and two processes never share it.
+
+    Args:
+        path: The other path.
+
+    Returns:
+        The file, open to be written. Its name is one of :func:`list_beside`.
+    """
+    with naming(path):
+        return beside(path, f'{secrets.token_hex(8)}.part').open('xb')
+
+
+def list_beside(path: pathlib.Path) -> list[pathlib.Path]:
+    """List what :func:`create_beside` has left beside a path.
+
+    Args:
+        path: The path.
+
+    Returns:
+        The files, of killed processes or of those that are still at work.
+    """
+    name = re.compile(re.escape(path.name) + r'\.[0-9a-f]{16}\.part')
+    if not path.parent.is_dir():
+        return []
+    return [file for file in path.parent.iterdir() if name.fullmatch(file.name)]
+
+
 def write_beside(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside its place, and rename it when it is complete.
+
+    After a crash or a full disk there is the old file or the new one, never a part.
 
     Args:
         path: File to write or replace.
         write: Function that writes to the open file.
+
+    Raises:
+        OSError: If the file cannot be written; it names *path*.
     """
-    part = beside(path, f'{os.getpid()}.part')
+    file = create_beside(path)
+    part = pathlib.Path(file.name)
     try:
-        with part.open('wb') as file:
-            write(file)
-        part.replace(path)
+        with naming(path):
+            with file:
+                write(file)
+                sync(file)
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync(file: BinaryIO) -> None:
+    """Wait until a file is on the disk: a rename may get there before the contents.
+
+    Args:
+        file: The open file.
+    """
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Name the file in errors of the system, such as that of a full disk.
+
+    Args:
+        path: The file that the user knows.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

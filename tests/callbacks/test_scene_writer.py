@@ -27,7 +27,7 @@ from torch import Tensor
 from torchgeo_m2cd.callbacks import SceneWriter
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import Source, SyntheticFlood
-from torchgeo_m2cd.maps import Districts, format_summary
+from torchgeo_m2cd.maps import Districts, NoDataError, format_summary
 from torchgeo_m2cd.models import Reliability
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.transforms import (
@@ -690,6 +690,56 @@ class TestSeveralScenes:
         first.write_text('broken')
         with pytest.raises(FileExistsError, match=r'scene0\.tif exists'):
             run()
+
+    def test_empty_scene(self, two_scenes: Path, tmp_path: Path) -> None:
+        """The others are mapped, and it is named in the end."""
+        lines = two_scenes.read_text().splitlines()
+        with rasterio.open(two_scenes.parent / '0' / 'sar.tif') as src:
+            profile, shape = src.profile, (src.count, *src.shape)
+        with rasterio.open(tmp_path / 'empty.tif', 'w', **profile) as dst:
+            dst.write(np.full(shape, np.nan, np.float32))
+        folder = two_scenes.parent
+        rows = [
+            f'empty,{folder}/0/optical.tif,empty.tif',
+            *(line.replace(',', f',{folder}/') for line in lines[1:]),
+        ]
+        scenes = tmp_path / 'scenes.csv'
+        scenes.write_text('\n'.join([lines[0], *rows]))
+        for run in range(2):
+            datamodule = SceneDataModule(scenes=scenes, inputs=INPUTS, patch_size=96)
+            writer = SceneWriter(tmp_path / 'maps' / '{name}.tif')
+            trainer = Trainer(
+                accelerator='cpu', callbacks=[writer], logger=False,
+                enable_progress_bar=False,
+            )  # fmt: skip
+            match = r'empty\.tif is not written: no pixel of the scene has data'
+            with pytest.raises(NoDataError, match=match):
+                trainer.predict(PixelTask(), datamodule=datamodule)
+            maps = sorted(path.name for path in (tmp_path / 'maps').glob('*.tif'))
+            assert maps == ['scene0.tif', 'scene1.tif'], run
+            assert len(writer.summaries) == 2
+        # Another run may write the same maps
+        assert not list((tmp_path / 'maps').glob('*/lock'))
+
+    def test_list_is_not_replaced(self, two_scenes: Path, tmp_path: Path) -> None:
+        """Nor is a checkpoint, by whichever name."""
+        (tmp_path / 'a.json').write_text(two_scenes.read_text())
+        text = two_scenes.read_text().splitlines()
+        scenes = tmp_path / 'scene0.csv'
+        scenes.write_text('\n'.join(text[:2]))
+        datamodule = SceneDataModule(scenes=scenes, inputs=INPUTS)
+        writer = SceneWriter(
+            tmp_path / 'a.tif', districts=None, quicklook=tmp_path / 'a.png',
+            overwrite=True,
+        )  # fmt: skip
+        datamodule.catalogue = tmp_path / 'x' / '..' / 'a.json'
+        with pytest.raises(ValueError, match=r'a\.json is the list of scenes itself'):
+            writer.check(datamodule)
+        datamodule.catalogue = None
+        writer.check(datamodule)
+        for checkpoint in (tmp_path, tmp_path / 'a.json'):
+            with pytest.raises(ValueError, match=r'a\.json is the checkpoint itself'):
+                writer.check(datamodule, checkpoint)
 
     def test_names(self, two_scenes: Path, tmp_path: Path) -> None:
         datamodule = SceneDataModule(scenes=two_scenes, inputs=INPUTS)

@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 
 from tests.data.geotiff import GRID, write
 from torchgeo_m2cd.datasets import SceneDataset
-from torchgeo_m2cd.maps import MapPlan, Mosaic, Outputs, Run, make_map, read_summary
+from torchgeo_m2cd.maps import MapPlan, Outputs, Parts, Run, make_map, read_summary
 from torchgeo_m2cd.samplers import SceneSampler
 from torchgeo_m2cd.transforms import Inputs, LeftOut
 
@@ -67,10 +67,11 @@ def map_values(
 ) -> dict[str, Any]:
     """Make the map of values of shape (channels, H, W); return its summary."""
     plan = plan or make_plan(scene)
-    folder = outputs.folder(plan)
-    folder.mkdir(parents=True)
-    (folder / 'plan.json').touch()
-    np.save(folder / '000000.npy', values.transpose(2, 0, 1))
-    mosaic = Mosaic(SceneSampler(scene, scene.shape, scene.shape), folder, plan.water)
-    make_map(mosaic, outputs, plan, run or Run())
+    parts = Parts(outputs, plan, SceneSampler(scene, scene.shape, scene.shape))
+    parts.start()
+    np.save(parts.folder / '000000.npy', values.transpose(2, 0, 1))
+    try:
+        make_map(parts, run or Run())
+    finally:
+        parts.release()
     return read_summary(outputs)

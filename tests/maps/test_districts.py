@@ -14,7 +14,8 @@ from rasterio.transform import Affine, from_origin
 from shapely.geometry import Point, box
 
 from tests.maps.helpers import FIJI, make_plan, make_scene, map_values
-from torchgeo_m2cd.maps import Districts, Outputs
+from torchgeo_m2cd.maps import Districts, Outputs, Parts
+from torchgeo_m2cd.samplers import SceneSampler
 
 
 def write_districts(
@@ -181,16 +182,22 @@ class TestCheck:
             tmp_path / 'a.tif', polygons=tmp_path / 'd.gpkg', districts=districts
         )
         with pytest.raises(ValueError, match='is the file of the districts itself'):
-            outputs.check([])
+            outputs.check({})
 
     def test_digest(self, boxes: dict[str, Any], tmp_path: Path) -> None:
         """Other districts are other products of the same probabilities."""
         districts = write_districts(tmp_path / 'd.gpkg', boxes)
-        plan = make_plan(make_scene(tmp_path / 'in'))
+        scene = make_scene(tmp_path / 'in')
+        plan = make_plan(scene)
         digests = {Outputs(tmp_path / 'a.tif').digest(plan)}
         outputs = Outputs(tmp_path / 'a.tif', districts=districts)
         digests.add(outputs.digest(plan))
         write_districts(tmp_path / 'd.gpkg', {**boxes, 'b': boxes['a']})
         digests.add(outputs.digest(plan))
         assert len(digests) == 3
-        assert outputs.folder(plan) == Outputs(tmp_path / 'a.tif').folder(plan)
+        sampler = SceneSampler(scene, scene.shape, scene.shape)
+        folders = {
+            Parts(each, plan, sampler).folder
+            for each in (outputs, Outputs(tmp_path / 'a.tif'))
+        }
+        assert len(folders) == 1

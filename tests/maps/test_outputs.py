@@ -1,13 +1,15 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.maps.helpers import make_plan, make_scene
-from torchgeo_m2cd.maps import Outputs
+from torchgeo_m2cd.maps import Outputs, check_outputs
 
 
 class TestOutputs:
@@ -63,3 +65,56 @@ class TestOutputs:
         ]
         assert digests[0] == digests[1]
         assert len(set(digests)) == 3
+
+
+class TestCheckOutputs:
+    def test_taken(self, tmp_path: Path) -> None:
+        """What is read, also by another path, and what is removed in the end."""
+        output = tmp_path / 'a.tif'
+        taken = {str(tmp_path / 'a.json'): 'the list of scenes'}
+        with pytest.raises(ValueError, match=r'a\.json is the list of scenes itself'):
+            check_outputs([Outputs(output)], taken)
+        (tmp_path / 'b').symlink_to(tmp_path)
+        with pytest.raises(ValueError, match=r'a\.json is the list of scenes itself'):
+            check_outputs([Outputs(tmp_path / 'b' / 'a.tif')], taken)
+        classes = tmp_path / 'b' / 'a.tif.parts' / 'x' / 'classes.tif'
+        with pytest.raises(ValueError, match=r'parts, which is removed in the end'):
+            check_outputs([Outputs(output, classes)], {})
+
+    def test_two_scenes(self, tmp_path: Path) -> None:
+        """Names can be such that the files of two scenes are the same."""
+        outputs = Outputs(tmp_path / '{name}.tif', tmp_path / '{name}_x.tif')
+        check_outputs([outputs.named('a'), outputs.named('b')], {})
+        match = r'two of the files to write are the same: .*a_x\.tif'
+        with pytest.raises(ValueError, match=match):
+            check_outputs([outputs.named('a'), outputs.named('a_x')], {})
+
+    def test_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing but a regular file is replaced, whatever overwrite says."""
+        output = Outputs(tmp_path / 'a.tif', overwrite=True)
+        check_outputs([output], {})
+        output.probability.touch()
+        check_outputs([output], {})
+        output.probability.unlink()
+        output.probability.symlink_to(tmp_path / 'missing.tif')
+        with pytest.raises(ValueError, match=r'a\.tif is a link: expected a regular'):
+            check_outputs([output], {})
+        output.probability.unlink()
+        output.probability.mkdir()
+        with pytest.raises(IsADirectoryError, match=r'a\.tif is a folder'):
+            check_outputs([output], {})
+        output.probability.rmdir()
+        values = (stat.S_IFCHR | 0o666, *[0] * 9)
+        monkeypatch.setattr(Path, 'lstat', lambda path: os.stat_result(values))
+        with pytest.raises(ValueError, match=r'a\.tif is a device or a pipe'):
+            check_outputs([output], {})
+
+    def test_early(self, tmp_path: Path) -> None:
+        """Without a plan, files of a map, or of a killed run, may be the same map."""
+        outputs = Outputs(tmp_path / 'a.tif')
+        outputs.check_early()
+        outputs.summary.touch()
+        with pytest.raises(FileExistsError, match=r'a\.json exists'):
+            outputs.check_early()
+        outputs.parts.mkdir()
+        outputs.check_early()

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from matplotlib import image
+from rasterio.errors import RasterioIOError
 from shapely.geometry import box
 
 from tests.maps.helpers import make_scene, map_values
@@ -69,6 +70,26 @@ class TestMakeMap:
             map_values(scene, VALUES, outputs)
         assert {path.suffix for path in list_files(tmp_path)} == {'.npy', '.json'}
         assert not outputs.summary.exists()
+
+    @pytest.mark.parametrize('free', [2**20 - 1, 2**20])
+    def test_full_disk(
+        self,
+        free: int,
+        scene: SceneDataset,
+        outputs: Outputs,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """GDAL does not say that a disk is full."""
+        error = Mock(
+            side_effect=RasterioIOError('Write failed. See previous exception')
+        )
+        monkeypatch.setattr('torchgeo_m2cd.maps.products.write_cog', error)
+        monkeypatch.setattr('shutil.disk_usage', lambda folder: Mock(free=free))
+        match = (
+            r"No space left on device: '.*a\.tif'" if free < 2**20 else 'Write failed'
+        )
+        with pytest.raises(OSError, match=match):
+            map_values(scene, VALUES, outputs)
 
     def test_statistics_of_an_older_map(
         self, scene: SceneDataset, tmp_path: Path

@@ -18,13 +18,15 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..checks import PositiveOrZero, Share, checked
 from ..datamodules import SceneDataModule
-from ..datasets.paths import public_path
+from ..datasets.grid_file import OPEN_FILES
+from ..datasets.paths import list_paths, local_file, public_path, resolve
 from ..maps import (
     Districts,
-    Mosaic,
+    NoDataError,
     Outputs,
     PatchRow,
     Run,
+    check_outputs,
     format_summary,
     make_map,
     read_summary,
@@ -32,7 +34,6 @@ from ..maps import (
 )
 from ..models import Reliability
 from ..samplers import PatchRowSampler
-from ..utils import write_beside
 
 
 class SceneWriter(Callback):
@@ -94,8 +95,8 @@ class SceneWriter(Callback):
                 (defaults to that of released weights, or 0.5).
             min_area: Smallest area in m². What is smaller, in pixels of one class that
                 share an edge, is unchanged in the classes, polygons and sums.
-            overwrite: Whether to replace existing files. If not, and there are several
-                scenes, those that are complete are left out.
+            overwrite: Whether to replace existing files. If not, maps that are complete,
+                of the same plan, are left as they are.
 
         Raises:
             ValueError: If two of the files are the same, a suffix cannot be written,
@@ -129,6 +130,37 @@ class SceneWriter(Callback):
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: concurrent.futures.Future[None] | None = None
 
+    def check(
+        self, datamodule: SceneDataModule, checkpoint: Path | None = None
+    ) -> list[Outputs]:
+        """Check that the files to write replace nothing but maps.
+
+        Args:
+            datamodule: The scenes; if they were opened, all of their files are known.
+            checkpoint: The checkpoint, if there is one.
+
+        Returns:
+            The files of each scene.
+
+        Raises:
+            FileExistsError: If a file exists that is of no map, and *overwrite* is False.
+            IsADirectoryError: If a file is a folder.
+            ValueError: If a file to write is read, is something else than a regular file,
+                or is the same for two scenes.
+        """
+        entries = datamodule.entries
+        if len(entries) > 1 and not all('{name}' in str(p) for p in self.outputs.paths):
+            raise ValueError(
+                f'there are {len(entries)} scenes, and the files to write are '
+                f'{[str(path) for path in self.outputs.paths]}: expected {{name}} in each '
+                'of them'
+            )
+        outputs = [self.outputs.named(entry.name) for entry in entries]
+        check_outputs(outputs, _list_taken(datamodule, checkpoint or self.checkpoint))
+        for each in outputs:
+            each.check_early()
+        return outputs
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the files to write, and tell the data module of them.
 
@@ -138,13 +170,12 @@ class SceneWriter(Callback):
             stage: Either 'fit', 'validate', 'test', or 'predict'.
 
         Raises:
-            FileExistsError: If the only scene has a file that exists, and *overwrite* is
-                False.
+            FileExistsError: See :meth:`check`.
             FileNotFoundError: If the file of the districts does not exist.
-            IsADirectoryError: If a file is a folder.
+            IsADirectoryError: See :meth:`check`.
             TypeError: If the data module is not a SceneDataModule.
-            ValueError: If a file to write is an image to read, or the same for two
-                scenes, if a pixel may have several labels, or if no scene has districts.
+            ValueError: See :meth:`check`; or if a pixel may have several labels, or if no
+                scene has districts.
         """
         if stage != 'predict':
             return
@@ -162,27 +193,14 @@ class SceneWriter(Callback):
             reliability=reliability,
         )
         self._recording.enter_context(record_warnings(self._run.warnings))
-        several = len(datamodule.entries) > 1
-        if several and not all('{name}' in str(path) for path in self.outputs.paths):
-            raise ValueError(
-                f'there are {len(datamodule.entries)} scenes, and the files to write are '
-                f'{[str(path) for path in self.outputs.paths]}: expected {{name}} in each '
-                'of them'
-            )
-        datamodule.outputs = [self.outputs.named(e.name) for e in datamodule.entries]
-        for outputs, scene in zip(
-            datamodule.outputs, datamodule.scenes.scenes, strict=True
-        ):
-            outputs.check(scene.files)
-            if not several:
-                outputs.check_new()
+        datamodule.outputs = self.check(datamodule, trainer.ckpt_path)
         if self.outputs.districts is not None:
             self.outputs.districts.check(datamodule.scenes.scenes)
         # They are as large as the scene, several times, and they are in the file
         trainer.predict_loop.return_predictions = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare the folders of rows of patches, and start the thread that writes.
+        """Start the thread that writes.
 
         Args:
             trainer: The trainer.
@@ -197,12 +215,6 @@ class SceneWriter(Callback):
                 'SceneDataModule shares the rows of patches among processes itself: set '
                 'use_distributed_sampler=False in the trainer'
             )
-        datamodule = _get_datamodule(trainer)
-        for scene in dict(sampler.patch_rows):
-            plan = datamodule.plans[scene]
-            folder = datamodule.outputs[scene].folder(plan)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_beside(folder / 'plan.json', plan.write)
         self._todo = list(sampler.patch_rows)
         self._row = self._writing = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
@@ -229,7 +241,7 @@ class SceneWriter(Callback):
         assert self._thread is not None
         if self._row is None:
             scene, number = self._todo.pop(0)
-            self._row = _make_mosaic(trainer, scene).patch_row(number)
+            self._row = _get_datamodule(trainer).parts[scene].mosaic.patch_row(number)
         patches = outputs.detach().float()
         datamodule = _get_datamodule(trainer)
         assert datamodule.inputs is not None
@@ -270,25 +282,39 @@ class SceneWriter(Callback):
             stage: Either 'fit', 'validate', 'test', or 'predict'.
 
         Raises:
-            RuntimeError: If a row of patches is missing.
-            ValueError: If no pixel of a scene is valid.
+            NoDataError: If no pixel of a scene is valid; the maps of all others are made.
+            OSError: If a file cannot be written.
+            RuntimeError: If a row of patches is missing, or broken.
         """
         if stage != 'predict':
             return
         datamodule = _get_datamodule(trainer)
         trainer.strategy.barrier('SceneWriter')
-        scenes = range(len(datamodule.plans))
         checkpoint = trainer.ckpt_path or self.checkpoint
         if checkpoint:
             self._run.checkpoint = public_path(os.fspath(checkpoint))
-        for scene in scenes[trainer.global_rank :: trainer.world_size]:
-            plan, outputs = datamodule.plans[scene], datamodule.outputs[scene]
-            if not outputs.is_complete(plan):
-                make_map(_make_mosaic(trainer, scene), outputs, plan, self._run)
+        todo = [parts for parts in datamodule.parts if parts.is_pending]
+        trainer.strategy.barrier('SceneWriter')
+        for parts in todo[trainer.global_rank :: trainer.world_size]:
+            # A scene without data does not keep the others from being mapped
+            with contextlib.suppress(NoDataError):
+                make_map(parts, self._run)
         trainer.strategy.barrier('SceneWriter')
         self._recording.close()
-        self.summaries = [read_summary(outputs) for outputs in datamodule.outputs]
+        empty = [parts.outputs for parts in todo if parts.is_pending]
+        self._release(trainer)
+        self.summaries = [
+            read_summary(outputs)
+            for outputs in datamodule.outputs
+            if outputs not in empty
+        ]
         self._print()
+        if empty:
+            paths = ', '.join(str(outputs.probability) for outputs in empty)
+            raise NoDataError(
+                f'{paths} {"is" if len(empty) == 1 else "are"} not written: no pixel of '
+                'the scene has data in both images'
+            )
 
     @rank_zero_only
     def _print(self) -> None:
@@ -309,6 +335,13 @@ class SceneWriter(Callback):
         self._stop()
         if self._row is not None:
             self._row.discard()
+        self._release(trainer)
+
+    def _release(self, trainer: Trainer) -> None:
+        """Close files, and let other runs write the same maps."""
+        OPEN_FILES.close()
+        for parts in getattr(getattr(trainer, 'datamodule', None), 'parts', ()):
+            parts.release()
 
     def _wait(self) -> None:
         """Wait for the batch that is being written, and raise what went wrong."""
@@ -334,9 +367,20 @@ def _get_datamodule(trainer: Trainer) -> SceneDataModule:
     return datamodule
 
 
-def _make_mosaic(trainer: Trainer, scene: int) -> Mosaic:
-    """Return the mosaic of a scene."""
-    datamodule = _get_datamodule(trainer)
-    plan = datamodule.plans[scene]
-    folder = datamodule.outputs[scene].folder(plan)
-    return Mosaic(datamodule.samplers[scene], folder, plan.water)
+def _list_taken(datamodule: SceneDataModule, checkpoint: Path | None) -> dict[str, str]:
+    """Say what each file is that is read, by its real path."""
+    scenes = datamodule.scenes.scenes if hasattr(datamodule, 'scenes') else ()
+    files = [local_file(file) for scene in scenes for file in scene.files]
+    for entry in datamodule.entries:
+        paths = [*list_paths(entry.optical.paths), *list_paths(entry.sar.paths)]
+        files += [local_file(resolve(path)) for path in paths]
+    taken = dict.fromkeys(filter(None, files), 'a file of the scene')
+    if datamodule.catalogue is not None:
+        name = local_file(resolve(os.fspath(datamodule.catalogue)))
+        taken[name] = 'the list of scenes'
+    if checkpoint is not None:
+        name = os.path.expanduser(checkpoint)
+        inside = os.listdir(name) if os.path.isdir(name) else ()
+        for path in (name, *(os.path.join(name, file) for file in inside)):
+            taken[path] = 'the checkpoint'
+    return {os.path.realpath(path): what for path, what in taken.items() if path}

@@ -19,8 +19,9 @@ from ..checks import Count, CountOrZero, Positive, Share, Size, checked
 from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
 from ..datasets.files import allow_urls, forbid_urls
+from ..datasets.grid_file import OPEN_FILES
 from ..datasets.paths import Paths, is_remote, list_paths
-from ..maps import MapPlan, Outputs, plan_maps, record_warnings, rows_done
+from ..maps import Outputs, Parts, plan_maps, record_warnings, start_maps
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
 from .bands import match_bands
@@ -148,8 +149,10 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         #: Files of the map of each scene, if there are any: what is there of them is not
         #: predicted again.
         self.outputs: Sequence[Outputs] = ()
-        #: What the map of each scene is made of.
-        self.plans: list[MapPlan] = []
+        #: Where the map of each scene is made.
+        self.parts: list[Parts] = []
+        #: List of scenes, if there is one.
+        self.catalogue = scenes
         #: Warnings about the scenes to predict.
         self.warnings: list[str] = []
         self._set_inputs(inputs, augmentation)
@@ -191,11 +194,12 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             self.test_sampler = GriddedPatchSampler(test, size=size)
 
     def teardown(self, stage: str) -> None:
-        """Let files of other lists make GDAL open URLs again.
+        """Close the files of the scenes, and let GDAL open URLs again.
 
         Args:
             stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
+        OPEN_FILES.close()
         if self._is_offline:
             allow_urls()
 
@@ -231,10 +235,12 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             patch_rows = patch_rows[trainer.global_rank :: trainer.world_size]
         if trainer is not None and self.outputs:
             assert self.inputs is not None
-            self.plans = plan_maps(
-                trainer, self.inputs, self.samplers, self.batch_size or 1
-            )
-            done = rows_done(self.outputs, self.plans, self.samplers)
+            plans = plan_maps(trainer, self.inputs, self.samplers, self.batch_size or 1)
+            self.parts = [
+                Parts(*each)
+                for each in zip(self.outputs, plans, self.samplers, strict=True)
+            ]
+            done = start_maps(self.parts, trainer.strategy)
             patch_rows = [row for row in patch_rows if row not in done]
         sampler = PatchRowSampler(self.samplers, patch_rows, self.batch_size or 1)
         return DataLoader(
@@ -259,7 +265,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         self.samplers = [
             SceneSampler(scene, size, self.stride) for scene in self.scenes.scenes
         ]
-        self.outputs, self.plans = (), []
+        self.outputs, self.parts = (), []
 
     def _match_bands(self, inputs: Inputs) -> None:
         """Read the bands of the inputs, in their order."""

@@ -50,7 +50,7 @@ def open_file(path: str) -> DatasetReader:
     """
     refuse_pipe(path, f'file {name_paths(path)}')
     # TorchGeo's command keeps GDAL from looking for other files, and so for masks
-    env = {'GDAL_DISABLE_READDIR_ON_OPEN': 'FALSE'} if os.path.exists(path) else {}
+    env = {'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE'} if os.path.exists(path) else {}
     with rasterio.Env(**env):
         file: DatasetReader = rasterio.open(path)
     return file

@@ -18,6 +18,8 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import calculate_default_transform
 
+from .headers import Header
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -96,7 +98,7 @@ class Grid:
         x, y = self.transform @ (columns, rows)
         return from_origin(x, y, *self.res)
 
-    def edges(self, src: DatasetReader) -> tuple[float, float, float, float]:
+    def edges(self, src: DatasetReader | Header) -> tuple[float, float, float, float]:
         """Locate a file.
 
         Args:
@@ -114,7 +116,7 @@ class Grid:
         turn = self._turn((left + right) / 2)
         return left + turn, top, right + turn, bottom
 
-    def place(self, src: DatasetReader) -> dict[str, Any]:
+    def place(self, src: DatasetReader | Header) -> dict[str, Any]:
         """Say how a file is to be warped to the grid across 180 degrees.
 
         Args:
@@ -193,7 +195,7 @@ def is_north_up(transform: Affine) -> bool:
     return north_up
 
 
-def _bounds(src: DatasetReader, crs: CRS) -> tuple[float, float, float, float]:
+def _bounds(src: DatasetReader | Header, crs: CRS) -> tuple[float, float, float, float]:
     """Return west, south, east and north of a file, east above 180 if it goes beyond."""
     corners = itertools.product((0, src.width), (0, src.height))
     x, y = zip(*(src.transform @ corner for corner in corners), strict=True)

@@ -5,7 +5,6 @@
 
 import atexit
 import contextlib
-import functools
 import math
 import os
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import rasterio.merge
 import shapely
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS as RasterioCRS
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.features import geometry_mask
 from rasterio.io import DatasetReader
@@ -65,14 +64,13 @@ class GridFile:
         self.grid = grid
         self.resampling = resampling
         self.is_optical = is_optical
-        with open_file(path) as src:
-            left, top, right, bottom = self._box(src)
-            #: Area in coordinates of the grid where 0 is no data, too.
-            self.empty: shapely.Geometry | None = None
-            if layer.empty is not None:
-                # And what is mixed with it when it is warped
-                empty = grid.project(layer.empty, src.crs)
-                self.empty = empty.buffer(3 * max(grid.res))
+        left, top, right, bottom = self._box()
+        #: Area in coordinates of the grid where 0 is no data, too.
+        self.empty: shapely.Geometry | None = None
+        if layer.empty is not None:
+            # And what is mixed with it when it is warped
+            empty = grid.project(layer.empty, layer.header.crs)
+            self.empty = empty.buffer(3 * max(grid.res))
         west, north = grid.transform @ (left, top)
         east, south = grid.transform @ (right, bottom)
         #: Extent in whole pixels of the grid.
@@ -110,7 +108,7 @@ class GridFile:
     ) -> npt.NDArray[np.float32]:
         """Read bands in a window, which may reach beyond the file."""
         try:
-            src = self._open(os.getpid(), without_zeros)
+            src = OPEN_FILES.get(self, without_zeros)
             with rasterio.Env(**GDAL_ENV):
                 values, _ = rasterio.merge.merge(
                     [src],
@@ -126,21 +124,19 @@ class GridFile:
             values[values == 0] = math.nan  # Of a file that was not warped
         return cast(npt.NDArray[np.float32], values)
 
-    # As many open files as TorchGeo has; none is shared with a forked process
-    @functools.lru_cache(maxsize=128)  # noqa: B019
-    def _open(self, process: int, without_zeros: bool) -> DatasetReader | WarpedVRT:
+    def open(self, without_zeros: bool) -> DatasetReader | WarpedVRT:
         """Open the file such that its pixels are pixels of the grid.
 
         Without zeros, no data are those, too, and are not mixed with what is beside them.
         """
         src = open_file(self.path)
-        if self._is_on_grid(src):
+        if self._is_on_grid():
             return src
-        left, top, right, bottom = self._box(src)
+        left, top, right, bottom = self._box()
         nodata = self.layer.nodata
-        masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
+        masked = self.layer.header.has_mask
         nodata = math.nan if nodata is None and not masked else nodata
-        place = self.grid.place(src)
+        place = self.grid.place(self.layer.header)
         with contextlib.ExitStack() as stack:
             file: DatasetReader | WarpedVRT = stack.enter_context(src)
             if without_zeros and nodata != 0:
@@ -163,28 +159,30 @@ class GridFile:
                 **place,
             )
 
-    def _is_on_grid(self, src: DatasetReader) -> bool:
+    def _is_on_grid(self) -> bool:
         """Whether pixels of the file are pixels of the grid, and it says what has data."""
+        src = self.layer.header
         edges = self.grid.edges(src)
-        left, top, right, bottom = self._box(src)
+        left, top, right, bottom = self._box()
         return (
             src.crs == RasterioCRS.from_user_input(self.grid.crs)
             and not self.grid.place(src)
-            and self._says_nodata(src)
+            and self._says_nodata()
             and is_north_up(src.transform)
             and src.shape == (bottom - top, right - left)
             and max(abs(edge - round(edge)) for edge in edges) < 0.01
         )
 
-    def _says_nodata(self, src: DatasetReader) -> bool:
+    def _says_nodata(self) -> bool:
         """Whether the file says itself where it has no data, or that is seen in it."""
-        nodata, own = self.layer.nodata, src.nodata
+        nodata, own = self.layer.nodata, self.layer.header.nodata
         if nodata == 0 and self.is_optical:
             return True
-        return str(nodata) == str(None if own is None else float(own))
+        return str(nodata) == str(own)
 
-    def _box(self, src: DatasetReader) -> tuple[int, ...]:
+    def _box(self) -> tuple[int, ...]:
         """Return the left, top, right and bottom edge in whole pixels of the grid."""
+        src = self.layer.header
         try:
             edges = self.grid.edges(src)
         except ProjError as error:
@@ -199,8 +197,50 @@ class GridFile:
         )
 
 
+class OpenFiles:
+    """The files that are open: the last ones that were read, of all images together."""
+
+    #: Most files that are open. A system may allow 256, those of libraries included.
+    limit = 64
+
+    def __init__(self) -> None:
+        """Initialize a new OpenFiles instance."""
+        # In the order of their use
+        self._files: dict[tuple[int, GridFile, bool], DatasetReader | WarpedVRT] = {}
+
+    def get(self, file: GridFile, without_zeros: bool) -> DatasetReader | WarpedVRT:
+        """Open a file, unless it is open.
+
+        Args:
+            file: The file.
+            without_zeros: Whether 0 is no data, too.
+
+        Returns:
+            The open file.
+
+        Raises:
+            RasterioError: If it cannot be opened.
+        """
+        # A forked process opens its own
+        key = os.getpid(), file, without_zeros
+        found = self._files.pop(key, None)
+        if found is None:
+            while len(self._files) >= self.limit:
+                self._files.pop(next(iter(self._files))).close()
+            found = file.open(without_zeros)
+        self._files[key] = found
+        return found
+
+    def close(self) -> None:
+        """Close all files; they are opened anew when they are read again."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+
+#: The files of all scenes that are open.
+OPEN_FILES = OpenFiles()
 # Before Python takes GDAL apart
-atexit.register(GridFile._open.cache_clear)
+atexit.register(OPEN_FILES.close)
 
 
 def window_shape(x: slice, y: slice) -> tuple[int, int]:

@@ -12,16 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from lightning.pytorch.utilities import rank_zero_info
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from ..utils import check_choice
 from .bands import name_band
 from .empty import find_empty
-from .files import open_file, unreadable
+from .files import unreadable
 from .granules import Band, Granule
 from .grouping import find_granules
+from .headers import Header, Headers
 from .paths import name_paths, public_path
 from .radiometry import Radiometry, is_sentinel_2, read_safe
 from .source import SARScale, SARSource, Source
@@ -35,12 +36,14 @@ class Layer:
     """Where a file has data.
 
     Args:
+        header: What the file says of itself.
         nodata: Value without data, None if NaN, a mask or nothing says where that is.
         zeros: Whether 0 is no data, too.
         empty: Area in coordinates of the file where 0 is no data, too.
         bands: All bands of the file.
     """
 
+    header: Header
     nodata: float | None
     zeros: bool = False
     empty: shapely.Geometry | None = None
@@ -91,8 +94,8 @@ class LayerReader:
         ]
         #: How each file is read.
         self.layers: dict[str, Layer] = {}
-        #: What was assumed, and of which files.
-        self.assumed: dict[str, list[str]] = defaultdict(list)
+        #: What was assumed, and of which files, in their order.
+        self.assumed: dict[str, dict[str, None]] = defaultdict(dict)
         # Whether the scale is that of the type of values
         self._is_typed = False
         # Type of values, band and grid, and date, of files with one band
@@ -112,14 +115,17 @@ class LayerReader:
                 files of a folder do not belong together.
         """
         listed = find_granules(self.source, self.name)
-        self._resolve([path for granule in listed for path in granule.files])
+        files = [path for granule in listed for path in granule.files]
+        self._resolve(files)
+        self.headers = Headers(files)
         found = [self._open_granule(granule) for granule in listed]
         granules = [granule for granule in found if granule is not None]
+        self.headers.save()
         self._check_singles()
-        for assumption, files in self.assumed.items():
-            more = f' and {len(files) - 1} more' if len(files) > 1 else ''
+        for assumption, noted in self.assumed.items():
+            more = f' and {len(noted) - 1} more' if len(noted) > 1 else ''
             rank_zero_info(
-                f'{self.name} file {name_paths(files[0])}{more}: {assumption}'
+                f'{self.name} file {name_paths(next(iter(noted)))}{more}: {assumption}'
             )
         return self._choose_bands(granules)
 
@@ -131,9 +137,7 @@ class LayerReader:
                 for path in files:
                     self._assume(path, f'{key} is {value!r}')
 
-    def _settle_scale(
-        self, path: str, src: DatasetReader, bands: Sequence[Band]
-    ) -> None:
+    def _settle_scale(self, path: str, src: Header, bands: Sequence[Band]) -> None:
         """Decide what the values of SAR files are by their type, if no name says it."""
         if not isinstance(self.source, SARSource):
             return
@@ -166,43 +170,40 @@ class LayerReader:
                 or _is_tiff(path)
             )
             try:
-                src = open_file(path)
+                src = self.headers[path]
             except RasterioError as error:
                 if is_meant:
                     raise unreadable(self.name, path, error) from None
                 return None  # Something else in the folder
-            with src:
-                if src.crs is None and not is_meant:
-                    return None  # A thumbnail
-                self._check_file(path, src)
-                listed = _list_bands(path, src)
-                if same[0].number == 0:
-                    # A name that tells files apart is surer than a description
-                    named = bool(same[0].name) and len(listed) == 1
-                    found = same if named else listed
-                    found = [
-                        dataclasses.replace(b, number=max(b.number, 1)) for b in found
-                    ]
-                else:
-                    found = same
-                self._settle_scale(path, src, found)
-                found = [self._calibrate(band, src) for band in found]
-                self.layers[path] = self._find_layer(path, src, found)
-                is_single = len(granule.files) == len(found) == 1
-                if is_single and not self.source.names(path):
-                    self._singles[path] = (
-                        'float' if src.dtypes[0].startswith('float') else 'integer',
-                        f'{found[0].name} {src.crs} {src.transform} {src.shape}',
-                        granule.date,
-                    )
+            if src.crs is None and not is_meant:
+                return None  # A thumbnail
+            self._check_file(path, src)
+            listed = _list_bands(path, src)
+            if same[0].number == 0:
+                # A name that tells files apart is surer than a description
+                named = bool(same[0].name) and len(listed) == 1
+                found = same if named else listed
+                found = [dataclasses.replace(b, number=max(b.number, 1)) for b in found]
+            else:
+                found = same
+            self._settle_scale(path, src, found)
+            found = [self._calibrate(band, src) for band in found]
+            self.layers[path] = self._find_layer(path, src, found)
+            is_single = len(granule.files) == len(found) == 1
+            if is_single and not self.source.names(path):
+                self._singles[path] = (
+                    'float' if src.dtypes[0].startswith('float') else 'integer',
+                    f'{found[0].name} {src.wkt} {src.transform} {src.shape}',
+                    granule.date,
+                )
             bands += found
         return dataclasses.replace(granule, bands=tuple(bands))
 
-    def _check_file(self, path: str, src: DatasetReader) -> None:
+    def _check_file(self, path: str, src: Header) -> None:
         """Check that a file can be placed, and has values that can be shown."""
         if src.crs is None:
             reason = 'expected a georeferenced raster'
-            if src.gcps[0] or src.rpcs:
+            if src.has_points:
                 reason = (
                     'it has ground control points, as Sentinel-1 GRD products and raw '
                     'images have. Expected a terrain-corrected product (Sentinel-1 RTC '
@@ -218,7 +219,7 @@ class LayerReader:
                 'ones, such as the power of a terrain-corrected SAR product'
             )
 
-    def _calibrate(self, band: Band, src: DatasetReader) -> Band:
+    def _calibrate(self, band: Band, src: Header) -> Band:
         """Find gain and offset to the units of a sample."""
         gain, offset = self.source.gain, self.source.offset
         if gain is not None or offset is not None:
@@ -233,7 +234,7 @@ class LayerReader:
             self._assume(band.path, f'a sample is {factor}value{shift}')
         return dataclasses.replace(band, gain=gain, offset=offset)
 
-    def _find_radiometry(self, band: Band, src: DatasetReader) -> Radiometry:
+    def _find_radiometry(self, band: Band, src: Header) -> Radiometry:
         """Find physical values: by the catalogue, the product, or the tags of the file."""
         as_it_is = Radiometry(1 / self.source.physical_unit)
         if band.gain is not None or band.offset is not None:
@@ -258,18 +259,16 @@ class LayerReader:
             )
         return as_it_is
 
-    def _find_layer(
-        self, path: str, src: DatasetReader, bands: Sequence[Band]
-    ) -> Layer:
+    def _find_layer(self, path: str, src: Header, bands: Sequence[Band]) -> Layer:
         """Find out where a file has data."""
         nodata = self.source.no_data(src)
-        masked = MaskFlags.per_dataset in src.mask_flag_enums[0]
-        declared = nodata is not None or masked
+        declared = nodata is not None or src.has_mask
         if self.source.is_optical:
             # As models see no data there
             if not declared:
                 self._assume(path, '0 in all bands is taken for no data')
             return Layer(
+                src,
                 nodata if declared else 0.0,
                 zeros=declared and nodata != 0,
                 bands=tuple(bands),
@@ -279,21 +278,20 @@ class LayerReader:
         if self._is_typed and areas == 'none':
             areas = 'corners'  # A picture of a swath has black ones
         if is_settled or areas == 'none':
-            return Layer(nodata)
+            return Layer(src, nodata)
         try:
             # Also of files that declare another value, such as old Sentinel-1 products
             numbers = [band.number for band in bands]
-            empty = find_empty(src, numbers, areas == 'all')
+            empty = self.headers.empty(path, numbers, areas == 'all', find_empty)
         except RasterioError as error:
             raise unreadable(self.name, path, error) from None
         if empty is not None:
             self._assume(path, 'areas of 0 are taken for no data')
-        return Layer(nodata, empty=empty)
+        return Layer(src, nodata, empty=empty)
 
     def _assume(self, path: str, assumption: str) -> None:
         """Note what was assumed of a file."""
-        if path not in self.assumed[assumption]:
-            self.assumed[assumption].append(path)
+        self.assumed[assumption][path] = None
 
     def _check_singles(self) -> None:
         """Check that single-band files of a folder are tiles, and not different things."""
@@ -364,12 +362,12 @@ class LayerReader:
         return dataclasses.replace(granule, bands=tuple(by_number[i] for i in numbers))
 
 
-def _list_bands(path: str, src: DatasetReader) -> list[Band]:
+def _list_bands(path: str, src: Header) -> list[Band]:
     """List the bands of a file, with the names that it gives them."""
-    colours = zip(src.indexes, src.colorinterp, src.descriptions, strict=True)
+    colours = zip(src.colorinterp, src.descriptions, strict=True)
     bands = [
         Band(path, number, name_band(description))
-        for number, colour, description in colours
+        for number, (colour, description) in enumerate(colours, 1)
         if colour != ColorInterp.alpha
     ]
     if len(bands) == 1 and not bands[0].name:

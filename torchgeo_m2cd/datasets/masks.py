@@ -31,6 +31,7 @@ from .classes import (
 from .files import open_file
 from .grid import Grid
 from .grid_raster import GridRaster
+from .headers import Header
 from .layers import Layer
 from .mapped_area import VectorLayer, choose_layers, list_areas
 from .paths import Paths, name_paths
@@ -86,11 +87,11 @@ class MaskSource(Source):
         # Not where 0 is to be something else
         return table if 0 in table.values() else {0.0: 0, **table}
 
-    def no_data(self, src: DatasetReader) -> float | None:
+    def no_data(self, src: Header) -> float | None:
         """Say which value of a file stands for pixels without label.
 
         Args:
-            src: The open file.
+            src: Header of the file.
 
         Returns:
             The value, None if a mask says where they are; NaN for a tag whose value has a
@@ -184,8 +185,8 @@ class RasterLabels(GridRaster):
                 source, classes={int(value): label for value, label in known.items()}
             )
             for path in self.files:  # Values with a class are data
-                with open_file(path) as src:
-                    self.on_grid[path].layer = Layer(self.source.no_data(src))
+                header = self.on_grid[path].layer.header
+                self.on_grid[path].layer = Layer(header, self.source.no_data(header))
         else:
             known = assign_classes(found - tags, source.table, name)
         #: Classes that occur in the files.
@@ -224,7 +225,7 @@ class RasterLabels(GridRaster):
         for path, bands in layers:
             numbers = [band.number for band in bands]
             with open_file(path) as src:
-                tag = self.source.no_data(src)
+                tag = self.source.no_data(self.on_grid[path].layer.header)
                 own: set[Value] = set()
                 for values in _read_strips(src, numbers, masked=tag is None):
                     if not all(

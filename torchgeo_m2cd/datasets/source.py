@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from annotated_types import MinLen
-from rasterio.io import DatasetReader
 from torchgeo.datasets import RasterDataset
 
 from ..checks import AnyNumber, Count, CountOrZero, Names, Positive, checked
 from ..utils import check_choice
+from .headers import Header
 from .paths import Paths, expand, list_files, list_paths, name_paths, resolve
 from .radiometry import REFLECTANCE, find_scale
 
@@ -84,18 +84,18 @@ class Source:
         """Which areas of zeros in all bands are no data, whatever a file declares."""
         return 'none'
 
-    def no_data(self, src: DatasetReader) -> float | None:
+    def no_data(self, src: Header) -> float | None:
         """Return the value of pixels without data in a file.
 
         Args:
-            src: The open file.
+            src: Header of the file.
 
         Returns:
             The value, None if there is none or a mask says where they are.
         """
         if self.nodata is not None:
             return self.nodata
-        return None if src.nodata is None else float(src.nodata)
+        return src.nodata
 
     @classmethod
     def of(cls, value: 'Source | Paths | None') -> Self:

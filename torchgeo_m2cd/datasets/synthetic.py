@@ -6,7 +6,7 @@
 import math
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, BinaryIO, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -302,11 +302,9 @@ def _write_raster(
         nodata: Value of pixels without data.
         bands: Names of the bands.
     """
-
-    def write(file: BinaryIO) -> None:
-        with rasterio.open(
-            file,
-            'w',
+    # GDAL does not raise what goes wrong when it closes a file; Python does
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
             driver='GTiff',
             dtype=data.dtype,
             count=len(data),
@@ -323,5 +321,4 @@ def _write_raster(
         ) as raster:
             raster.write(data)
             raster.descriptions = tuple(bands)
-
-    write_beside(path, write)
+        write_beside(path, lambda file: file.write(memory.getbuffer()))

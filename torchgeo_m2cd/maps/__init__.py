@@ -7,10 +7,11 @@ from .areas import Areas
 from .check import Check, check_map
 from .districts import DistrictAreas, Districts
 from .mosaic import Mosaic, PatchRow, blend_weights
-from .outputs import Outputs, rows_done
+from .outputs import Outputs, check_outputs
+from .parts import Parts, start_maps
 from .plan import MapPlan, plan_maps
 from .polygons import find_polygons, mean_probability, save_polygons
-from .products import make_map
+from .products import NoDataError, make_map
 from .quicklook import plot_quicklook
 from .rasters import write_cog
 from .record import record_warnings
@@ -23,11 +24,14 @@ __all__ = (
     'Districts',
     'MapPlan',
     'Mosaic',
+    'NoDataError',
     'Outputs',
+    'Parts',
     'PatchRow',
     'Run',
     'blend_weights',
     'check_map',
+    'check_outputs',
     'find_polygons',
     'format_summary',
     'make_map',
@@ -36,7 +40,7 @@ __all__ = (
     'plot_quicklook',
     'read_summary',
     'record_warnings',
-    'rows_done',
     'save_polygons',
+    'start_maps',
     'write_cog',
 )

@@ -3,19 +3,20 @@
 
 """Blending of overlapping patches."""
 
+import contextlib
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from lightning.pytorch.utilities import rank_zero_info
 from rasterio.windows import Window
 
 from ..checks import Count, CountOrZero, checked
 from ..samplers import SceneSampler
-from ..utils import beside
+from ..utils import create_beside, naming, sync
 
 # Rows of pixels at a time
 _STRIP = 256
@@ -78,6 +79,26 @@ class Mosaic:
             self.weights_x,
         )
 
+    def find(self) -> set[int]:
+        """Find the rows of patches that are there, and remove files that are not whole.
+
+        Returns:
+            Their numbers.
+        """
+        found = set()
+        for number in range(len(self.tops)):
+            try:
+                self._read(number)
+            except FileNotFoundError:
+                continue
+            except RuntimeError:
+                part = self._part(number)
+                rank_zero_info(f'{part} is not whole: it is predicted again')
+                part.unlink()
+            else:
+                found.add(number)
+        return found
+
     @property
     def missing(self) -> int:
         """Number of rows of patches that are not there yet."""
@@ -91,7 +112,7 @@ class Mosaic:
     @property
     def _channels(self) -> int:
         """Number of channels of a patch."""
-        return int(np.load(self._part(0), mmap_mode='r').shape[1])
+        return int(self._read(0).shape[1])
 
     def strips(self) -> Iterator[tuple[Window, npt.NDArray[np.float32]]]:
         """Blend the rows of patches, a strip of the scene at a time.
@@ -109,13 +130,31 @@ class Mosaic:
                 begin, end = max(top, first + start), min(bottom, first + stop)
                 if begin < end:
                     # Opened anew for each strip: what is mapped counts as memory
-                    values = np.load(self._part(number), mmap_mode='r')
+                    values = self._read(number)
                     part = values[..., begin - first - start : end - first - start]
                     weights = self.weights_y[number, begin - first : end - first, None]
                     strip[:, begin - top : end - top] += (
                         part.transpose(1, 2, 0) * weights
                     )
             yield window, strip
+
+    def _read(self, number: int) -> npt.NDArray[np.float32]:
+        """Open a row of patches, shape (W, channels, rows of pixels)."""
+        part = self._part(number)
+        start, stop = self.used[number]
+        try:
+            values: npt.NDArray[np.float32] = np.load(part, mmap_mode='r')
+            width, _, height = values.shape
+            whole = (width, height) == (self.dataset.shape[1], stop - start)
+        except (EOFError, ValueError):  # Cut off, or something else
+            whole = False
+        if not whole or values.dtype != np.float32:
+            raise RuntimeError(
+                f'{part} is not a row of patches of this map: it was cut off, or another '
+                'program has changed it. Run the same command again: it predicts that '
+                'row anew'
+            )
+        return values
 
     def _part(self, number: int) -> pathlib.Path:
         """Return the file of a row of patches."""
@@ -207,18 +246,19 @@ class PatchRow:
         Args:
             columns: One or more results of :meth:`add`, in their order.
         """
-        part = beside(self.path, f'{os.getpid()}.part')
         try:
-            if self.file is None:
-                self.file = part.open('wb')
-                shape = (self.width, *columns.shape[1:])
-                header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
-                np.lib.format.write_array_header_1_0(self.file, header)
-            columns.astype('<f4').tofile(self.file)
-            self.remaining -= len(columns)
-            if self.remaining == 0:
-                self.file.close()
-                part.replace(self.path)
+            with naming(self.path):
+                if self.file is None:
+                    self.file = create_beside(self.path)
+                    shape = (self.width, *columns.shape[1:])
+                    header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+                    np.lib.format.write_array_header_1_0(self.file, header)
+                self.file.write(columns.astype('<f4').tobytes())
+                self.remaining -= len(columns)
+                if self.remaining == 0:
+                    sync(self.file)
+                    self.file.close()
+                    pathlib.Path(self.file.name).replace(self.path)
         except BaseException:
             self.discard()
             raise
@@ -226,8 +266,9 @@ class PatchRow:
     def discard(self) -> None:
         """Remove what was written of an incomplete row."""
         if self.file is not None:
-            self.file.close()
-            beside(self.path, f'{os.getpid()}.part').unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # What is in its buffer does not matter
+                self.file.close()
+            pathlib.Path(self.file.name).unlink(missing_ok=True)
 
 
 def strips(height: int, width: int) -> Iterator[Window]:

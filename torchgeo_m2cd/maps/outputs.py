@@ -3,19 +3,20 @@
 
 """The files of a change map, and what is there of them already."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import rasterio
-from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from rasterio.errors import RasterioError
 
 from ..checks import PositiveOrZero, Share, checked
-from ..samplers import SceneSampler
 from ..utils import beside
 from .districts import Districts
 from .plan import MapPlan
@@ -143,35 +144,53 @@ class Outputs:
                 'class of a pixel for classes, polygons, quicklook and districts'
             )
 
-    def check(self, inputs: Iterable[str]) -> None:
-        """Check that the files can be written.
+    def check(self, taken: Mapping[str, str]) -> None:
+        """Check that the files can be written, and replace nothing but maps.
 
         Args:
-            inputs: Files of the scene.
+            taken: What else there is, by its real path: images, the checkpoint.
 
         Raises:
             IsADirectoryError: If one of the files is a folder.
-            ValueError: If one is a file that is read.
+            ValueError: If one is something else, a link, or a file that is read, or if it
+                is in the folder of the rows of patches.
         """
-        images = {os.path.realpath(file) for file in inputs}
-        districts = self.districts and os.path.realpath(self.districts.path)
+        if self.districts is not None:
+            districts = os.path.realpath(self.districts.path)
+            taken = {**taken, districts: 'the file of the districts'}
+        parts = os.path.realpath(self.parts)
         for path in self.paths:
-            if path.is_dir():
-                raise IsADirectoryError(f'{path} is a folder: expected a file')
-            if os.path.realpath(path) in images:
-                raise ValueError(f'{path} is a file of the scene itself')
-            if os.path.realpath(path) == districts:
-                raise ValueError(f'{path} is the file of the districts itself')
+            real = os.path.realpath(path)
+            if real in taken:
+                raise ValueError(f'{path} is {taken[real]} itself')
+            if parts in map(str, pathlib.Path(real).parents):
+                raise ValueError(
+                    f'{path} is in {self.parts}, which is removed in the end: expected '
+                    'another folder'
+                )
+            _check_kind(path)
 
-    def check_new(self) -> None:
+    def check_new(self, ours: Collection[pathlib.Path] = ()) -> None:
         """Check that no existing file would be replaced without being asked.
 
+        Args:
+            ours: Files that may be replaced, as they are of the same map.
+
         Raises:
-            FileExistsError: If a file exists and *overwrite* is False.
+            FileExistsError: If another file exists and *overwrite* is False.
         """
         for path in self.paths:
-            if path.exists() and not self.overwrite:
+            if path.exists() and path not in ours and not self.overwrite:
                 raise FileExistsError(f'{path} exists and overwrite is False')
+
+    def check_early(self) -> None:
+        """Check the same before there is a plan, which tells whether maps are the same.
+
+        Raises:
+            FileExistsError: If a file exists that is of no map.
+        """
+        if not (self._read_tag() or self.parts.exists()):
+            self.check_new()
 
     def digest(self, plan: MapPlan) -> str:
         """Compute the SHA-256 of a plan and of what is made of the probabilities.
@@ -189,16 +208,10 @@ class Outputs:
             districts=districts,
         )
 
-    def folder(self, plan: MapPlan) -> pathlib.Path:
-        """Return the folder of the rows of patches of a plan.
-
-        Args:
-            plan: The plan of the map.
-
-        Returns:
-            Folder of its own, so that rows of two plans never meet.
-        """
-        return beside(self.probability, 'parts') / plan.digest()[:16]
+    @property
+    def parts(self) -> pathlib.Path:
+        """Folder of the map in the making."""
+        return beside(self.probability, 'parts')
 
     def is_complete(self, plan: MapPlan) -> bool:
         """Whether all files are there already, made of this plan.
@@ -207,50 +220,60 @@ class Outputs:
             plan: The plan of the map.
 
         Returns:
-            Whether they are; never if they are to be overwritten.
+            Whether they are; never if they are to be overwritten. A picture that could
+            not be drawn is not missed.
         """
-        if self.overwrite or not all(path.exists() for path in self.paths):
+        if self.overwrite or self._read_tag() != self.digest(plan):
             return False
-        try:
-            with rasterio.open(self.probability) as src:
-                return bool(src.tags().get(PLAN_TAG) == self.digest(plan))
-        except RasterioError:
-            return False
+        missing = {name for name, path in self.files.items() if not path.exists()}
+        if missing == {'quicklook'}:
+            summary = json.loads(self.summary.read_bytes())
+            return summary['files']['quicklook'] is None
+        return not missing
+
+    def _read_tag(self) -> str:
+        """Read the tag of the map, empty if there is no map."""
+        with contextlib.suppress(RasterioError), rasterio.open(self.probability) as src:
+            return str(src.tags().get(PLAN_TAG, ''))
+        return ''
 
 
 @checked
-def rows_done(
-    outputs: Sequence[Outputs],
-    plans: Sequence[MapPlan],
-    samplers: Sequence[SceneSampler],
-) -> set[tuple[int, int]]:
-    """Find the rows of patches that need not be predicted again.
+def check_outputs(outputs: Sequence[Outputs], taken: Mapping[str, str]) -> None:
+    """Check the files of several maps.
 
     Args:
-        outputs: The files of the map of each scene.
-        plans: The plan of each map.
-        samplers: The patches of each scene.
-
-    Returns:
-        Number of the scene and of the row of patches, all of them of a scene whose map
-        is complete.
+        outputs: The files of each map.
+        taken: What must not be replaced, by its real path, see :meth:`Outputs.check`.
 
     Raises:
-        FileExistsError: If a file exists that is of another plan, and is not to be
-            overwritten.
+        IsADirectoryError: If one of the files is a folder.
+        ValueError: If two files are the same, or one is something that is not a map.
     """
-    done: set[tuple[int, int]] = set()
-    for scene, (files, plan, sampler) in enumerate(
-        zip(outputs, plans, samplers, strict=True)
-    ):
-        numbers: Iterable[int] = range(len(sampler.tops))
-        if files.is_complete(plan):
-            rank_zero_info(f'{files.probability} is complete already')
-        else:
-            files.check_new()
-            numbers = (int(path.stem) for path in files.folder(plan).glob('*.npy'))
-        done |= {(scene, number) for number in numbers}
-    return done
+    places: set[str] = set()
+    for each in outputs:
+        each.check(taken)
+        for path in each.paths:
+            real = os.path.realpath(path)
+            if real in places:
+                raise ValueError(
+                    f'two of the files to write are the same: {path}. Expected names that '
+                    'tell scenes and files apart'
+                )
+            places.add(real)
+
+
+def _check_kind(path: pathlib.Path) -> None:
+    """Check that nothing but a regular file would be replaced."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f'{path} is a folder: expected a file')
+    if not stat.S_ISREG(mode):
+        what = 'a link' if stat.S_ISLNK(mode) else 'a device or a pipe'
+        raise ValueError(f'{path} is {what}: expected a regular file, or none')
 
 
 def _check_suffix(name: str, path: pathlib.Path | None, known: Sequence[str]) -> None:

@@ -8,10 +8,11 @@ polygons, not with the size of the map.
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
-import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,13 +22,13 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from ..checks import checked
 from ..transforms import Inputs
-from ..utils import beside
+from ..utils import beside, create_beside, naming, sync
 from .areas import Areas
 from .check import check_map
 from .districts import COLUMNS, DistrictAreas
-from .mosaic import Mosaic, strips
-from .outputs import PLAN_TAG, Outputs
-from .plan import MapPlan
+from .mosaic import strips
+from .outputs import PLAN_TAG
+from .parts import Parts
 from .polygons import (
     erase_polygons,
     find_polygons,
@@ -48,63 +49,81 @@ from .stac import make_item
 from .styles import WATER_BEFORE, name_classes, style_classes, style_probability
 from .summary import Run, make_tags, summarize, to_json
 
+# With less space on the disk, an error while files are made is taken for a full disk
+_LEAST_SPACE = 2**20
+
 
 @checked
-def make_map(mosaic: Mosaic, outputs: Outputs, plan: MapPlan, run: Run) -> None:
+def make_map(parts: Parts, run: Run) -> None:
     """Make the files of a map, and remove the rows of patches.
 
     Files are made beside their places, and renamed when all of them are complete.
 
     Args:
-        mosaic: The patches of the scene.
-        outputs: The files to make.
-        plan: The plan of the map.
+        parts: The rows of patches, and the files to make of them.
         run: The run that makes it.
 
     Raises:
-        RuntimeError: If a row of patches is missing.
-        ValueError: If no pixel is valid.
+        NoDataError: If no pixel is valid.
+        OSError: If a file cannot be written.
+        RuntimeError: If a row of patches is missing, or broken.
     """
+    outputs, mosaic = parts.outputs, parts.mosaic
     if mosaic.missing:
         raise RuntimeError(
             f'{outputs.probability} is not written: {mosaic.missing} of '
             f'{len(mosaic.tops)} rows of patches are missing in {mosaic.folder}. Run the '
             'same command again, without a limit of batches'
         )
-    new = {path: beside(path, f'{os.getpid()}.new') for path in outputs.paths}
-    with tempfile.TemporaryDirectory(
-        prefix=f'{outputs.probability.name}.', dir=outputs.probability.parent
-    ) as folder:
-        made = _Maker(mosaic, outputs, plan, run, pathlib.Path(folder)).make()
+    new: dict[pathlib.Path, pathlib.Path] = {}
+    with parts.stage() as folder:
+        with _noticing_full_disks(folder, outputs.probability):
+            made = _Maker(parts, run, folder).make()
         try:
             for path, step in made.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(step, new[path])
+                with create_beside(path) as file:
+                    new[path] = pathlib.Path(file.name)
+                with naming(path):
+                    shutil.move(step, new[path])
+                    with new[path].open('r+b') as file:
+                        sync(file)
+            parts.announce(new.items())
             # The raster of probabilities last: its tags say that all is complete
             for path in sorted(made, key=lambda path: path == outputs.probability):
                 beside(path, 'aux.xml').unlink(missing_ok=True)  # Of an older map
-                new[path].replace(path)
+                with naming(path):
+                    new[path].replace(path)
         finally:
             for path in new.values():
                 path.unlink(missing_ok=True)
-    _remove_rows(mosaic.folder.parent)
+    parts.clear()
+
+
+class NoDataError(ValueError):
+    """No pixel of a scene has data in both images."""
+
+
+@contextlib.contextmanager
+def _noticing_full_disks(folder: pathlib.Path, output: pathlib.Path) -> Iterator[None]:
+    """Say that a disk is full where GDAL says that something could not be written."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free < _LEAST_SPACE:
+            reason = os.strerror(errno.ENOSPC)
+            raise OSError(errno.ENOSPC, reason, str(output)) from error
+        raise
 
 
 class _Maker:
     """Makes the files of a map in a folder of their own."""
 
-    def __init__(
-        self,
-        mosaic: Mosaic,
-        outputs: Outputs,
-        plan: MapPlan,
-        run: Run,
-        folder: pathlib.Path,
-    ) -> None:
-        self.mosaic = mosaic
+    def __init__(self, parts: Parts, run: Run, folder: pathlib.Path) -> None:
+        self.mosaic = mosaic = parts.mosaic
         self.scene = mosaic.dataset
-        self.outputs = outputs
-        self.plan = plan
+        self.outputs = parts.outputs
+        self.plan = plan = parts.plan
         self.run = run
         self.folder = folder
         self.rasters = Rasters(folder / 'probability', folder / 'classes')
@@ -139,7 +158,7 @@ class _Maker:
                 if not write_rasters(
                     self.mosaic, outputs.threshold, self.rasters, bar.update
                 ):
-                    raise ValueError(
+                    raise NoDataError(
                         f'{outputs.probability} is not written: no pixel of the scene '
                         'has data in both images'
                     )
@@ -238,17 +257,26 @@ class _Maker:
                 style_classes(self.labels)
             )
 
+    def _draw(self, path: pathlib.Path) -> None:
+        """Draw the quick look."""
+        suffix = path.suffix.lower()
+        made = self._add(path, f'quicklook{suffix}')
+        figure = plot_quicklook(self.scene, self.made[self.outputs.probability])
+        figure.savefig(made, format=suffix[1:], dpi=100)
+
     def _make_others(self, summary: dict[str, Any], measures: Measures) -> None:
         """Make the quick look, the table of districts, the summary and the STAC item."""
         outputs = self.outputs
         if outputs.quicklook is not None:
-            suffix = outputs.quicklook.suffix.lower()
-            figure = plot_quicklook(self.scene, self.made[outputs.probability])
-            figure.savefig(
-                self._add(outputs.quicklook, f'quicklook{suffix}'),
-                format=suffix[1:],
-                dpi=100,
-            )
+            try:
+                self._draw(outputs.quicklook)
+            except (MemoryError, OSError, RuntimeError, ValueError) as error:
+                # The map is worth more than its picture
+                del self.made[outputs.quicklook]
+                summary['files']['quicklook'] = None
+                message = f'{outputs.quicklook} could not be drawn: {error}'
+                warnings.warn(message, stacklevel=1)
+                summary['warnings'].append(message)
         if outputs.districts is not None:
             pd.DataFrame(summary['districts'], columns=COLUMNS).to_csv(
                 self._add(outputs.files['districts'], 'districts.csv'), index=False
@@ -259,11 +287,3 @@ class _Maker:
         if outputs.stac is not None:
             item = make_item(self.scene, outputs, summary, measures, self.made)
             self._add(outputs.stac, 'stac.json').write_bytes(to_json(item))
-
-
-def _remove_rows(parts: pathlib.Path) -> None:
-    """Remove the rows of patches of all plans, and nothing else."""
-    for plan in parts.glob('*/plan.json'):
-        shutil.rmtree(plan.parent)
-    with contextlib.suppress(OSError):  # Something else is in there
-        parts.rmdir()

@@ -211,7 +211,9 @@ def format_summary(summary: Mapping[str, Any]) -> str:
             f'{model["name"]}, weights {model["weights_sha256"][:8]}, '
             f'threshold {summary["threshold"]:g}'
         ),
-        'files': ' '.join(pathlib.Path(f).name for f in summary['files'].values()),
+        'files': ' '.join(
+            pathlib.Path(f).name for f in summary['files'].values() if f is not None
+        ),
         'time': f'{summary["seconds"]:.0f} s',
     }
     lines = [str(summary['files']['output'])]
