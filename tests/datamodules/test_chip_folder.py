@@ -14,7 +14,7 @@ from tests.data.cau_flood.data import write
 from tests.data.chips.data import SIZE, arrays, make_chips
 from torchgeo_m2cd.configs import read_configs
 from torchgeo_m2cd.datamodules import ChipFolderDataModule
-from torchgeo_m2cd.datasets import MaskSource, SARSource, Source
+from torchgeo_m2cd.datasets import ChipFolder, MaskSource, SARSource, Source
 from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
 
 MASK = MaskSource(classes={0: 0, 255: 1})
@@ -65,6 +65,7 @@ class TestChipFolderDataModule:
             patch_size=8,
         )
         datamodule.setup('fit')
+        assert isinstance(datamodule.train_dataset, ChipFolder)
         train = {int(chip.name) for chip in datamodule.train_dataset.files}
         assert len(train) == 2
         inputs = datamodule.choose_inputs()
@@ -77,6 +78,7 @@ class TestChipFolderDataModule:
             assert isinstance(step, Standardize)
             assert step.mean == pytest.approx(images.mean(axis=(0, 2, 3)), rel=1e-4)
             assert step.std == pytest.approx(images.std(axis=(0, 2, 3)), rel=1e-3)
+        assert datamodule.train_aug is not None
         batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
         assert batch['image'].shape == (2, 2, 2, 8, 8)
         assert datamodule.choose_inputs(inputs) is inputs
@@ -112,8 +114,8 @@ class TestChipFolderDataModule:
         kwargs = parser.instantiate_classes(parsed).data.kwargs
         assert kwargs['splits'] == expected
         assert Source.of(kwargs['optical']).paths == '{split}/A/{name}.tif'
-        classes = {0: 0, 255: 1}
-        assert kwargs['mask'] == MaskSource('{split}/label/*', classes=classes)
+        mask = MaskSource('{split}/label/*', classes={0: 0, 255: 1})
+        assert kwargs['mask'] == mask
 
     def test_crop(self, root: Path) -> None:
         with pytest.raises(ValueError, match='patch_size is 0'):
