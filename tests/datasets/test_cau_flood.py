@@ -149,7 +149,9 @@ class TestCAUFlood:
     def test_ambiguous_name(self, tmp_path: pathlib.Path) -> None:
         make_cau_flood(tmp_path, suffix='.tif', train=0)
         write(tmp_path / 'test/vv/chip_1.tiff', np.zeros((1, SIZE, SIZE), np.uint8))
-        with pytest.raises(ValueError, match='have the same name: expected one file'):
+        with pytest.raises(
+            ValueError, match='have the same name: expected one SAR file'
+        ):
             CAUFlood(tmp_path, 'test')
 
     def test_too_few(self, tmp_path: pathlib.Path) -> None:

@@ -39,7 +39,7 @@ def optical(path: str, **settings: Any) -> ImageReader:
 
 
 def sar(path: str, **settings: Any) -> ImageReader:
-    return ImageReader.of('sar', SARSource(**settings), path)
+    return ImageReader.of('SAR', SARSource(**settings), path)
 
 
 pytestmark = pytest.mark.filterwarnings('ignore:Dataset has no geotransform')

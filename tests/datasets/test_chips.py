@@ -363,6 +363,12 @@ class TestLoadChips:
         with pytest.raises(ValueError, match=match):
             load_chips(root, paths, None, 'test', splits, 0)
 
+    def test_one_file_for_both(self, root: Path) -> None:
+        paths = {'optical': '{split}/A/*', 'sar': '{split}/?/*'}
+        (root / 'train/B').rename(root / 'B')
+        with pytest.raises(ValueError, match=r"chip '0' has the files .* of their own"):
+            load_chips(root, paths, None, 'train', None, 0)
+
     def test_table(self, root: Path) -> None:
         rows = [
             f'train/A/{n}.tif,train/B/{n}.tif,{"test" if n > 11 else "train"}'

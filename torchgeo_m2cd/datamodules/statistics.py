@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Sequence
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchgeo.datasets import NonGeoDataset
@@ -72,6 +73,9 @@ def measure_chips(train: NonGeoDataset, num_workers: int = 0) -> Inputs:
         Subset(train, chosen), batch_size=None, num_workers=num_workers
     )
     counts = len(names[0]), len(names[1])
+    rank_zero_info(
+        f'measuring mean and standard deviation of the bands, on {count} chips'
+    )
     step = max(height * width // _MOST_PIXELS, 1)
     inputs = _measure(samples, counts, ('optical images', 'SAR images'), step)
     if inputs is None:

@@ -33,7 +33,7 @@ class ImageReader:
     """Reads the optical or the SAR image of chips.
 
     Args:
-        kind: What the files are: ``'optical'`` or ``'sar'``.
+        kind: What the files are: ``'optical'`` or ``'SAR'``.
         source: How to read them: no data, gain, offset, and scale.
         all_bands: Names of all bands of a file, numbers where they are not known.
         numbers: Numbers of the C bands to read, starting at 1.
@@ -79,7 +79,7 @@ class ImageReader:
         if wanted is None:
             wanted = range(1, len(names) + 1)
         if not wanted:
-            raise ValueError(f'{kind}.bands is empty: expected some of {names}')
+            raise ValueError(f'{kind.lower()}.bands is empty: expected some of {names}')
         named = [band for band in wanted if isinstance(band, str)]
         if (
             named
@@ -96,7 +96,7 @@ class ImageReader:
         wrong = [number for number in numbers if not 1 <= number <= len(names)]
         if wrong:
             raise ValueError(
-                f'{kind}.bands has {wrong[0]}: expected numbers from 1 to {len(names)}, '
+                f'{kind.lower()}.bands has {wrong[0]}: expected numbers from 1 to {len(names)}, '
                 f'the bands of {name_paths(path)}'
             )
         return cls(kind, source, names, numbers, size)

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor
 from torchgeo.datasets.utils import Path, Sample
@@ -113,14 +113,13 @@ class ChipFolder(OpticalSARDataset):
         self._optical = ImageReader.of(
             'optical', sources['optical'], first.optical, self.all_bands
         )
-        self._sar = ImageReader.of('sar', sources['sar'], first.sar, self.all_sar_bands)
+        self._sar = ImageReader.of('SAR', sources['sar'], first.sar, self.all_sar_bands)
         self.bands, self.sar_bands = self._optical.bands, self._sar.bands
         if not self.rgb_bands:
             named = ('B04', 'B03', 'B02')
             shown = named if {*named} <= {*self.bands} else self.bands[:3]
             self.rgb_bands = (*shown, *shown[-1:] * (3 - len(shown)))
-        if isinstance(self._sar.source, SARSource):
-            self.decibels = self._sar.source.unit
+        self.decibels = cast(SARSource, self._sar.source).unit
 
     def __getitem__(self, index: int) -> Sample:
         """Return an index within the dataset.

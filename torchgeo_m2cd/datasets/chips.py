@@ -25,6 +25,9 @@ _NUM_RUNS = 16
 
 _FIELDS = ('split', 'group', 'name')
 
+# What files are in messages
+_NAMES = {'optical': 'optical', 'sar': 'SAR', 'mask': 'mask'}
+
 # Parts of a pattern that stand for something else, as in glob
 _TOKENS = re.compile(r'(\{group\}|\{name\}|\*\*/|\*|\?|\[[^]/]+\])')
 
@@ -223,6 +226,13 @@ def load_chips(
         if known:
             check_choice('split', folder, {chip.split: None for chip in chips})
             chips = [chip for chip in chips if chip.split == folder]
+    for chip in chips:
+        files = [file for file in chip[:3] if file]
+        if len(set(files)) < len(files):
+            raise ValueError(
+                f'chip {chip.name!r} has the files {name_paths(files)}: expected optical '
+                'image, SAR image and mask in files of their own'
+            )
     if splits is not None and is_part:
         divided = divide(chips, splits, seed, root)
         chips = [chip for chip in divided if chip.split == split]
@@ -271,7 +281,7 @@ def _find_files(
         pattern = given.replace('{split}', split)
         regex = _to_regex(pathlib.PurePath(pattern).as_posix())
         pattern = re.sub(r'\{(group|name)\}', '*', pattern)
-        for path in expand(kind, os.path.join(root, pattern)):
+        for path in expand(_NAMES[kind], os.path.join(root, pattern)):
             match = regex.search(path.replace(os.sep, '/'))
             if match is None or not os.path.isfile(path):
                 continue
@@ -280,11 +290,13 @@ def _find_files(
             if files.setdefault(key, path) != path:
                 raise ValueError(
                     f'{name_paths(files[key])} and {name_paths(path)} have the same '
-                    f'name: expected one {kind} file per chip, or {{group}} in the '
+                    f'name: expected one {_NAMES[kind]} file per chip, or {{group}} in the '
                     'place of the folder that tells them apart'
                 )
         if not files:
-            raise FileNotFoundError(f'no {kind} file matches {given!r} in {root!r}')
+            raise FileNotFoundError(
+                f'no {_NAMES[kind]} file matches {given!r} in {root!r}'
+            )
     return files
 
 
@@ -308,15 +320,14 @@ def _to_regex(pattern: str) -> re.Pattern[str]:
 
 def _check_pairs(found: Mapping[str, Mapping[tuple[str, str], str]]) -> None:
     """Check that each chip has one file of each kind."""
-    names = {'optical': 'optical', 'sar': 'SAR', 'mask': 'mask'}
     for files in found.values():
         for kind, others in found.items():
             lonely = [path for key, path in files.items() if key not in others]
             if lonely:
                 more = f' (nor have {len(lonely) - 1} more)' if lonely[1:] else ''
-                counts = ', '.join(f'{len(found[k])} {names[k]}' for k in found)
+                counts = ', '.join(f'{len(found[k])} {_NAMES[k]}' for k in found)
                 raise FileNotFoundError(
-                    f'{lonely[0]} has no {names[kind]} file{more}: found {counts} '
+                    f'{lonely[0]} has no {_NAMES[kind]} file{more}: found {counts} '
                     'files, expected one of each for every chip, with the same name. '
                     '{name} in the patterns is what names have in common'
                 )
