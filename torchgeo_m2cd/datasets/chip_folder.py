@@ -12,7 +12,8 @@ from torchgeo.datasets.utils import Path, Sample
 
 from .base import OpticalSARDataset, stack_pair
 from .chip_files import ImageReader, read_mask
-from .chips import Chip, Splits, load_chips
+from .chip_splits import Splits, load_chips
+from .chips import Chip
 from .masks import MaskSource
 from .paths import Paths, list_paths, name_paths
 from .source import SARSource, Source
