@@ -26,6 +26,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.bright.data import make_bright
+from tests.data.chips.data import make_chips
 from tests.data.ombria.data import make_ombria
 from torchgeo_m2cd.configs import config_path, list_configs, read_configs
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
@@ -811,3 +812,55 @@ class TestScene:
         assert content['hyper_parameters']['weights'] is None
         own = expected.meta['model']
         assert content['hyper_parameters']['backbone'] == own['encoder_name']
+
+
+@pytest.mark.slow
+class TestChips:
+    def test_all_stages(self, tmp_path: Path) -> None:
+        """Train, validate and test on chips of one's own, and predict those without masks."""
+        make_chips(tmp_path, {'train': 4, 'val': 2, 'test': 2, 'new': 1})
+        (tmp_path / 'new/label/8.png').unlink()
+        arguments = (
+            *('--config', str(config_path('chips')), '--data.root', str(tmp_path)),
+            *('--data.batch_size', '2', '--data.num_workers', '0'),
+            *('--trainer.accelerator', 'cpu', '--trainer.max_epochs', '2'),
+            *('--trainer.default_root_dir', str(tmp_path)),
+        )
+        torchgeo_command('fit', *arguments, '--data.sar.bands', '[2, 1]')
+        (best,) = tmp_path.rglob('best.ckpt')
+        inputs = torch.load(best, weights_only=True)['inputs']
+        assert inputs['sar']['init_args']['mean'] == pytest.approx([-15, -15], abs=1)
+        more = ('--ckpt_path', str(best), '--data.sar.bands', '[2, 1]')
+        for stage in ('val', 'test'):
+            command = {'val': 'validate', 'test': 'test'}[stage]
+            metrics = read_metrics(torchgeo_command(command, *arguments, *more))
+            assert metrics[f'{stage}_IoU'] > 0.3
+        torchgeo_command(
+            *('predict', *arguments, *more, '--data.predict_split', 'new'),
+            *('--return_predictions', 'false'),
+        )
+
+    @pytest.mark.parametrize(
+        ('option', 'message'),
+        [
+            (('--data.optical.paths', '{split}/C/*'), "no optical file matches '"),
+            (('--data.splits', '{val: 0.75}'), 'batch_size is 2, but there are only 1'),
+            (('--data.optical.bands', '[5]'), 'optical.bands has 5: expected numbers'),
+            (
+                ('--data.optical.bands', '[1]'),
+                'the inputs have 1 optical and 2 SAR chan',
+            ),
+            (('--data.mask.classes', '{0: 0, 7: 1}'), "0.png' has the values 255: exp"),
+        ],
+    )
+    def test_errors(
+        self, option: tuple[str, str], message: str, tmp_path: Path
+    ) -> None:
+        make_chips(tmp_path)
+        with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+            torchgeo_command(
+                *('fit', '--config', str(config_path('chips')), *option),
+                *('--data.root', str(tmp_path), '--trainer.accelerator', 'cpu'),
+                *('--data.batch_size', '2', '--data.num_workers', '0'),
+                *('--trainer.default_root_dir', str(tmp_path)),
+            )

@@ -489,9 +489,15 @@ class TestChooseInputs:
         trained = make_inputs()
         assert datamodule.choose_inputs(trained) is trained
 
-    def test_no_default(self) -> None:
-        with pytest.raises(TypeError, match='OpticalSARDataModule has no default inp'):
-            make(inputs=None).choose_inputs()
+    def test_measured(self) -> None:
+        """Without inputs, the training split is measured, and nothing else."""
+        datamodule = make(inputs=None)
+        with pytest.raises(ValueError, match='inputs are not given, and the model has'):
+            datamodule.choose_inputs()
+        datamodule.setup('fit')
+        inputs = datamodule.choose_inputs()
+        assert inputs.band_counts == (2, 1)
+        assert inputs.band_names == (['B03', 'B04'], ['VV'])
 
     @pytest.mark.parametrize('stage', ['fit', 'validate', 'test', 'predict'])
     def test_wrong_bands(self, stage: str) -> None:

@@ -71,3 +71,11 @@ def read(
     values = labels[0].numpy()
     assert set(np.unique(values)) <= mask.classes | {255}
     return values
+
+
+def touch(root: Path, *names: str) -> None:
+    """Make empty files, and their folders."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()

@@ -95,7 +95,7 @@ class TestCAUFlood:
         dataset = CAUFlood(
             authors, transforms=lambda sample: {'keys': torch.tensor(len(sample))}
         )
-        assert dataset[0] == {'keys': 2}
+        assert dataset[0] == {'keys': 3}
 
     def test_plot(self, authors: pathlib.Path) -> None:
         dataset = CAUFlood(authors)
@@ -116,9 +116,11 @@ class TestCAUFlood:
             CAUFlood(authors, 'valid')
 
     def test_unknown_band(self, authors: pathlib.Path, original: pathlib.Path) -> None:
-        with pytest.raises(ValueError, match=r"unknown band 'B8'.* did you mean 'B08'"):
+        with pytest.raises(
+            ValueError, match=r"unknown optical band 'B8'.* did you mean 'B08'"
+        ):
             CAUFlood(authors, bands=('B02', 'B8'))
-        with pytest.raises(ValueError, match=r"unknown band 'B08'"):
+        with pytest.raises(ValueError, match=r"unknown optical band 'B08'"):
             CAUFlood(original, bands=('B08',))
         with pytest.raises(
             ValueError, match=r'bands is \(\): expected at least 1 item'
@@ -147,15 +149,18 @@ class TestCAUFlood:
             CAUFlood(tmp_path, 'test')
 
     def test_ambiguous_name(self, tmp_path: pathlib.Path) -> None:
-        make_cau_flood(tmp_path, train=0)
-        write(tmp_path / 'test/vv/chip_1.tif', np.zeros((1, SIZE, SIZE), np.uint8))
-        with pytest.raises(ValueError, match='have the same name: expected one file'):
+        make_cau_flood(tmp_path, suffix='.tif', train=0)
+        write(tmp_path / 'test/vv/chip_1.tiff', np.zeros((1, SIZE, SIZE), np.uint8))
+        with pytest.raises(
+            ValueError, match='have the same name: expected one SAR file'
+        ):
             CAUFlood(tmp_path, 'test')
 
     def test_too_few(self, tmp_path: pathlib.Path) -> None:
         make_cau_flood(tmp_path, train=2)
         with pytest.raises(
-            FileNotFoundError, match=r'^2 sample\(s\) .* at least 16, or'
+            ValueError,
+            match=r"unknown group of split 'val' '4' \(expected one of '1', '9",
         ):
             CAUFlood(tmp_path, 'val')
 
@@ -164,6 +169,6 @@ class TestCAUFlood:
         write(tmp_path / 'test/opt/chip_0.png', np.zeros((3, SIZE, SIZE), np.uint8))
         dataset = CAUFlood(tmp_path, 'test')
         with pytest.raises(
-            ValueError, match=r'chip_0\.png has 3 band\(s\): expected 4'
+            ValueError, match=r"chip_0\.png' has 3 band\(s\): expected 4"
         ):
             dataset[0]

@@ -1,164 +1,212 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import pathlib
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import geopandas as gpd
 import pytest
-import torch
+import shapely
 
-from tests.data.cau_flood.data import write
-from torchgeo_m2cd.datasets.chips import (
-    Files,
-    match_files,
-    read_image,
-    read_mask,
-    read_sample,
-)
+from tests.datasets.helpers import touch
+from torchgeo_m2cd.datasets.chips import Chip, find_chips, read_chips
 
-H, W = 4, 6
+DEFAULT = {'optical': '{split}/A/*', 'sar': '{split}/B/*', 'mask': '{split}/label/*'}
 
 
-class TestReadImage:
-    @pytest.mark.parametrize(
-        ('name', 'dtype'),
-        [
-            ('a.png', 'uint8'),
-            ('a.png', 'uint16'),
-            ('a.tif', 'int16'),
-            ('a.tif', 'float32'),
-        ],
-    )
-    def test_read(self, tmp_path: pathlib.Path, name: str, dtype: str) -> None:
-        array = (np.arange(3 * H * W).reshape(3, H, W) * 3).astype(dtype)
-        write(tmp_path / name, array)
-        image = read_image(tmp_path / name, 3)
-        assert image.dtype == torch.float32
-        np.testing.assert_array_equal(image.numpy(), array.astype(np.float32))
-
-    def test_count(self, tmp_path: pathlib.Path) -> None:
-        write(tmp_path / 'a.png', np.zeros((4, H, W), dtype=np.uint8))
-        with pytest.raises(ValueError, match=r'a\.png has 4 band\(s\): expected 3'):
-            read_image(tmp_path / 'a.png', 3)
-
-    @pytest.mark.parametrize('value', [np.nan, np.inf])
-    def test_not_finite(self, tmp_path: pathlib.Path, value: float) -> None:
-        array = np.zeros((1, H, W), dtype=np.float32)
-        array[0, 1, 2:4] = value
-        write(tmp_path / 'a.tif', array)
-        with pytest.raises(
-            ValueError, match=r'a\.tif has 2 NaN or infinite value\(s\)'
-        ):
-            read_image(tmp_path / 'a.tif', 1)
-
-    @pytest.mark.parametrize('name', ['a.png', 'a.tif'])
-    def test_truncated(self, tmp_path: pathlib.Path, name: str) -> None:
-        noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64))
-        path = tmp_path / name
-        write(path, noise.astype(np.uint8))
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(
-            RuntimeError, match=f'{name} cannot be read: expected a comp'
-        ):
-            read_image(path, 3)
-
-    def test_not_an_image(self, tmp_path: pathlib.Path) -> None:
-        (tmp_path / 'a.png').write_text('not an image')
-        with pytest.raises(RuntimeError, match=r'a\.png cannot be read'):
-            read_image(tmp_path / 'a.png', 3)
+def keys(chips: list[Chip]) -> list[str]:
+    return [f'{chip.group}/{chip.name}' if chip.group else chip.name for chip in chips]
 
 
-class TestReadMask:
-    @pytest.mark.parametrize(('value', 'changed'), [(255, (255,)), (1, (1, 255))])
-    def test_read(
-        self, tmp_path: pathlib.Path, value: int, changed: tuple[int, ...]
-    ) -> None:
-        array = np.zeros((1, H, W), dtype=np.uint8)
-        array[0, 1:3, 2] = value
-        write(tmp_path / 'a.png', array)
-        mask = read_mask(tmp_path / 'a.png', changed)
-        assert mask.dtype == torch.int64
-        np.testing.assert_array_equal(mask.numpy(), array // value)
-
-    @pytest.mark.parametrize('value', [0, 255])
-    def test_one_value(self, tmp_path: pathlib.Path, value: int) -> None:
-        write(tmp_path / 'a.png', np.full((1, H, W), value, dtype=np.uint8))
-        assert (read_mask(tmp_path / 'a.png') == value // 255).all()
+class TestFindChips:
+    def test_default(self, tmp_path: Path) -> None:
+        """Pairs have the same stem, numbers are sorted by value, the rest is ignored."""
+        for number in (10, 9):
+            touch(tmp_path, f'train/A/c_{number}.tif', f'train/B/c_{number}.png')
+            touch(tmp_path, f'train/label/c_{number}.png')
+        touch(tmp_path, 'train/A/.c_1.tif', 'train/A/c_9.tif.aux.xml', 'val/A/c_1.tif')
+        (tmp_path / 'train/A/c_folder').mkdir()
+        found = find_chips(tmp_path, DEFAULT)
+        assert keys(found) == ['c_9', 'c_10']
+        folder = tmp_path / 'train'
+        files = folder / 'A/c_9.tif', folder / 'B/c_9.png', folder / 'label/c_9.png'
+        assert found[0][:3] == tuple(map(str, files))
 
     @pytest.mark.parametrize(
-        ('values', 'changed', 'message'),
+        ('patterns', 'files', 'expected'),
         [
-            ([1], (255,), r'value\(s\) 1 beside 0: expected 0 for .* and 255 for'),
-            ([7, 255], (255,), r'value\(s\) 7, 255 beside 0'),
-            ([1, 255], (1, 255), r'value\(s\) 1, 255 beside 0: .* and 1 or 255 for'),
+            (
+                ('S2/before_{name}.png', 'S1/after_{name}.png'),
+                ('S2/before_1_x.png', 'S1/after_1_x.png'),
+                '1_x',
+            ),
+            (
+                ('{group}/{split}/A/*', '{group}/{split}/B/*.tif'),
+                ('b/train/A/1.tif', 'b/train/B/1.tif', 'b/val/B/1.tif'),
+                'b/1',
+            ),
+            (
+                ('o/{group}_{name}_S2.tif', 's/{group}_{name}_S1.tif'),
+                ('o/Ghana_1_2_S2.tif', 's/Ghana_1_2_S1.tif'),
+                'Ghana/1_2',
+            ),
+            (
+                ('{group}/{group}_{name}_o.tif', '{group}/{group}_{name}_s.tif'),
+                ('b_c/b_c_1_o.tif', 'b_c/b_c_1_s.tif', 'd/b_1_o.tif'),
+                'b_c/1',
+            ),
+            (
+                ('./o//**/?[!x].tif', 's/[a-b]1.tif'),
+                ('o/1/2/a1.tif', 'o/ax.tif', 's/a1.tif', 's/c1.tif'),
+                'a1',
+            ),
+            ((['x/*.tif', 'y/*.tif'], 's/*'), ('y/1.tif', 's/1.tif'), '1'),
         ],
     )
-    def test_values(
+    def test_patterns(
         self,
-        tmp_path: pathlib.Path,
-        values: list[int],
-        changed: tuple[int, ...],
-        message: str,
+        patterns: tuple[Any, Any],
+        files: tuple[str, ...],
+        expected: str,
+        tmp_path: Path,
     ) -> None:
-        array = np.zeros((1, H, W), dtype=np.uint8)
-        array[0, 0, : len(values)] = values
-        write(tmp_path / 'a.png', array)
-        with pytest.raises(ValueError, match=r'a\.png has mask ' + message):
-            read_mask(tmp_path / 'a.png', changed)
+        root = tmp_path / 'a [1]'
+        touch(root, *files)
+        if isinstance(patterns[0], list):
+            touch(root, 'x/2.tif', 's/2.tif')
+            expected = '1 2'
+        found = find_chips(root, dict(zip(('optical', 'sar'), patterns, strict=True)))
+        assert keys(found) == expected.split()
+        assert not any(chip.mask for chip in found)
 
-    def test_count(self, tmp_path: pathlib.Path) -> None:
-        write(tmp_path / 'a.png', np.zeros((3, H, W), dtype=np.uint8))
-        with pytest.raises(ValueError, match=r'has 3 bands: expected a mask of 1 band'):
-            read_mask(tmp_path / 'a.png')
+    def test_absolute(self, tmp_path: Path) -> None:
+        touch(tmp_path, 'o/1.tif', 's/1.tif')
+        paths = {
+            'optical': str(tmp_path / 'o/*'),
+            'sar': str(tmp_path / 's/{name}.tif'),
+        }
+        assert keys(find_chips('elsewhere', paths)) == ['1']
+
+    def test_nothing_matches(self, tmp_path: Path) -> None:
+        touch(tmp_path, 'train/A/1.tif', 'train/B/1.tif')
+        with pytest.raises(
+            FileNotFoundError, match=r"no mask file matches '.*train/label/\*'$"
+        ):
+            find_chips(tmp_path, DEFAULT)
+        with pytest.raises(FileNotFoundError, match=r"no optical .*'.*valid/A/\*'$"):
+            find_chips(tmp_path, DEFAULT, 'valid')
+        touch(tmp_path, 'o/a_b', 's/1.tif')
+        paths = {'optical': 'o/*_{name}[0-9]', 'sar': 's/*'}
+        with pytest.raises(FileNotFoundError, match=r"no optical file matches '.*o/"):
+            find_chips(tmp_path, paths)
+        (tmp_path / 'p/1').mkdir(parents=True)
+        with pytest.raises(
+            FileNotFoundError, match=r"no optical file matches 'p/\*' in"
+        ):
+            find_chips(tmp_path, {'optical': 'p/*', 'sar': 's/*'})
+
+    @pytest.mark.parametrize(
+        ('lonely', 'kind', 'more'),
+        [
+            (['B/2.tif'], 'optical', ''),
+            (['A/2.tif', 'label/2.tif'], 'SAR', ''),
+            (
+                ['A/2.tif', 'A/3.tif', 'B/2.tif', 'B/3.tif'],
+                'mask',
+                r' \(nor have 1 more',
+            ),
+        ],
+    )
+    def test_lonely(
+        self, lonely: list[str], kind: str, more: str, tmp_path: Path
+    ) -> None:
+        both = ['A/1.tif', 'B/1.tif', 'label/1.tif']
+        touch(tmp_path, *(f'train/{name}' for name in (*both, *lonely)))
+        match = (
+            rf'2\.tif has no {kind} file{more}.*: found \d opt.*, with the same name'
+        )
+        with pytest.raises(FileNotFoundError, match=match):
+            find_chips(tmp_path, DEFAULT)
+
+    def test_same_name(self, tmp_path: Path) -> None:
+        touch(tmp_path, 'o/x/1.tif', 'o/y/1.tif', 's/x/1.tif', 's/y/1.tif')
+        paths = {'optical': 'o/*/*', 'sar': 's/*/*'}
+        match = r"x/1\.tif' and '.*y/1\.tif' have the same name: .* or \{group\}"
+        with pytest.raises(ValueError, match=match):
+            find_chips(tmp_path, paths)
+        paths = {kind: path.replace('/*/', '/{group}/') for kind, path in paths.items()}
+        assert keys(find_chips(tmp_path, paths)) == ['x/1', 'y/1']
+
+    def test_fields(self, tmp_path: Path) -> None:
+        match = r"unknown field of sar '\{spilt\}/B/\*' 'spilt', did you mean 'split'"
+        with pytest.raises(ValueError, match=match):
+            find_chips(tmp_path, {'optical': '*', 'sar': '{spilt}/B/*'})
+        for paths in (('{group}/{name}', '*'), ('*', '{group}/{name}')):
+            match = r"'\{group\}/\{name\}' has \{group\}, and '\*' has not"
+            with pytest.raises(ValueError, match=match):
+                find_chips(tmp_path, dict(zip(('optical', 'sar'), paths, strict=True)))
 
 
-class TestReadSample:
+class TestReadChips:
     @pytest.fixture
-    def files(self, tmp_path: pathlib.Path) -> Files:
-        files = Files(*(str(tmp_path / f'{name}.tif') for name in Files._fields))
-        optical = np.arange(4 * H * W, dtype=np.float32).reshape(4, H, W)
-        write(pathlib.Path(files.optical), optical)
-        write(pathlib.Path(files.sar), optical[:1] - 100)
-        write(pathlib.Path(files.mask), np.full((1, H, W), 255, dtype=np.uint8))
-        return files
+    def root(self, tmp_path: Path) -> Path:
+        touch(
+            tmp_path, 'o/1.tif', 's/1.tif', 'm/1.tif', 'o/2.tif', 's/2.tif', 'm/2.tif'
+        )
+        return tmp_path
 
-    def test_all_bands(self, files: Files) -> None:
-        sample = read_sample(files, 4, 1)
-        expected = torch.arange(4 * H * W).reshape(4, H, W)
-        assert torch.equal(sample['image'][0], expected.float())
-        assert torch.equal(sample['image'][1], (expected[[0] * 4] - 100).float())
-        assert torch.equal(sample['mask'], torch.ones(1, H, W, dtype=torch.long))
+    def test_csv(self, root: Path) -> None:
+        path = root / 'chips.csv'
+        path.write_text(
+            'optical,sar,mask,split,group,name\n'
+            'o/2.tif,s/2.tif,m/2.tif,val,7,\no/1.tif,s/1.tif,m/1.tif,train,,x\n'
+        )
+        first, second = read_chips(path, ['optical', 'sar', 'mask'])
+        assert first[:3] == tuple(str(root / f'{kind}/2.tif') for kind in 'osm')
+        assert first[3:] == ('2', '7', 'val')
+        assert second[3:] == ('x', '', 'train')
+        assert read_chips(path, ['optical', 'sar'])[0].mask == ''
 
-    def test_some_bands(self, files: Files) -> None:
-        sample = read_sample(files, 4, 1, optical_indices=(2, 0))
-        expected = torch.arange(4 * H * W).reshape(4, H, W)
-        assert torch.equal(sample['image'][0], expected[[2, 0]].float())
-        assert sample['image'].shape == (2, 2, H, W)
+    @pytest.mark.parametrize('suffix', ['gpkg', 'geojson'])
+    def test_vector(self, suffix: str, root: Path) -> None:
+        path = root / f'chips.{suffix}'
+        table = {'optical': ['o/1.tif'], 'sar': ['s/1.tif'], 'group': [3]}
+        geometry = [shapely.Point(0, 0)]
+        gpd.GeoDataFrame(table, geometry=geometry, crs=4326).to_file(path)
+        (found,) = read_chips(path, ['optical', 'sar'])
+        files = [str(root / f'{kind}/1.tif') for kind in 'os']
+        assert found == (*files, '', '1', '3', '')
 
-    @pytest.mark.parametrize('name', ['sar', 'mask'])
-    def test_size(self, files: Files, name: str) -> None:
-        write(pathlib.Path(getattr(files, name)), np.zeros((1, 5, 7), dtype=np.uint8))
+    @pytest.mark.parametrize(
+        ('text', 'message'),
+        [
+            (
+                'optical,sar\no/1.tif,s/1.tif',
+                r"\['optical', 'sar'\]: .* optical, sar, m",
+            ),
+            ('optical,sar,mask\n', 'has 0 rows'),
+            ('optical,sar,mask\no/1.tif,,m/1.tif', 'has no sar in row 1'),
+            (
+                (
+                    'optical,sar,mask,split\no/1.tif,s/1.tif,m/1.tif,train\n'
+                    'o/1.tif,s/2.tif,m/2.tif,val'
+                ),
+                r"has '.*o/1\.tif' in the splits 'train' and 'val'",
+            ),
+        ],
+    )
+    def test_errors(self, text: str, message: str, root: Path) -> None:
+        (root / 'c.csv').write_text(text)
+        with pytest.raises(ValueError, match=rf"table of chips '.*c\.csv'.*{message}"):
+            read_chips(root / 'c.csv', ['optical', 'sar', 'mask'])
+
+    def test_no_file(self, root: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"no\.csv' does not exist"):
+            read_chips(root / 'no.csv', ['optical'])
+        (root / 'c.csv').write_text(
+            'optical,sar\no/1.tif,https://host/1.tif\no/9.tif,x'
+        )
         with pytest.raises(
-            ValueError, match=rf'optical\.tif has 4 x 6 .*{name}\.tif has 5 x 7 pixels'
+            FileNotFoundError, match=r"o/9\.tif' in row 2, which does not"
         ):
-            read_sample(files, 4, 1)
-
-
-class TestMatchFiles:
-    def test_match(self) -> None:
-        files = match_files({2: 'o2', 1: 'o1'}, {1: 's1', 2: 's2'}, {1: 'm1', 2: 'm2'})
-        assert files == [('o2', 's2', 'm2'), ('o1', 's1', 'm1')]
-
-    def test_one_missing(self) -> None:
-        with pytest.raises(
-            FileNotFoundError,
-            match=r'^o1 has no SAR file: found 1 optical, 0 SAR, and 1 mask files',
-        ):
-            match_files({1: 'o1'}, {}, {1: 'm1'})
-
-    def test_more_missing(self) -> None:
-        with pytest.raises(
-            FileNotFoundError,
-            match=r'^m2 has no optical file \(nor have 1 more\): found',
-        ):
-            match_files({1: 'o'}, {1: 's'}, {1: 'm', 2: 'm2', 3: 'm3'})
+            read_chips(root / 'c.csv', ['optical', 'sar'])

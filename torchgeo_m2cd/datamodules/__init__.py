@@ -6,6 +6,7 @@
 from .base import OpticalSARDataModule, PairDataModule
 from .bright import BRIGHTDFC2025DataModule
 from .cau_flood import CAUFloodDataModule
+from .chip_folder import ChipFolderDataModule
 from .ombria import OMBRIADataModule
 from .scene import SceneDataModule
 from .synthetic import SyntheticFloodDataModule
@@ -13,6 +14,7 @@ from .synthetic import SyntheticFloodDataModule
 __all__ = (
     'BRIGHTDFC2025DataModule',
     'CAUFloodDataModule',
+    'ChipFolderDataModule',
     'OMBRIADataModule',
     'OpticalSARDataModule',
     'PairDataModule',

@@ -4,6 +4,7 @@
 """Base classes for all data modules of image pairs."""
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
@@ -25,6 +26,7 @@ from ..transforms import (
     Standardize,
     StrictRandomCrop,
 )
+from .statistics import measure_chips
 
 
 class PairDataModule(BaseDataModule):
@@ -89,9 +91,8 @@ class PairDataModule(BaseDataModule):
             The inputs.
 
         Raises:
-            TypeError: If there are no inputs at all.
             ValueError: If the inputs and the data have different bands, or there are no
-                inputs of a scene.
+                inputs at all.
         """
         given = self._given
         if given is not None and trained is not None:
@@ -156,12 +157,22 @@ class PairDataModule(BaseDataModule):
         """Return the inputs of a new model if the user gives none.
 
         Returns:
-            The inputs.
+            Inputs with mean and standard deviation of each band over the training split.
 
         Raises:
-            TypeError: If the data module has no default.
+            ValueError: If there is no training split, it has no data, or a band is
+                constant.
         """
-        raise TypeError(f'{type(self).__name__} has no default inputs')
+        if self.train_dataset is None:
+            raise ValueError(
+                'inputs are not given, and the model has none: expected what it was '
+                'trained with'
+            )
+        return self._measure_inputs()
+
+    @abstractmethod
+    def _measure_inputs(self) -> Inputs:
+        """Measure the training split."""
 
     def _show(self, batch: Sample) -> Sample:
         """Turn a batch into what the model is shown."""
@@ -189,7 +200,7 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
     and cropped.
     """
 
-    #: Mean of each band in source units, of subclasses with default inputs.
+    #: Mean of each band in source units, of subclasses that need not measure it.
     means: ClassVar[dict[str, float]]
     #: Standard deviation of each band in source units.
     stds: ClassVar[dict[str, float]]
@@ -220,7 +231,8 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
             test_split: Split used for testing and prediction.
             predict_split: Split used for prediction (defaults to *test_split*).
             inputs: What the model is shown (defaults to the inputs that it was trained
-                with, or for a new model to one mean and standard deviation per band).
+                with, or for a new model to mean and standard deviation of each band over
+                the training split).
             augmentation: Random changes in training before the crop (defaults to flips
                 and rotations by multiples of 90 degrees).
             **kwargs: Additional keyword arguments passed to *dataset_class*.
@@ -261,6 +273,11 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
             self.test_dataset = make_dataset(split=self.test_split, **self.kwargs)
         if stage in ['predict']:
             self.predict_dataset = make_dataset(split=self.predict_split, **self.kwargs)
+
+    def _measure_inputs(self) -> Inputs:
+        """Measure the training split."""
+        train = cast(NonGeoDataset, self.train_dataset)
+        return measure_chips(train, self.num_workers)
 
     def _standardized(self, bands: Sequence[str], sar_bands: Sequence[str]) -> Inputs:
         """Make inputs with the mean and standard deviation of each band.

@@ -101,4 +101,4 @@ class OMBRIADataModule(OpticalSARDataModule):
         Returns:
             Inputs with the statistics of the training split.
         """
-        return self._standardized(self.bands, OMBRIA.sar_bands)
+        return self._standardized(self.bands, OMBRIA.all_sar_bands)

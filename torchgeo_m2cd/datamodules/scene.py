@@ -292,21 +292,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             s for s in (*self.scenes.scenes, *splits) if isinstance(s, SceneDataset)
         ]
 
-    def default_inputs(self) -> Inputs:
-        """Return what a new model is shown, if nothing else is said.
-
-        Returns:
-            Inputs with mean and standard deviation of random patches of the training split.
-
-        Raises:
-            ValueError: If there is no training split, it has no data or impossible values,
-                or a band is constant.
-        """
-        if self.train_dataset is None:
-            raise ValueError(
-                'inputs are not given, and the model has none: expected what it was '
-                'trained with'
-            )
+    def _measure_inputs(self) -> Inputs:
+        """Measure random patches of the training split."""
         self._check_possible()
         train = cast(SceneDataset, self.train_dataset)
         return measure_statistics(train, _to_pair(self.patch_size))

@@ -5,6 +5,7 @@
 
 from .base import OpticalSARDataset, stack_pair
 from .cau_flood import CAUFlood
+from .chip_folder import ChipFolder
 from .masks import MaskSource
 from .ombria import OMBRIA
 from .scene import SceneDataset, SceneList
@@ -14,6 +15,7 @@ from .synthetic import SyntheticFlood
 __all__ = (
     'OMBRIA',
     'CAUFlood',
+    'ChipFolder',
     'MaskSource',
     'OpticalSARDataset',
     'SARSource',

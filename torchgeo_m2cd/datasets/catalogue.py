@@ -72,7 +72,7 @@ def list_scenes(
         )
     path = resolve(os.fspath(catalogue))
     what = f'list of scenes {public_path(path)!r}'
-    table = _read_stac(path) if is_stac(path) else _read_table(path, what)
+    table = _read_stac(path) if is_stac(path) else read_table(path, what)
     _check_table(table, what)
     files = {
         column: [_split(value, path, what) for value in table[column]]
@@ -111,8 +111,20 @@ def list_scenes(
     ]
 
 
-def _read_table(path: str, what: str) -> pd.DataFrame:
-    """Read a table, one row per scene."""
+def read_table(path: str, what: str) -> pd.DataFrame:
+    """Read a table.
+
+    Args:
+        path: A CSV file, or one of vectors; local or remote.
+        what: What the table is, for messages.
+
+    Returns:
+        The table, of a CSV file all as text, with NaN in empty cells.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read.
+    """
     refuse_pipe(path, what)
     if not (is_remote(path) or os.path.isfile(path)):
         raise FileNotFoundError(f'{what} does not exist')

@@ -1,184 +1,216 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Finding and reading the files of chips, with the checks that datasets share."""
+"""Finding the files of chips."""
 
 import os
-import warnings
+import pathlib
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import rasterio
-import torch
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from torch import Tensor
-from torchgeo.datasets.utils import Path, Sample
+from torchgeo.datasets.utils import Path
 
-from .base import stack_pair
+from ..utils import check_choice
+from .catalogue import read_table
+from .paths import Paths, expand, is_remote, list_paths, name_paths, resolve
 
+_FIELDS = ('split', 'group', 'name')
 
-class Files(NamedTuple):
-    """The files of one sample."""
+# What files are in messages
+_NAMES = {'optical': 'optical', 'sar': 'SAR', 'mask': 'mask'}
 
-    optical: str  # pre-event optical image
-    sar: str  # post-event SAR image
-    mask: str  # change mask
+# Parts of a pattern that stand for something else, as in glob
+_TOKENS = re.compile(r'(\{group\}|\{name\}|\*\*/|\*|\?|\[[^]/]+\])')
 
 
-def read_image(path: Path, count: int) -> Tensor:
-    """Read an image and check its bands and values.
+class Chip(NamedTuple):
+    """The files of a chip."""
+
+    #: Pre-event optical image.
+    optical: str
+    #: Post-event SAR image.
+    sar: str
+    #: Change mask, empty if there is none.
+    mask: str
+    #: What the names of the files have in common.
+    name: str
+    #: Chips of a group stay in one split: neighbours, or those of one event.
+    group: str = ''
+    #: Split that the chip belongs to, empty if it is not known.
+    split: str = ''
+
+
+def find_chips(
+    root: Path, paths: Mapping[str, Paths], split: str = 'train'
+) -> list[Chip]:
+    """Find the chips whose files match patterns.
 
     Args:
-        path: Any raster file that GDAL can read, such as PNG or GeoTIFF.
-        count: Expected number of bands.
+        root: Folder that patterns are relative to.
+        paths: One or more patterns of ``'optical'`` and ``'sar'`` and, if there are
+            masks, ``'mask'``. ``{name}`` in a pattern is what the files of a chip have in
+            common (by default, their names without suffixes), ``{group}`` is the group of
+            a chip, and ``{split}`` the split.
+        split: What ``{split}`` stands for.
 
     Returns:
-        Float32 tensor of shape (count, H, W) in source units.
+        The chips, sorted by group and name, numbers by value.
 
     Raises:
-        RuntimeError: If the file cannot be read, for example because it is truncated.
-        ValueError: If the file has another number of bands, or values that are not finite.
+        FileNotFoundError: If nothing matches a pattern, or a chip lacks a file.
+        ValueError: If a pattern has an unknown field, patterns have different fields, or
+            a chip has several files of one kind.
     """
-    array = _read(path)
-    if len(array) != count:
-        raise ValueError(f'{path} has {len(array)} band(s): expected {count}')
-    array = array.astype(np.float32)
-    invalid = array.size - np.count_nonzero(np.isfinite(array))
-    if invalid:
+    _check_fields(paths)
+    found = {kind: _find_files(kind, root, paths[kind], split) for kind in paths}
+    _check_pairs(found)
+    return [
+        Chip(
+            found['optical'][key],
+            found['sar'][key],
+            found['mask'][key] if 'mask' in found else '',
+            name=key[1],
+            group=key[0],
+        )
+        for key in sorted(found['optical'], key=lambda key: [*map(_natural, key)])
+    ]
+
+
+def read_chips(path: Path, kinds: Sequence[str]) -> list[Chip]:
+    """Read a table of chips.
+
+    Args:
+        path: The table (CSV, GeoPackage, GeoJSON) with a row per chip and the columns
+            ``optical``, ``sar`` and, optionally, ``mask``, ``name``, ``group`` and
+            ``split``. Files are relative to it.
+        kinds: Columns that are needed: ``'optical'``, ``'sar'`` and, if there are masks,
+            ``'mask'``.
+
+    Returns:
+        The chips, in the order of the table.
+
+    Raises:
+        FileNotFoundError: If the table or a file does not exist.
+        ValueError: If the table cannot be read, or lacks a column or a value, or if a
+            file is in two splits.
+    """
+    path = resolve(os.fspath(path))
+    what = f'table of chips {name_paths(path)}'
+    table = read_table(path, what)
+    missing = sorted(set(kinds) - set(table.columns))
+    if missing or not len(table):
         raise ValueError(
-            f'{path} has {invalid} NaN or infinite value(s): expected finite values only'
+            f'{what} has {len(table)} rows with the columns {list(table.columns)}: '
+            f'expected one row or more, and the columns {", ".join(kinds)}'
         )
-    return torch.from_numpy(array)
+    chips = []
+    for number, row in enumerate(table.fillna('').to_dict('records'), 1):
+        empty = [kind for kind in kinds if not row[kind]]
+        if empty:
+            raise ValueError(f'{what} has no {empty[0]} in row {number}')
+        files = {kind: resolve(row[kind], path) for kind in kinds}
+        for file in files.values():
+            if not (is_remote(file) or os.path.isfile(file)):
+                raise FileNotFoundError(
+                    f'{what} names {name_paths(file)} in row {number}, which does not '
+                    'exist'
+                )
+        fields = {field: str(row[field]) for field in _FIELDS if row.get(field)}
+        fields.setdefault('name', pathlib.PurePath(files['optical']).stem)
+        chips.append(Chip(**{'mask': '', **files, **fields}))
+    splits: dict[str, str] = {}
+    for chip in chips:
+        for file in filter(None, chip[:3]):
+            if splits.setdefault(file, chip.split) != chip.split:
+                raise ValueError(
+                    f'{what} has {name_paths(file)} in the splits {splits[file]!r} and '
+                    f'{chip.split!r}: expected a file in one split'
+                )
+    return chips
 
 
-def read_mask(path: Path, changed: Sequence[int] = (255,)) -> Tensor:
-    """Read a binary change mask.
-
-    Args:
-        path: Raster file of one band.
-        changed: Values that may mean "changed". 0 means "unchanged".
-
-    Returns:
-        Int64 tensor of shape (1, H, W), 0 for unchanged and 1 for changed.
-
-    Raises:
-        RuntimeError: If the file cannot be read.
-        ValueError: If the file has more than one band, a value that is neither 0 nor in
-            *changed*, or several of the values in *changed*.
-    """
-    array = _read(path)
-    if len(array) != 1:
-        raise ValueError(f'{path} has {len(array)} bands: expected a mask of 1 band')
-    values = sorted(set(np.unique(array).tolist()) - {0})
-    if len(values) > 1 or not set(values) <= set(changed):
-        found = ', '.join(str(value) for value in values[:5])
-        expected = ' or '.join(str(value) for value in changed)
-        raise ValueError(
-            f'{path} has mask value(s) {found} beside 0: expected 0 for unchanged '
-            f'and {expected} for changed'
-        )
-    return torch.from_numpy((array != 0).astype(np.int64))
+def _check_fields(paths: Mapping[str, Paths]) -> None:
+    """Check that patterns have known fields, and the same ones."""
+    found = {}
+    for kind in paths:
+        for pattern in list_paths(paths[kind], kind):
+            fields = set(re.findall(r'\{(\w*)\}', pattern))
+            for field in sorted(fields):
+                check_choice(f'field of {kind} {pattern!r}', field, _FIELDS)
+            found[pattern] = fields - {'name'}
+    (first, fields), *others = found.items()
+    for pattern, other in others:
+        if other != fields:
+            field = min(fields ^ other)
+            has, lacks = (first, pattern) if field in fields else (pattern, first)
+            raise ValueError(
+                f'{has!r} has {{{field}}}, and {lacks!r} has not: expected it in both'
+            )
 
 
-def read_sample(
-    files: Files,
-    optical_count: int,
-    sar_count: int,
-    optical_indices: Sequence[int] | None = None,
-    changed: Sequence[int] = (255,),
-) -> Sample:
-    """Read a pair of images and its mask.
-
-    Args:
-        files: Files of the sample.
-        optical_count: Expected number of optical bands in the file.
-        sar_count: Expected number of SAR bands C2.
-        optical_indices: Indices of the C1 optical bands to return (defaults to all). If
-            these are 0 and others are not, they become 1.2e-38, which is not no data.
-        changed: Mask values that may mean "changed".
-
-    Returns:
-        ``image`` of shape (2, max(C1, C2), H, W) and ``mask`` of shape (1, H, W).
-
-    Raises:
-        RuntimeError: If a file cannot be read.
-        ValueError: If a file has wrong bands or values, or if the files differ in size.
-    """
-    optical = read_image(files.optical, optical_count)
-    sar = read_image(files.sar, sar_count)
-    mask = read_mask(files.mask, changed)
-    if not optical.shape[1:] == sar.shape[1:] == mask.shape[1:]:
-        sizes = ', '.join(
-            f'{path} has {tensor.shape[1]} x {tensor.shape[2]} pixels'
-            for path, tensor in zip(files, (optical, sar, mask), strict=True)
-        )
-        raise ValueError(f'{sizes}: expected the same size')
-    if optical_indices is not None:
-        seen = (optical != 0).any(dim=0)
-        optical = optical[list(optical_indices)]
-        # Where all bands are 0, models see no data, but water may be 0 in some of them
-        dark = (optical == 0).all(dim=0) & seen
-        optical[:, dark] = torch.finfo(torch.float32).tiny
-    return {'image': stack_pair(optical, sar), 'mask': mask}
+def _find_files(
+    kind: str, root: Path, paths: Paths, split: str
+) -> dict[tuple[str, str], str]:
+    """Find the files that match patterns, by group and name."""
+    files: dict[tuple[str, str], str] = {}
+    for given in list_paths(paths, kind):
+        pattern = given.replace('{split}', split)
+        regex = _to_regex(pathlib.PurePath(pattern).as_posix())
+        pattern = re.sub(r'\{(group|name)\}', '*', pattern)
+        for path in expand(_NAMES[kind], os.path.join(root, pattern)):
+            match = regex.search(path.replace(os.sep, '/'))
+            if match is None or not os.path.isfile(path):
+                continue
+            fields = match.groupdict()
+            key = fields.get('group', ''), fields.get('name', pathlib.Path(path).stem)
+            if files.setdefault(key, path) != path:
+                raise ValueError(
+                    f'{name_paths(files[key])} and {name_paths(path)} have the same '
+                    f'name: expected one {_NAMES[kind]} file per chip, or {{group}} in the '
+                    'place of the folder that tells them apart'
+                )
+        if not files:
+            raise FileNotFoundError(
+                f'no {_NAMES[kind]} file matches {given!r} in {root!r}'
+            )
+    return files
 
 
-def match_files[Key](
-    optical: Mapping[Key, str], sar: Mapping[Key, str], mask: Mapping[Key, str]
-) -> list[Files]:
-    """Match the optical images, SAR images, and masks of a dataset.
+def _to_regex(pattern: str) -> re.Pattern[str]:
+    """Turn a pattern of files into a regular expression for the end of their paths."""
+    regex = '^' if pattern.startswith('/') else '(?:^|/)'
+    seen: set[str] = set()
+    others = {'**/': '(?:.*/)?', '*': '[^/]*', '?': '[^/]'}
+    for token in _TOKENS.split(pattern):
+        if token in ('{group}', '{name}'):
+            field = token[1:-1]
+            # The shortest group: in a_1_2.tif, {group}_{name} is a and 1_2
+            regex += f'(?P={field})' if field in seen else f'(?P<{field}>[^/]+?)'
+            seen.add(field)
+        elif token.startswith('['):
+            regex += token.replace('[!', '[^')
+        else:
+            regex += others.get(token, re.escape(token))
+    return re.compile(regex + '$')
 
-    Args:
-        optical: Optical images by key, such as the number or the stem of the file name.
-        sar: SAR images by key.
-        mask: Masks by key.
 
-    Returns:
-        The files of each key, in the order of *optical*.
-
-    Raises:
-        FileNotFoundError: If the SAR image, the optical image, or the mask of a key is
-            missing.
-    """
-    files = {'optical': optical, 'SAR': sar, 'mask': mask}
-    for paths in files.values():
-        for other, others in files.items():
-            lonely = [path for key, path in paths.items() if key not in others]
+def _check_pairs(found: Mapping[str, Mapping[tuple[str, str], str]]) -> None:
+    """Check that each chip has one file of each kind."""
+    for files in found.values():
+        for kind, others in found.items():
+            lonely = [path for key, path in files.items() if key not in others]
             if lonely:
                 more = f' (nor have {len(lonely) - 1} more)' if lonely[1:] else ''
+                counts = ', '.join(f'{len(found[k])} {_NAMES[k]}' for k in found)
                 raise FileNotFoundError(
-                    f'{lonely[0]} has no {other} file{more}: found {len(optical)} '
-                    f'optical, {len(sar)} SAR, and {len(mask)} mask files, expected one '
-                    'of each for every sample'
+                    f'{lonely[0]} has no {_NAMES[kind]} file{more}: found {counts} '
+                    'files, expected one of each for every chip, with the same name. '
+                    '{name} in the patterns is what names have in common'
                 )
-    return [Files(optical[key], sar[key], mask[key]) for key in optical]
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
-    """Read all bands of a raster file.
-
-    Args:
-        path: Raster file.
-
-    Returns:
-        Array of shape (bands, H, W) in the data type of the file.
-
-    Raises:
-        RuntimeError: If the file cannot be read.
-    """
-    try:
-        # Chips need no georeference, so GDAL must not warn about it. GDAL's fast path for
-        # PNG silently fills the missing part of a truncated file with zeros.
-        with (
-            warnings.catch_warnings(category=NotGeoreferencedWarning, action='ignore'),
-            rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM=False),
-            rasterio.open(os.fspath(path)) as src,
-        ):
-            array: npt.NDArray[Any] = src.read()
-    except RasterioError as error:
-        raise RuntimeError(
-            f'{path} cannot be read: expected a complete image file '
-            f'({error.__cause__ or error})'
-        ) from error
-    return array
+def _natural(name: str) -> list[str | int]:
+    """Return a sort key that compares numbers in names by value."""
+    # Numbers have odd indices and text even ones, so like is compared with like
+    return [int(s) if s.isdecimal() else s for s in re.split(r'([0-9]+)', name)]

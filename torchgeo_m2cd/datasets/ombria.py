@@ -17,8 +17,10 @@ from torchgeo.datasets.utils import Path, Sample, download_url
 from ..checks import Names, checked
 from ..utils import check_choice
 from .archives import extract_images
-from .base import OpticalSARDataset
-from .chips import Files, match_files, read_sample
+from .chip_folder import ChipFolder
+from .chips import Chip, find_chips
+from .masks import MaskSource
+from .source import SARSource, Source
 
 
 class _Folders(NamedTuple):
@@ -29,7 +31,7 @@ class _Folders(NamedTuple):
     mask: str
 
 
-class OMBRIA(OpticalSARDataset):
+class OMBRIA(ChipFolder):
     """OMBRIA dataset.
 
     `OMBRIA <https://github.com/geodrak/OMBRIA>`__ is a dataset for flood mapping. It has
@@ -96,7 +98,7 @@ class OMBRIA(OpticalSARDataset):
     classes = ('unchanged', 'flood')
     all_bands = ('R', 'G', 'B')
     rgb_bands = ('R', 'G', 'B')
-    sar_bands = ('VV',)
+    all_sar_bands = ('VV',)
     decibels = 0.2
 
     events = ('albania', 'france', 'guyana', 'timor')
@@ -163,48 +165,22 @@ class OMBRIA(OpticalSARDataset):
             ValueError: If *split*, *leave_out* or a band is unknown, or there is no band.
         """
         check_choice('split', split, self.splits)
-        for band in bands:
-            check_choice('bands', band, self.all_bands)
         for group in leave_out:
             check_choice('leave_out', group, self.groups)
         self.root = root
         self.split = split
-        self.transforms = transforms
         self.download = download
         self.checksum = checksum
         self.leave_out = leave_out
-        self.bands = tuple(bands)
-
         self._verify()
-        self.files = self._load_files()
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return an index within the dataset.
-
-        Args:
-            index: Index to return.
-
-        Returns:
-            Sample with ``image`` of shape (2, C, 256, 256) for C bands, values in
-            [0, 255], and ``mask`` of shape (1, 256, 256).
-
-        Raises:
-            RuntimeError: If a file cannot be read.
-            ValueError: If a file has wrong bands or values, or another size.
-        """
-        sample = read_sample(
-            self.files[index],
-            optical_count=len(self.all_bands),
-            sar_count=len(self.sar_bands),
-            optical_indices=[self.all_bands.index(band) for band in self.bands],
+        super().__init__(
+            root,
+            split,
+            optical=Source(bands=bands),
+            sar=SARSource(scale='other', decibels=self.decibels),
+            mask=MaskSource(classes={0: 0, 255: 1}),
+            transforms=transforms,
         )
-        if self.transforms is not None:
-            sample = self.transforms(sample)
-        return sample
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.files)
 
     @property
     def band_names(self) -> tuple[list[str], list[str]]:
@@ -219,30 +195,31 @@ class OMBRIA(OpticalSARDataset):
         in_train = self.split == 'val' or self.split in self.groups
         return ('train',) if in_train else (self.split,)
 
-    def _load_files(self) -> list[Files]:
-        """List the files of the split.
+    def _list_chips(self, *unused: object) -> list[Chip]:
+        """List the chips of the split, by event and number.
 
         Returns:
-            Paths of the optical image, the SAR image, and the mask of each sample,
-            ordered by event and chip number.
+            The chips.
 
         Raises:
-            FileNotFoundError: If a file of a sample is missing, or if the split is empty.
+            FileNotFoundError: If a file of a chip is missing, or the split is empty.
         """
-        files = []
+        chips = []
         for part in self._parts:
-            optical, sar, mask = _list_images(part, self.root)
-            matched = match_files(optical, sar, mask)
-            for number, sample in zip(optical, matched, strict=True):
-                if part != 'train' or self._is_in_split(number):
-                    files.append(sample)
-        if not files:
+            patterns = (f'{folder}/*_{{name}}.png' for folder in _folders(part))
+            paths = dict(zip(_Folders._fields, patterns, strict=True))
+            chips += [
+                chip
+                for chip in find_chips(self.root, paths)
+                if part != 'train' or self._is_in_split(int(chip.name))
+            ]
+        if not chips:
             raise FileNotFoundError(
                 f'none of the chips in {self.root!r} belongs to split {self.split!r}: '
                 f'validation chips have numbers within {self.val_numbers}, groups '
                 f'within {self.groups}'
             )
-        return files
+        return chips
 
     def _is_in_split(self, number: int) -> bool:
         """Return whether a chip of the training folders belongs to the split."""

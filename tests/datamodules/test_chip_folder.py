@@ -1,0 +1,124 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from torchgeo.datamodules import BaseDataModule
+
+from tests.data.cau_flood.data import write
+from tests.data.chips.data import SIZE, arrays, make_chips
+from torchgeo_m2cd.configs import read_configs
+from torchgeo_m2cd.datamodules import ChipFolderDataModule
+from torchgeo_m2cd.datasets import ChipFolder, MaskSource, SARSource, Source
+from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
+
+MASK = MaskSource(classes={0: 0, 255: 1})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_chips(tmp_path)
+    return tmp_path
+
+
+def make(root: Path, **kwargs: Any) -> ChipFolderDataModule:
+    return ChipFolderDataModule(root, **{'mask': MASK, 'batch_size': 2, **kwargs})
+
+
+class TestChipFolderDataModule:
+    @pytest.mark.parametrize(
+        ('stage', 'split', 'length'),
+        [('fit', 'train', 4), ('validate', 'val', 2), ('test', 'test', 2)],
+    )
+    def test_stages(self, root: Path, stage: str, split: str, length: int) -> None:
+        datamodule = make(root, inputs=Inputs(LeftOut(4), LeftOut(2)))
+        datamodule.prepare_data()
+        datamodule.setup(stage)
+        batches = list(getattr(datamodule, f'{split}_dataloader')())
+        assert sum(len(batch['image']) for batch in batches) == length
+        assert batches[0]['image'].shape == (2, 2, 4, SIZE, SIZE)
+        assert set(batches[0]['mask'].unique().tolist()) == {0, 1}
+
+    def test_predict(self, root: Path) -> None:
+        """Chips to predict have no masks."""
+        for kind, array in zip('AB', arrays(9), strict=False):
+            write(root / f'new/{kind}/1.tif', array)
+        inputs = Inputs(LeftOut(4), LeftOut(2))
+        datamodule = make(root, inputs=inputs, predict_split='new')
+        datamodule.setup('predict')
+        (batch,) = datamodule.predict_dataloader()
+        assert set(batch) == {'image', 'valid'}
+        assert batch['image'].shape == (1, 2, 4, SIZE, SIZE)
+
+    def test_statistics(self, root: Path) -> None:
+        """They are those of the chips for training, in the units of the samples."""
+        datamodule = make(
+            root,
+            optical=Source(bands=[4, 1], gain=0.1),
+            sar=SARSource(bands=[2]),
+            splits={'train': 0.5},
+            patch_size=8,
+        )
+        datamodule.setup('fit')
+        assert isinstance(datamodule.train_dataset, ChipFolder)
+        train = {int(chip.name) for chip in datamodule.train_dataset.files}
+        assert len(train) == 2
+        inputs = datamodule.choose_inputs()
+        pairs = [arrays(number)[:2] for number in train]
+        optical, sar = (np.stack(images) for images in zip(*pairs, strict=True))
+        for step, images in (
+            (inputs.optical, optical[:, [3, 0]] / 10),
+            (inputs.sar, sar[:, [1]]),
+        ):
+            assert isinstance(step, Standardize)
+            assert step.mean == pytest.approx(images.mean(axis=(0, 2, 3)), rel=1e-4)
+            assert step.std == pytest.approx(images.std(axis=(0, 2, 3)), rel=1e-3)
+        assert datamodule.train_aug is not None
+        batch = datamodule.train_aug(next(iter(datamodule.train_dataloader())))
+        assert batch['image'].shape == (2, 2, 2, 8, 8)
+        assert datamodule.choose_inputs(inputs) is inputs
+
+    def test_bad_labels(self, root: Path) -> None:
+        """All chips for training are read before it begins."""
+        datamodule = make(root, mask='{split}/label/*')
+        datamodule.setup('fit')
+        with pytest.raises(ValueError, match=r"label/0\.png' has the value 255: expec"):
+            datamodule.train_dataloader()
+
+    @pytest.mark.parametrize(
+        ('given', 'expected'),
+        [
+            ('val: 0.1', {'val': 0.1}),
+            ('{train: 0.8, val: 0}', {'train': 0.8, 'val': 0}),
+            ('val: val.txt', {'val': 'val.txt'}),
+            ('val: [a, b]', {'val': ['a', 'b']}),
+            ("val: ['1']", {'val': ['1']}),
+            ('null', None),
+        ],
+    )
+    def test_splits_in_yaml(self, given: str, expected: Any, tmp_path: Path) -> None:
+        values = yaml.safe_load(read_configs('chips'))['data']
+        values['init_args']['splits'] = yaml.safe_load(given)
+        config = tmp_path / 'config.yaml'
+        config.write_text(yaml.safe_dump({'data': values}))
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(BaseDataModule, 'data')
+        parser.add_argument('--config', action='config')
+        arguments = ['--config', str(config), '--data.optical', '{split}/A/{name}.tif']
+        parsed = parser.parse_args(arguments)
+        kwargs = parser.instantiate_classes(parsed).data.kwargs
+        assert kwargs['splits'] == expected
+        assert Source.of(kwargs['optical']).paths == '{split}/A/{name}.tif'
+        mask = MaskSource('{split}/label/*', classes={0: 0, 255: 1})
+        assert kwargs['mask'] == mask
+
+    def test_crop(self, root: Path) -> None:
+        with pytest.raises(ValueError, match='patch_size is 0'):
+            make(root, patch_size=0)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'bands'"):
+            make(root, bands=[1])
