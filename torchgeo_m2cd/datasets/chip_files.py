@@ -80,6 +80,7 @@ class ImageReader:
             wanted = range(1, len(names) + 1)
         if not wanted:
             raise ValueError(f'{kind.lower()}.bands is empty: expected some of {names}')
+        # A name for each band of a file that has none
         named = [band for band in wanted if isinstance(band, str)]
         if (
             named
@@ -96,8 +97,8 @@ class ImageReader:
         wrong = [number for number in numbers if not 1 <= number <= len(names)]
         if wrong:
             raise ValueError(
-                f'{kind.lower()}.bands has {wrong[0]}: expected numbers from 1 to {len(names)}, '
-                f'the bands of {name_paths(path)}'
+                f'{kind.lower()}.bands has {wrong[0]}: expected numbers from 1 to '
+                f'{len(names)}, the bands of {name_paths(path)}'
             )
         return cls(kind, source, names, numbers, size)
 

@@ -47,7 +47,8 @@ def load_chips(
 
     Raises:
         FileNotFoundError: If a file does not exist or nothing matches a pattern.
-        ValueError: If the split is unknown or empty, or see the functions above.
+        ValueError: If the split is unknown or empty, a chip has one file twice, or an
+            argument is not what these functions expect.
     """
     is_part = splits is not None and split in {*splits, 'train'}
     folder = 'train' if is_part else split
