@@ -98,7 +98,7 @@ KINDS = {
     for kind, names in {
         'count': 'batch_size num_samples num_experts top_k window looks length stages '
         'eval_length min_kept classes dim max_variance max_looks max_size grid_size size '
-        'width in_channels stride shape patch_size channels LeftOut.bands '
+        'width in_channels stride shape channels LeftOut.bands '
         'SceneDataModule.patch_size',
         'count?': 'num_labels num_classes SceneDataModule.length SceneDataModule.stride '
         'ChangeDetectionTask.in_channels splits simulate_sar.channels '

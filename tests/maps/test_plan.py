@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 
 from tests.data.geotiff import write
 from tests.data.server import serve
@@ -41,7 +42,7 @@ def make_plan(
     )  # fmt: skip
     for parameter in task.parameters():
         parameter.data.fill_(0.5)
-    trainer = Mock(lightning_module=task, precision='32-true')
+    trainer = Mock(Trainer, lightning_module=task, precision='32-true')
     (plan,) = plan_maps(trainer, inputs, [SceneSampler(scene, (32, 32), (16, 16))], 4)
     return plan
 
