@@ -351,7 +351,7 @@ class TestSceneWriter:
 
     @pytest.mark.parametrize('threshold', [-0.1, 50, math.nan])
     def test_invalid_threshold(self, threshold: float) -> None:
-        with pytest.raises(ValueError, match='expected a value from 0 to 1'):
+        with pytest.raises(ValueError, match='expected from 0 to 1'):
             SceneWriter('change.tif', threshold=threshold)
 
     def test_multilabel(self, paths: dict[str, Path], tmp_path: Path) -> None:

@@ -636,7 +636,7 @@ def test_trim(trim: int, pair: tuple[Path, Path], tmp_path: Path) -> None:
     equal(radar[0][valid], image[0, :50, :50][expected])
     overview = dataset.read(*dataset.pixel_slice(0, 0, 50, 50, 5))
     assert overview['valid'][0].float().mean() < expected.mean()
-    with pytest.raises(ValueError, match='trim is -1: expected 0 pixels or more'):
+    with pytest.raises(ValueError, match='trim is -1: expected at least 0'):
         Source(trim=-1)
 
 

@@ -538,7 +538,7 @@ class TestFiles:
         match = r"SAR file '.*sar\.tif' has the value -25, but scale is 'power'"
         with pytest.raises(ValueError, match=match):
             read_all(dataset)
-        with pytest.raises(ValueError, match="unknown scale of sar 'linear'"):
+        with pytest.raises(ValueError, match="unknown scale 'linear'"):
             SARSource(pair[1], scale='linear')  # type: ignore[arg-type]
 
     @pytest.mark.parametrize('res', [None, 15, (30, 20)])

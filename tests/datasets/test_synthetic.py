@@ -183,12 +183,12 @@ class TestSyntheticFlood:
         [
             ({'split': 'valid'}, "unknown split 'valid'.* did you mean 'val'"),
             ({'bands': ('B2',)}, "unknown bands 'B2'"),
-            ({'bands': ()}, 'bands must name at least one band'),
+            ({'bands': ()}, r'bands is \(\): expected at least 1 item'),
             ({'sar_bands': ('HH',)}, "unknown sar_bands 'HH'"),
-            ({'length': 0}, 'length must be at least 1, got 0'),
-            ({'size': 31}, 'size must be at least 32, got 31'),
-            ({'seed': -1}, 'seed must be at least 0, got -1'),
-            ({'looks': 0}, 'looks must be at least 1, got 0'),
+            ({'length': 0}, 'length is 0: expected at least 1'),
+            ({'size': 31}, 'size is 31: expected at least 32'),
+            ({'seed': -1}, 'seed is -1: expected at least 0'),
+            ({'looks': 0}, 'looks is 0: expected at least 1'),
         ],
     )
     def test_invalid(self, kwargs: dict[str, object], match: str) -> None:
