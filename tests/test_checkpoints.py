@@ -125,7 +125,7 @@ class TestReadCheckpoint:
             raise PermissionError('not yours')
 
         torch.save({}, tmp_path / 'a.ckpt')
-        monkeypatch.setattr(torch, 'load', fail)
+        monkeypatch.setattr(Path, 'open', fail)
         with pytest.raises(PermissionError, match='not yours'):
             read_checkpoint(tmp_path / 'a.ckpt')
 

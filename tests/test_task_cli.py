@@ -144,5 +144,5 @@ class TestRun:
         """Mistakes in arguments and in data are one line, too."""
         args = arguments('fit', tmp_path, '--data.bathc_size', '2')
         assert 'bathc_size' in fail(capsys, *args)
-        args = arguments('fit', tmp_path, '--data.batch_size', '5')
-        assert 'batch_size is 5, but there are only 2 samples' in fail(capsys, *args)
+        args = arguments('fit', tmp_path, '--data.seed', '-1')
+        assert 'seed must be at least 0, got -1' in fail(capsys, *args)

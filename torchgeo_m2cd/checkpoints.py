@@ -50,9 +50,7 @@ def read_checkpoint(
     _check_file(path, name)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # A damaged file may raise anything
+    except Exception as error:  # A damaged file may raise anything, also of the system
         # PyTorch's message advises to run what the file holds
         found = re.search(r'GLOBAL ([\w.]+)', str(error))
         reason = (

@@ -69,7 +69,7 @@ class TestCheckFinite:
 
     def test_weights(self) -> None:
         model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
-        nn.init.constant_(model[1].weight, math.nan)
+        nn.init.constant_([*model.parameters()][2], math.nan)
         with pytest.raises(ValueError, match=r'^1\.weight of the model has NaN or'):
             check_finite(model, make_batch(), 0, torch.full((3, 1), math.nan))
 
