@@ -671,14 +671,14 @@ class TestWeights:
         ('name', 'content', 'error', 'message'),
         [
             ('no.ckpt', None, FileNotFoundError, "no.ckpt' do not exist: expected the"),
-            ('a.ckpt', b'', ValueError, "a.ckpt' is not the checkpoint of a Change"),
-            ('a.tif', b'II*\0', ValueError, "a.tif' is not the checkpoint of a Chan"),
-            ('a.pt', {}, ValueError, "a.pt' is not the checkpoint of a ChangeDetectio"),
+            ('a.ckpt', b'', ValueError, "a.ckpt' is empty: expected a checkpoint"),
+            ('a.tif', b'II*\0', ValueError, "a.tif' begins with b'II*"),
+            ('a.pt', {}, ValueError, "a.pt' has no state_dict and no hyper_parameters"),
             (
                 'a.ckpt',
                 {'state_dict': {}, 'hyper_parameters': {'depth': 3}},
                 ValueError,
-                "a.ckpt' is not the checkpoint of a ChangeDetectionTask",
+                "a.ckpt' has no pytorch-lightning_version: expected a checkpoint of",
             ),
             ('a/b.txt', b'', ValueError, "a' is not the folder of a model that save_p"),
         ],
@@ -708,17 +708,18 @@ class TestWeights:
         ):
             predict_scene('no.tif', 'no.tif', weights='M2CD_Weights.OMBRIA')
 
+    @pytest.mark.parametrize('error', [PermissionError, ValueError])
     def test_unreadable(
-        self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+        self, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The error of the system says what is wrong."""
 
         def refuse(*args: Any, **kwargs: Any) -> None:
-            raise PermissionError('not yours')
+            raise error('not yours')
 
-        monkeypatch.setattr(ChangeDetectionTask, 'load_from_checkpoint', refuse)
-        with pytest.raises(PermissionError, match='not yours'):
-            load_task(checkpoint)
+        monkeypatch.setattr(M2CD, 'from_pretrained', refuse)
+        with pytest.raises(error, match=r'^not yours'):
+            load_task(tmp_path)
 
     def test_activation(self, tmp_path: Path) -> None:
         M2CD('mit_b0', experts=None, activation='sigmoid').save_pretrained(tmp_path)

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from . import __version__
 from .models import M2CD_Weights
 from .predict import predict_scene
+from .task_cli import TaskCLI
 
 #: Columns of a terminal that tables fit.
 _COLUMNS = 100
@@ -79,6 +80,12 @@ def make_parser() -> ArgumentParser:
         ArgumentParser(description='List the released weights.', exit_on_error=False),
         help='List the released weights, with their figures.',
     )
+    for name in TaskCLI.subcommands():
+        subcommands.add_subcommand(
+            name,
+            ArgumentParser(exit_on_error=False),
+            help=f'Run torchgeo {name}, and check --ckpt_path first.',
+        )
     return parser
 
 
@@ -130,6 +137,17 @@ def _fail(error: Exception) -> NoReturn:
     raise SystemExit(2) from error
 
 
+def _run_task(argv: list[str]) -> None:
+    """Run a command of Lightning."""
+    debug = '--debug' in argv
+    try:
+        TaskCLI([word for word in argv if word != '--debug'])
+    except _MISTAKES as error:
+        if debug:
+            raise
+        _fail(error)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command-line interface.
 
@@ -139,6 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With status 2 after a mistake of the user.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] and argv[0] in TaskCLI.subcommands():
+        _run_task(argv)
+        return
     parser = make_parser()
     try:
         args = parser.instantiate(parser.parse_args(argv))

@@ -13,16 +13,14 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI
-from torchgeo.datamodules import BaseDataModule
-from torchgeo.tasks import BaseTask
 from torchmetrics.functional.classification import binary_jaccard_index
 
 from .configs import config_path
 from .datasets import SceneDataset, SyntheticFlood
+from .task_cli import TaskCLI
 
 
-def run(*args: str) -> LightningCLI:
+def run(*args: str) -> TaskCLI:
     """Run a ``torchgeo`` command.
 
     Args:
@@ -32,16 +30,7 @@ def run(*args: str) -> LightningCLI:
         The command-line interface; its ``trainer`` has the results.
     """
     print(f'\n$ torchgeo {shlex.join(args)}', flush=True)
-    # The same as torchgeo.main.main, which does not return the interface
-    return LightningCLI(
-        model_class=BaseTask,
-        datamodule_class=BaseDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        save_config_kwargs={'overwrite': True},
-        args=list(args),
-    )
+    return TaskCLI(args)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -234,6 +234,22 @@ class TestM2CD:
                 'mit_b0', inputs={**values['inputs'], 'sar': {'class_path': 'no.Step'}}
             )
 
+    def test_other_weights(self, tmp_path: Path) -> None:
+        """Nothing is left random because a file is that of another model."""
+        M2CD('mit_b0', experts=None).save_pretrained(tmp_path)
+        config = json.loads((tmp_path / 'config.json').read_text())
+        for changes in ({'experts': Experts().to_dict()}, {'decoder': 'unet'}):
+            (tmp_path / 'config.json').write_text(json.dumps(config | changes))
+            for kwargs in ({}, {'strict': False}):
+                with pytest.raises(
+                    ValueError, match='does not hold the weights of the'
+                ):
+                    M2CD.from_pretrained(tmp_path, **kwargs)
+        (tmp_path / 'config.json').write_text(json.dumps(config))
+        (tmp_path / 'model.safetensors').write_bytes(b'cut off')
+        with pytest.raises(ValueError, match='does not hold the weights of the model'):
+            M2CD.from_pretrained(tmp_path)
+
     def test_encoder_weights_are_not_asked_for_again(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:

@@ -293,7 +293,9 @@ class TestLoadOriginal:
 
         path = tmp_path / 'evil.pth'
         torch.save({'state_dict': original_state_dict(), 'meta': Malicious()}, path)
-        with pytest.raises(ValueError, match=r'evil.pth .* could run any code'):
+        with pytest.raises(
+            ValueError, match=r'evil.pth. holds \w+\.mkdir, which could'
+        ):
             load_original(path, 'mit_b0')
         assert not (tmp_path / 'pwned').exists()
 
@@ -301,7 +303,7 @@ class TestLoadOriginal:
     def test_not_a_checkpoint(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / 'model.pth'
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r'model.pth is no checkpoint'):
+        with pytest.raises(ValueError, match=r"^weights '.*model.pth' "):
             load_original(path, 'mit_b0')
 
     @pytest.mark.parametrize('content', [[1], {'meta': 'x'}, {'state_dict': None}])

@@ -611,14 +611,10 @@ class TestChangeDetectionTask:
 
     def test_init_from_does_not_fit(self, tmp_path: Path) -> None:
         path = str(tmp_path / 'no.ckpt')
-        with pytest.raises(
-            FileNotFoundError, match=r"no.ckpt' is not a file: expected"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"init_from '.*no.ckpt' does not"):
             make_task(init_from=path)
         torch.save({'epoch': 1}, path)
-        with pytest.raises(
-            ValueError, match='has no state_dict: expected a checkpoint'
-        ):
+        with pytest.raises(ValueError, match=r"init_from '.*no.ckpt' has no state_d"):
             make_task(init_from=path)
         trainer = make_trainer(tmp_path, limit_train_batches=0, logger=False)
         trainer.strategy.connect(make_task(backbone='mit_b1'))

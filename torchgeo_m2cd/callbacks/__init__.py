@@ -4,11 +4,13 @@
 """Lightning callbacks."""
 
 from .figure_logger import FigureLogger
+from .random_state import RandomState
 from .routing_logger import RoutingLogger, mutual_information, plot_routing
 from .scene_writer import SceneWriter
 
 __all__ = (
     'FigureLogger',
+    'RandomState',
     'RoutingLogger',
     'SceneWriter',
     'mutual_information',

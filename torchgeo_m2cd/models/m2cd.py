@@ -6,10 +6,12 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from textwrap import shorten
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
+from safetensors import SafetensorError
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from torch import Tensor
@@ -248,6 +250,36 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
         self.config['encoder_weights'] = None
         address: str | None = super().save_pretrained(save_directory, *args, **kwargs)
         return address
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Self:
+        """Load a model from a folder, or from the hub.
+
+        Args:
+            pretrained_model_name_or_path: Folder that :meth:`save_pretrained` has written,
+                or repository.
+            **kwargs: Arguments of SMP's ``from_pretrained``, except ``strict``: weights
+                always have to fit.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            ValueError: If the weights are not those of the model that ``config.json``
+                describes.
+        """
+        name = pretrained_model_name_or_path
+        try:
+            model: Self = super().from_pretrained(name, **{**kwargs, 'strict': True})
+        except (RuntimeError, SafetensorError) as error:
+            reason = shorten(str(error), 200, placeholder='…')
+            raise ValueError(
+                f'{name} does not hold the weights of the model that its config.json '
+                f'describes: {reason}'
+            ) from error
+        return model
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Describe the model for the hub.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchgeo.models import get_weight
 from torchvision.models._api import WeightsEnum
 
+from ..checkpoints import read_checkpoint
 from ..checks import checked
 from ..utils import check_choice
 from .encoder import MoEEncoder
@@ -177,16 +178,7 @@ def _read(source: Any) -> StateDict:
     """Read a state dict, or unwrap one."""
     path = source if isinstance(source, str | os.PathLike) else None
     if path is not None:
-        try:
-            source = torch.load(path, map_location='cpu', weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # a file of another kind may raise anything
-            raise ValueError(
-                f'{os.fspath(path)} is no checkpoint, or holds more than weights, which '
-                'could run any code. If you trust it, save its weights alone: '
-                "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path)"
-            ) from error
+        source = read_checkpoint(path, 'weights')
     while isinstance(source, Mapping) and 'state_dict' in source:
         source = source['state_dict']
     if not isinstance(source, Mapping) or not all(

@@ -34,7 +34,8 @@ from .arguments import (
     largest,
     model_args,
 )
-from .checkpoint import MODEL_PREFIX, check_fits, read_checkpoint
+from .checkpoint import MODEL_PREFIX, check_fits, read_task
+from .finite import check_finite, check_weights
 from .m2cd import make_m2cd, train_m2cd
 from .metrics import make_metrics, to_probabilities
 from .optimization import Optimization
@@ -171,10 +172,12 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         if isinstance(self.weights, M2CD_Weights):
             self.take_inputs(self.weights.transforms())
         if init_from is not None:
-            checkpoint = read_checkpoint(init_from)
+            checkpoint = read_task(init_from, 'init_from', type(self))
             self._load_inputs(checkpoint)
             check_fits(self, checkpoint, MODEL_PREFIX)
-            self.load_state_dict(checkpoint['state_dict'], strict=False)
+            saved = checkpoint['state_dict'].items()
+            own = {k: v for k, v in saved if k.startswith(MODEL_PREFIX)}
+            self.load_state_dict(own, strict=False)
 
     def configure_models(self) -> None:
         """Initialize the model."""
@@ -282,7 +285,11 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
 
         Args:
             checkpoint: The checkpoint.
+
+        Raises:
+            ValueError: If a weight is NaN or infinite.
         """
+        check_weights(checkpoint['state_dict'])
         arguments = checkpoint['hyper_parameters']
         path = f'{type(self).__module__}.{type(self).__qualname__}'
         arguments.setdefault('_class_path', path)
@@ -292,7 +299,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         if self.inputs is not None:
             checkpoint['inputs'] = self.inputs.to_dict()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Check that a checkpoint fits the model, and read what the model is shown.
 
         Args:
@@ -332,6 +339,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         if losses:
             losses['supervised'] = loss
             loss = torch.stack(list(losses.values())).sum()
+        check_finite(self.model, batch, batch_idx, logits, loss)
         self.log(f'{stage}_loss', loss, batch_size=len(image), prog_bar=stage != 'test')
         for name, value in losses.items():
             self.log(f'{stage}_{name}_loss', value, batch_size=len(image))
@@ -392,4 +400,5 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         predicted = to_probabilities(logits, self.hparams['task'])
         probabilities = predicted.new_zeros(len(image), *predicted.shape[1:])
         probabilities[seen] = predicted
+        check_finite(self.model, batch, batch_idx, probabilities)
         return probabilities

@@ -1,17 +1,20 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Whether a checkpoint fits a task."""
+"""Checkpoints of tasks, and whether they fit."""
 
-import os
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from torchgeo.tasks import BaseTask
 
+from ..checkpoints import read_checkpoint
 from ..configurable import plain
+from ..utils import check_choice
+from .finite import check_weights
 
 #: Start of the names of a model's parameters: the criterion may have weights, too.
 MODEL_PREFIX = 'model.'
@@ -26,32 +29,88 @@ ARCHITECTURE = (
     'model_args',
 )
 
+_VERSION = 'pytorch-lightning_version'
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read the checkpoint of another run, with the weights of its model only.
+# Keys that Lightning adds to the arguments of a task
+_LIGHTNING = ('_class_path', '_instantiator')
+
+# Arguments of which a checkpoint has no need, and Lightning's keys
+_START = ('weights', 'init_from', *_LIGHTNING)
+
+
+def rebuild[Task: BaseTask](path: str, argument: str, task: type[Task]) -> Task:
+    """Make a task like the one that a checkpoint is of, with its weights.
 
     Args:
         path: Path of the checkpoint.
+        argument: What it was given as, for messages.
+        task: Class of the task. The checkpoint names one, too, but must not import it.
 
     Returns:
-        The checkpoint.
+        The task.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint of Lightning.
+        OSError: If it cannot be read.
+        ValueError: If it is no checkpoint of such a task.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'init_from {path!r} is not a file: expected the checkpoint of a run'
-        )
-    checkpoint: dict[str, Any] = torch.load(path, map_location='cpu', weights_only=True)
-    if 'state_dict' not in checkpoint:
+    checkpoint = read_task(path, argument, task)
+    try:
+        made = task(**checkpoint['hyper_parameters'])
+        made.on_load_checkpoint(checkpoint)
+        made.load_state_dict(checkpoint['state_dict'])
+    except Exception as error:  # Arguments of other types may raise anything
         raise ValueError(
-            f'init_from {path!r} has no state_dict: expected a checkpoint of Lightning'
+            f'{argument} {path!r} is not the checkpoint of a {task.__name__}: {error}'
+        ) from error
+    return made
+
+
+def read_task(path: str, argument: str, task: type[BaseTask]) -> dict[str, Any]:
+    """Read the checkpoint of a task.
+
+    Args:
+        path: Path of the checkpoint.
+        argument: What it was given as, for messages.
+        task: Class of the task.
+
+    Returns:
+        The checkpoint. Arguments that would read other files are left out.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read.
+        ValueError: If it is no checkpoint of such a task.
+    """
+    checkpoint = read_checkpoint(path, argument)
+    try:
+        _check_content(checkpoint, task)
+    except ValueError as error:
+        raise ValueError(f'{argument} {path!r} {error}') from error
+    arguments = checkpoint['hyper_parameters']
+    kept = {key: value for key, value in arguments.items() if key not in _START}
+    return {**checkpoint, 'hyper_parameters': kept}
+
+
+def _check_content(checkpoint: Any, task: type[BaseTask]) -> None:
+    """Check that a checkpoint has the parts of a task's, and no unknown words."""
+    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
+    kinds = {'state_dict': Mapping, 'hyper_parameters': Mapping, _VERSION: str}
+    missing = [k for k, kind in kinds.items() if not isinstance(parts.get(k), kind)]
+    if missing:
+        raise ValueError(
+            f'has no {" and no ".join(missing)}: expected a checkpoint of {task.__name__}'
         )
-    weights = checkpoint['state_dict'].items()
-    kept = {key: value for key, value in weights if key.startswith(MODEL_PREFIX)}
-    return {**checkpoint, 'state_dict': kept}
+    if not all(
+        isinstance(value, Tensor) for value in checkpoint['state_dict'].values()
+    ):
+        raise ValueError('has other values than tensors in state_dict')
+    known = {*inspect.signature(task).parameters, *_LIGHTNING}
+    for key in checkpoint['hyper_parameters']:
+        try:
+            check_choice(f'argument of {task.__name__}', key, known)
+        except ValueError as error:
+            raise ValueError(f'has an {error}') from error
 
 
 def check_fits(task: BaseTask, checkpoint: Mapping[str, Any], prefix: str = '') -> None:
@@ -66,14 +125,13 @@ def check_fits(task: BaseTask, checkpoint: Mapping[str, Any], prefix: str = '') 
         prefix: Start of the names of the parameters to compare.
 
     Raises:
-        ValueError: If the checkpoint is of another architecture.
+        ValueError: If the checkpoint is of another architecture, or has NaN or infinite
+            values.
     """
-    own = {
-        key: value.shape
-        for key, value in task.state_dict().items()
-        if key.startswith(prefix)
-    }
-    other = {key: value.shape for key, value in checkpoint['state_dict'].items()}
+    own, other = (
+        {key: value.shape for key, value in weights.items() if key.startswith(prefix)}
+        for weights in (task.state_dict(), checkpoint['state_dict'])
+    )
     saved = checkpoint.get('hyper_parameters', {})
     differences = [
         f'{name} is {task.hparams[name]!r}, in the checkpoint {saved[name]!r}'
@@ -83,6 +141,7 @@ def check_fits(task: BaseTask, checkpoint: Mapping[str, Any], prefix: str = '') 
         and (plain(task.hparams[name]) or None) != (plain(saved[name]) or None)
     ]
     if own == other:
+        check_weights(checkpoint['state_dict'])
         if differences:
             rank_zero_warn(f'the checkpoint fits, but {"; ".join(differences)}')
         return

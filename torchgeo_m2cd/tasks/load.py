@@ -11,6 +11,7 @@ from ..checks import checked
 from ..models import M2CD, M2CD_Weights, get_weight
 from .arguments import model_args
 from .change import ChangeDetectionTask
+from .checkpoint import rebuild
 
 
 @checked
@@ -50,25 +51,17 @@ def load_task(weights: M2CD_Weights | Path) -> ChangeDetectionTask:
 
 def _read(path: str) -> ChangeDetectionTask:
     """Read a checkpoint, or the folder of a saved model."""
-    folder = os.path.isdir(path)
+    if not os.path.isdir(path):
+        return rebuild(path, 'weights', ChangeDetectionTask)
     try:
-        if folder:
-            return _wrap(M2CD.from_pretrained(path, local_files_only=True))
-        return ChangeDetectionTask.load_from_checkpoint(
-            path,
-            map_location='cpu',
-            weights_only=True,
-            _instantiator=None,  # A checkpoint must not import code
-        )
+        return _wrap(M2CD.from_pretrained(path, local_files_only=True))
     except (PermissionError, ValueError):
         raise
-    except Exception as error:  # A file of another kind may raise anything
-        expected = (
-            'is not the folder of a model that save_pretrained has written'
-            if folder
-            else 'is not the checkpoint of a ChangeDetectionTask'
-        )
-        raise ValueError(f'weights {path!r} {expected}: {error!r}') from error
+    except Exception as error:  # A folder of another kind may raise anything
+        raise ValueError(
+            f'weights {path!r} is not the folder of a model that save_pretrained has '
+            f'written: {error}'
+        ) from error
 
 
 def _wrap(model: M2CD) -> ChangeDetectionTask:

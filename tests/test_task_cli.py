@@ -1,0 +1,148 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""``torchgeo-m2cd fit``, ``validate``, ``test`` and ``predict``."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from torchgeo_m2cd import cli
+from torchgeo_m2cd.checkpoints import AtomicCheckpointIO
+from torchgeo_m2cd.configs import config_path
+from torchgeo_m2cd.task_cli import TaskCLI
+
+pytestmark = pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many')
+
+
+def arguments(command: str, folder: Path, *args: str) -> list[str]:
+    return [
+        *(command, '--config', str(config_path('synthetic'))),
+        *('--trainer.accelerator', 'cpu', '--trainer.default_root_dir', str(folder)),
+        *('--trainer.enable_progress_bar', 'false', '--trainer.logger', 'false'),
+        *('--trainer.enable_model_summary', 'false', '--trainer.max_epochs', '1'),
+        *('--data.batch_size', '2', '--data.size', '32'),
+        *('--data.length', '2', '--data.eval_length', '2'),
+        *('--model.model', 'fcn', '--model.model_args', '{num_filters: 2}', *args),
+    ]
+
+
+@pytest.fixture(scope='module')
+def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('fit')
+    fitted = TaskCLI(arguments('fit', folder))
+    assert isinstance(fitted.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    (path,) = folder.rglob('last.ckpt')
+    return path
+
+
+def fail(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """Run a command that fails, and return its message."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(args))
+    assert caught.value.code == 2
+    errors = capsys.readouterr().err
+    assert 'Traceback' not in errors
+    line: str = errors.splitlines()[-1]
+    assert line.startswith('torchgeo-m2cd: error: ')
+    return line
+
+
+class TestCheckpoint:
+    """It is named before the data, which do not exist, are looked for."""
+
+    data = (
+        *('--data', 'torchgeo_m2cd.datamodules.OMBRIADataModule'),
+        *('--data.root', '/no/such/folder'),
+    )
+
+    @pytest.mark.parametrize('command', ['fit', 'validate', 'test', 'predict'])
+    @pytest.mark.parametrize(
+        ('content', 'message'),
+        [
+            (None, "last.ckpt' does not exist"),
+            (b'', "last.ckpt' is empty"),
+            (b'text', "last.ckpt' begins with b'text'"),
+            ({'a': 1}, "last.ckpt' has no state_dict and no hyper_parameters"),
+        ],
+    )
+    def test_unreadable(
+        self,
+        command: str,
+        content: Any,
+        message: str,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        path = tmp_path / 'last.ckpt'
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            torch.save(content, path)
+        args = arguments(command, tmp_path, '--ckpt_path', str(path), *self.data)
+        assert message in fail(capsys, *args)
+
+    @pytest.mark.parametrize('task', ['os.system', 'torchgeo.tasks.ChangeDetection'])
+    def test_other_class(
+        self, task: str, last: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        content = torch.load(last, weights_only=True)
+        content['hyper_parameters']['_class_path'] = task
+        torch.save(content, tmp_path / 'a.ckpt')
+        args = ('--ckpt_path', str(tmp_path / 'a.ckpt'), *self.data)
+        message = fail(capsys, *arguments('test', tmp_path, *args))
+        assert f"is of the class '{task}': expected 'torchgeo_m2cd.tasks.Cha" in message
+
+    @pytest.mark.parametrize('content', [{'hyper_parameters': {}}, {}])
+    def test_other_task(
+        self, content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Of TorchGeo's tasks, only the file and the class are looked at."""
+        torch.save(content, tmp_path / 'a.ckpt')
+        args = [
+            *('test', '--model', 'torchgeo.tasks.ChangeDetection', *self.data),
+            *('--ckpt_path', str(tmp_path / 'a.ckpt')),
+        ]
+        assert '/no/such/folder' in fail(capsys, *args)
+
+    def test_debug(self, tmp_path: Path) -> None:
+        args = arguments('test', tmp_path, '--ckpt_path', 'no.ckpt', '--debug')
+        with pytest.raises(FileNotFoundError, match=r"ckpt_path 'no\.ckpt' does not"):
+            cli.main(args)
+
+    def test_words(self, tmp_path: Path) -> None:
+        """Lightning looks for the best checkpoint itself."""
+        args = arguments('test', tmp_path, '--ckpt_path', 'best', '--debug')
+        with pytest.raises(ValueError, match=r'did not find|no path|not configured'):
+            cli.main(args)
+
+
+class TestRun:
+    def test_test(self, last: Path, tmp_path: Path) -> None:
+        result = TaskCLI(arguments('test', tmp_path, '--ckpt_path', str(last)))
+        assert 0 <= float(result.trainer.callback_metrics['test_IoU']) <= 1
+
+    def test_damaged(self, last: Path, tmp_path: Path) -> None:
+        """A training goes on from the best checkpoint, and says so."""
+        path = tmp_path / 'last.ckpt'
+        path.write_bytes(last.read_bytes()[:1000])
+        (tmp_path / 'best.ckpt').write_bytes(last.with_name('best.ckpt').read_bytes())
+        args = ('--ckpt_path', str(path), '--trainer.max_epochs', '2')
+        with pytest.warns(
+            UserWarning, match=r"is damaged.*Going on from '.*best\.ckpt'"
+        ):
+            result = TaskCLI(arguments('fit', tmp_path / 'again', *args))
+        callbacks = result.trainer.checkpoint_callbacks
+        assert all(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+        (new,) = (tmp_path / 'again').rglob('last.ckpt')
+        assert torch.load(new, weights_only=True)['epoch'] == 1
+
+    def test_mistake(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Mistakes in arguments and in data are one line, too."""
+        args = arguments('fit', tmp_path, '--data.bathc_size', '2')
+        assert 'bathc_size' in fail(capsys, *args)
+        args = arguments('fit', tmp_path, '--data.seed', '-1')
+        assert 'seed must be at least 0, got -1' in fail(capsys, *args)

@@ -1,0 +1,87 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The commands of Lightning, which look at checkpoints before anything else."""
+
+import pydoc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.tasks import BaseTask
+
+from .checkpoints import find_resumable, read_checkpoint
+from .tasks import ChangeDetectionTask
+from .tasks.checkpoint import rebuild
+
+# Words that stand for checkpoints which Lightning finds itself
+_WORDS = ('best', 'last', 'hpc')
+
+
+class TaskCLI(LightningCLI):
+    """The command ``torchgeo``, with checks of ``--ckpt_path``.
+
+    Parses the arguments and runs the command. A checkpoint that cannot be read, or is not
+    of the task, is an error before data are read. ``fit`` goes on from ``best.ckpt`` if
+    another checkpoint beside it is damaged.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        """Run a command.
+
+        Args:
+            args: Arguments of the command line: ``fit``, ``validate``, ``test`` or
+                ``predict``, and those that follow.
+
+        Raises:
+            argparse.ArgumentError: If an argument is unknown or wrong.
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If it cannot be read, or is not of the task.
+        """
+        loud: dict[str, Any] = {'exit_on_error': False}
+        super().__init__(
+            model_class=BaseTask,
+            datamodule_class=BaseDataModule,
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={'overwrite': True},
+            parser_kwargs={**loud, **dict.fromkeys(self.subcommands(), loud)},
+            args=list(args),
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and look at the checkpoint.
+
+        Args:
+            parser: The parser.
+            args: Arguments of the command line.
+        """
+        self.config = parser.parse_args(args)
+        command = self.config['subcommand']
+        options = self.config[command]
+        path = options.get('ckpt_path')
+        if path is None or path in _WORDS or '://' in path:
+            return
+        if command == 'fit':
+            path = options['ckpt_path'] = find_resumable(path)
+        class_path = options['model']['class_path']
+        task: Any = pydoc.locate(class_path)
+        saved = _read_class_path(path)
+        # Lightning imports what the checkpoint names
+        if saved not in (None, class_path, f'{task.__module__}.{task.__qualname__}'):
+            raise ValueError(
+                f'ckpt_path {path!r} is of the class {saved!r}: expected {class_path!r}'
+            )
+        if issubclass(task, ChangeDetectionTask):
+            rebuild(path, 'ckpt_path', task)
+
+
+def _read_class_path(path: str) -> Any:
+    """Read the name of the class of a checkpoint, if it has one."""
+    content = read_checkpoint(path, 'ckpt_path')
+    arguments = (
+        content.get('hyper_parameters') if isinstance(content, Mapping) else None
+    )
+    return arguments.get('_class_path') if isinstance(arguments, Mapping) else None
