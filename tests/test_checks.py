@@ -182,11 +182,11 @@ def test_function() -> None:
     with pytest.raises(ValueError, match='count is 0'):
         function(0)
     with pytest.raises(TypeError, match=r'names\[1\] is 2'):
-        function(1, 'a', 2)  # type: ignore[arg-type]
+        function(1, 'a', 2)
     with pytest.raises(ValueError, match='threshold is 2: expected from 0 to 1'):
         function(1, threshold=2)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'cou"):
-        function()  # type: ignore[call-arg]
+        function()
 
 
 def test_type_variables() -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -101,4 +101,4 @@ class TestOHEMLoss:
         with pytest.raises(
             TypeError, match=r'criterion is MSELoss.*: expected an object of Cro'
         ):
-            OHEMLoss(nn.MSELoss(), OHEM())
+            OHEMLoss(cast(Any, nn.MSELoss()), OHEM())

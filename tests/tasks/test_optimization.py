@@ -185,7 +185,7 @@ class TestOptimization:
         }
         assert Optimization.from_dict(described).to_dict() == described
         with pytest.raises(ValueError, match=r"unknown schedule 'torch\.Tensor'"):
-            Optimization({'class_path': 'torch.Tensor'})  # type: ignore[arg-type]
+            Optimization({'class_path': 'torch.Tensor'})
 
     def test_other_optimizer(self, tmp_path: Path) -> None:
         task = make_task(optimization=Momentum(Polynomial()))
