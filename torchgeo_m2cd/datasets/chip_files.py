@@ -23,7 +23,7 @@ from .bands import agree, list_bands, name_band
 from .classes import UNKNOWN, assign_classes
 from .files import unreadable
 from .masks import MaskSource
-from .paths import name_paths
+from .paths import name_paths, refuse_pipe
 from .radiometry import Radiometry
 from .source import SARSource, Source
 
@@ -63,7 +63,7 @@ class ImageReader:
 
         Raises:
             RuntimeError: If the file cannot be read.
-            ValueError: If a band does not exist, or no band is to be read.
+            ValueError: If a band does not exist.
         """
         source = source.resolve([path])
         with open_chip(kind, path) as src:
@@ -78,8 +78,6 @@ class ImageReader:
         wanted = source.bands
         if wanted is None:
             wanted = range(1, len(names) + 1)
-        if not wanted:
-            raise ValueError(f'{kind.lower()}.bands is empty: expected some of {names}')
         # A name for each band of a file that has none
         named = [band for band in wanted if isinstance(band, str)]
         if (
@@ -238,7 +236,9 @@ def open_chip(kind: str, path: str) -> Iterator[DatasetReader]:
     Raises:
         RuntimeError: If the file cannot be opened or read, since it is truncated for
             example.
+        ValueError: If it is a pipe, a socket or a device.
     """
+    refuse_pipe(path, f'{kind} file {name_paths(path)}')
     try:
         # GDAL's fast path for PNG silently fills the missing part of a truncated file with
         # zeros. Listing a folder of many chips for each of them takes long
