@@ -103,7 +103,7 @@ KINDS = {
         'count?': 'num_labels num_classes SceneDataModule.length SceneDataModule.stride '
         'ChangeDetectionTask.in_channels splits simulate_sar.channels '
         'simulate_speckled_sar.channels BRIGHTDFC2025DataModule.patch_size '
-        'CAUFloodDataModule.patch_size OMBRIADataModule.patch_size '
+        'CAUFloodDataModule.patch_size ChipFolderDataModule.patch_size OMBRIADataModule.patch_size '
         'OpticalSARDataModule.patch_size SyntheticFloodDataModule.patch_size',
         'count or zero': 'num_workers seed split_seed patience warmup_steps trim both '
         'by_rule compared mapped',
@@ -128,7 +128,7 @@ KINDS = {
         'text': 'path root split test_split attribute encoder_name name probability source '
         'output version precision MapPlan.crs load_task.weights predict_scene.weights '
         'load_encoder_weights.weights find_polygons.classes mean_probability.classes',
-        'text?': 'area_layer layer backbone checkpoint crs date init_from polygons '
+        'text?': 'ChipFolder.table ChipFolderDataModule.table area_layer layer backbone checkpoint crs date init_from polygons '
         'quicklook stac scenes second classes predict_split activation '
         'RoutingLogger.output MaskSource.attribute',
         'text or flag?': 'encoder_weights MoEEncoder.weights',
@@ -139,13 +139,13 @@ KINDS = {
         'paths': 'paths SceneDataset.optical SceneDataset.sar',
         'paths?': 'optical sar mask area',
         'weights?': 'ChangeDetectionTask.weights',
-        'mapping': 'batch summary shares MapPlan.arguments MapPlan.model MapPlan.inputs '
+        'mapping': 'taken batch summary shares MapPlan.arguments MapPlan.model MapPlan.inputs '
         'find_polygons.labels',
-        'mapping?': 'decoder_args encoder_args experts model_args data_args trainer_args '
+        'mapping?': 'ChipFolder.splits ChipFolderDataModule.splits decoder_args encoder_args experts model_args data_args trainer_args '
         'M2CD.inputs MaskSource.classes',
         'mapping or path': 'state_dict_or_path',
-        'object': 'areas criterion dataset dataset_class encoder folder grid logits '
-        'module mosaic outputs plan run sampler scene table trainer transform '
+        'object': 'strategy parts areas criterion dataset dataset_class encoder folder grid logits '
+        'module outputs plan run sampler scene table trainer transform '
         'check_map.inputs plan_maps.inputs measure_look.inputs check_map.classes '
         'export_onnx.model predict_pair.model OHEMLoss.ohem PatchRow.weights '
         'PatchRow.path Outputs.probability save_polygons.output select_pixels.mask '
@@ -156,8 +156,8 @@ KINDS = {
         'object?': 'augmentation districts drain inputs like naming o2sp ohem optimization '
         'reliability rule_target schedule transforms valid weights MoEEncoder.experts '
         'Outputs.classes Outputs.polygons Outputs.quicklook Outputs.stac',
-        'objects': 'augmentations source_augmentations features files sources plans '
-        'samplers patch_rows SceneList.scenes rows_done.outputs Check.looks '
+        'objects': 'start_maps.parts check_outputs.outputs augmentations source_augmentations features files sources '
+        'samplers patch_rows SceneList.scenes Check.looks '
         'median_look.looks',
         'counts': 'MapPlan.shape MapPlan.size MapPlan.stride',
         'counts or zeros': 'encoder_channels lefts starts',

@@ -498,7 +498,10 @@ class TestErrors:
             (('--data.inputs.sar.scal', '[5]'), 'scal'),
             (('--data.inputs.sar.init_args.references', '[otzu]'), 'otzu'),
             (('--data.inputs.optical', 'torchgeo_m2cd.transforms.Darknes'), 'Darknes'),
-            (('--data.inputs.sar.scale', '[-1]'), 'expected one positive value a band'),
+            (
+                ('--data.inputs.sar.scale', '[-1]'),
+                r'scale\[0\] is -1.0: expected more than 0',
+            ),
             (('--data.mean', '[1]'), 'mean'),
         ],
     )
@@ -560,7 +563,10 @@ class TestErrors:
             ),
             (('--data.size', '80'), 'Expected image height and width divisible by 32'),
             (('--data.patch_size', '0'), 'patch_size is 0: expected at least 1'),
-            (('--ckpt_path', 'no.ckpt'), 'Checkpoint file not found: '),
+            (
+                ('--ckpt_path', 'no.ckpt'),
+                'does not exist: expected the path of a checkpoint',
+            ),
         ],
     )
     def test_bad_value(

@@ -106,7 +106,10 @@ class TestImageReader:
     @pytest.mark.parametrize(
         ('bands', 'message'),
         [
-            ([1, 3], r'optical.bands has 3: expected numbers from 1 to 2, the bands of'),
+            (
+                [1, 3],
+                r'optical.bands has 3: expected numbers from 1 to 2, the bands of',
+            ),
             (['B4'], r"unknown optical band 'B4', did you mean 'B04'"),
         ],
     )

@@ -26,6 +26,10 @@ class TestSource:
         with pytest.raises(TypeError, match='got a Source: expected a SARSource'):
             SARSource.of(Source('a.tif'))
 
+    def test_no_values(self) -> None:
+        with pytest.raises(ValueError, match='gain is 0: expected a factor'):
+            Source('a.tif', gain=0)
+
     def test_find_paths(self, tmp_path: Path) -> None:
         for name in ('b.tif', 'a.tif', 'c.txt'):
             (tmp_path / name).touch()

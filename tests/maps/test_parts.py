@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import gc
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from lightning.pytorch.strategies import Strategy
 
 from tests.maps.helpers import make_plan, make_scene
 from torchgeo_m2cd.datasets import SceneDataset
@@ -205,6 +207,7 @@ class TestParts:
             patch.setattr(where, kill)
             with pytest.raises(Killed):
                 make(scene, outputs)
+        gc.collect()  # The lock goes with the process
         make(scene, outputs).release()
         names = list_names(tmp_path)
         assert names == set(expected)
@@ -234,6 +237,7 @@ class TestParts:
             patch.setattr(Path, 'replace', rename)
             with pytest.raises(Killed):
                 make(scene, outputs)
+        gc.collect()  # The lock goes with the process
         assert sum(path.exists() for path in outputs.paths) == count - 1
         if count > 1:
             # Unless somebody has changed one of them
@@ -286,7 +290,7 @@ class TestStartMaps:
     def make_strategy(self, is_first: bool = True, found: object = None) -> Mock:
         """Make a strategy that broadcasts what was found, or what it gets."""
         broadcast = Mock(side_effect=lambda value: value if is_first else found)
-        return Mock(is_global_zero=is_first, broadcast=broadcast)
+        return Mock(spec=Strategy, is_global_zero=is_first, broadcast=broadcast)
 
     def test_several(
         self, scene: SceneDataset, outputs: Outputs, tmp_path: Path

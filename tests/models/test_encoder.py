@@ -261,9 +261,9 @@ class TestMoEEncoder:
             ),
             (
                 {'in_channels': (3, 2, 1)},
-                r'one or two positive numbers, got \(3, 2, 1\)',
+                r'in_channels is \(3, 2, 1\): expected 1 to 2 items',
             ),
-            ({'in_channels': 0}, 'one or two positive numbers, got 0'),
+            ({'in_channels': 0}, 'in_channels is 0: expected at least 1'),
             (
                 {'name': 'tu-resnet18', 'encoder_args': {'depth': 4}},
                 'encoder_args may not hold depth',

@@ -7,6 +7,7 @@ from typing import Any
 
 from torchgeo.datasets.utils import Path
 
+from ..checks import Count, CountOrZero, Size, checked
 from ..datasets import ChipFolder, MaskSource, SARSource, Source
 from ..datasets.paths import Paths
 from .base import OpticalSARDataModule
@@ -22,6 +23,7 @@ class ChipFolderDataModule(OpticalSARDataModule):
     To predict, no masks are read.
     """
 
+    @checked
     def __init__(
         self,
         root: Path = 'data',
@@ -30,10 +32,10 @@ class ChipFolderDataModule(OpticalSARDataModule):
         mask: MaskSource | Paths = '{split}/label/*',
         table: Path | None = None,
         splits: dict[str, float | list[str] | str] | None = None,
-        seed: int = 0,
-        batch_size: int = 8,
-        patch_size: int | tuple[int, int] | None = None,
-        num_workers: int = 0,
+        seed: CountOrZero = 0,
+        batch_size: Count = 8,
+        patch_size: Size | None = None,
+        num_workers: CountOrZero = 0,
         test_split: str = 'test',
         predict_split: str | None = None,
         **kwargs: Any,

@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 from torch import Tensor
 from torchgeo.datasets.utils import Path, Sample
 
+from ..checks import CountOrZero, checked
 from .base import OpticalSARDataset, stack_pair
 from .chip_files import ImageReader, read_mask
 from .chip_splits import Splits, load_chips
@@ -59,6 +60,7 @@ class ChipFolder(OpticalSARDataset):
         'naming', 'date', 'trim', 'layer', 'attribute', 'area', 'area_layer'
     }  # fmt: skip
 
+    @checked
     def __init__(
         self,
         root: Path = 'data',
@@ -68,7 +70,7 @@ class ChipFolder(OpticalSARDataset):
         mask: MaskSource | Paths | None = '{split}/label/*',
         table: Path | None = None,
         splits: Splits | None = None,
-        seed: int = 0,
+        seed: CountOrZero = 0,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         """Initialize a new ChipFolder instance.

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..checks import checked
 from ..samplers import SceneSampler
 from ..utils import list_beside, naming, write_beside
 from .mosaic import Mosaic
@@ -36,6 +37,7 @@ class Parts:
     names are somebody else's, and stay.
     """
 
+    @checked
     def __init__(self, outputs: Outputs, plan: MapPlan, sampler: SceneSampler) -> None:
         """Initialize a new Parts instance.
 
@@ -183,6 +185,7 @@ class Parts:
                 file.unlink()
 
 
+@checked
 def start_maps(parts: Sequence[Parts], strategy: Strategy) -> set[tuple[int, int]]:
     """Take the folders of all maps. The first process does so for all processes of a run.
 

@@ -21,7 +21,7 @@ from .encoder import MoEEncoder
 from .m2cd import M2CD
 from .moe import Experts
 
-StateDict = Mapping[str, Tensor]
+StateDict = Mapping[str, Any]
 
 #: Encoders whose original checkpoints can be loaded.
 ORIGINAL_ENCODERS = tuple(f'mit_b{i}' for i in range(6))

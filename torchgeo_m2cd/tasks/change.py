@@ -45,6 +45,9 @@ from .rule_target import RuleTarget
 #: stacked along the channels, ``(B, 2 * C, H, W)``.
 PAIR_MODELS = ('m2cd', 'fcsiamdiff', 'fcsiamconc', 'changevit', 'threshold')
 
+# Arguments that are objects, or their descriptions in a checkpoint
+_OBJECTS = ('o2sp', 'ohem', 'rule_target', 'optimization')
+
 
 class ChangeDetectionTask(KeepsInputs, ChangeDetection):
     r"""Change detection between an optical and a SAR image.
@@ -83,13 +86,13 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         class_weights: Tensor | Sequence[PositiveOrZero] | None = None,
         pos_weight: Tensor | Sequence[PositiveOrZero] | PositiveOrZero | None = None,
         ignore_index: int | None = 255,
-        ohem: OHEM | Mapping[str, Any] | None = None,
-        rule_target: RuleTarget | Mapping[str, Any] | None = None,
+        ohem: OHEM | None = None,
+        rule_target: RuleTarget | None = None,
         lr: Positive = 1e-3,
-        optimization: Optimization | Mapping[str, Any] | None = None,
+        optimization: Optimization | None = None,
         freeze_backbone: bool = False,
         freeze_decoder: bool = False,
-        o2sp: O2SP | Mapping[str, Any] | None = None,
+        o2sp: O2SP | None = None,
         init_from: str | None = None,
     ) -> None:
         """Initialize a new ChangeDetectionTask.
@@ -160,10 +163,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         self.save_hyperparameters(
             {
                 'model_args': plain(self.hparams['model_args']),
-                'o2sp': plain(self.o2sp),
-                'ohem': plain(self.ohem),
-                'rule_target': plain(self.rule_target),
-                'optimization': plain(self.optimization),
+                **{name: plain(getattr(self, name)) for name in _OBJECTS},
             }
         )
         self.inputs = None
@@ -182,9 +182,8 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
     def configure_models(self) -> None:
         """Initialize the model."""
         # A decorator would hide the arguments of subclasses from save_hyperparameters
-        check_hints(
-            ChangeDetectionTask.__init__, {**self.hparams, 'weights': self.weights}
-        )
+        given = {k: v for k, v in self.hparams.items() if k not in _OBJECTS}
+        check_hints(ChangeDetectionTask.__init__, given | {'weights': self.weights})
         self.weights = find_weights(self.weights, self.hparams['model'])
         self.hparams.update(complete(self.hparams, self.weights))
         check_arguments(self.hparams, self.weights)
@@ -211,9 +210,8 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         pos_weight = self.hparams['pos_weight']
         if pos_weight is not None:
             # One per row of (1, labels, number of pixels)
-            self.hparams['pos_weight'] = torch.as_tensor(
-                pos_weight, dtype=torch.float32
-            ).reshape(-1, 1)
+            pos_weight = torch.as_tensor(pos_weight, dtype=torch.float32)
+            self.hparams['pos_weight'] = pos_weight.reshape(-1, 1)
         super().configure_losses()
         if self.ohem is not None:
             criterion: Any = self.criterion
@@ -225,13 +223,11 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         Released weights have a threshold of their own.
         """
         names = ('task', 'num_classes', 'num_labels', 'labels', 'ignore_index')
+        given = {name: self.hparams[name] for name in names}
         threshold = 0.5 if self.reliability is None else self.reliability.threshold
-        metrics = make_metrics(
-            **{name: self.hparams[name] for name in names}, threshold=threshold
-        )
-        self.train_metrics = metrics.clone(prefix='train_')
-        self.val_metrics = metrics.clone(prefix='val_')
-        self.test_metrics = metrics.clone(prefix='test_')
+        metrics = make_metrics(**given, threshold=threshold)
+        for stage in ('train', 'val', 'test'):
+            setattr(self, f'{stage}_metrics', metrics.clone(prefix=f'{stage}_'))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Initialize optimizer and learning rate scheduler.
