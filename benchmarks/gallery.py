@@ -50,7 +50,7 @@ def choose(scores: Sequence[float], chips: int) -> list[int]:
         Indices of the chips, the best one first.
     """
     order = [int(i) for i in np.argsort(scores)[::-1] if not np.isnan(scores[i])]
-    return [*order[:chips], *order[-chips:]]
+    return list(dict.fromkeys([*order[:chips], *order[-chips:]]))
 
 
 def draw(task: ChangeDetectionTask, dataset: OMBRIA, chips: int) -> Figure:
@@ -61,7 +61,7 @@ def draw(task: ChangeDetectionTask, dataset: OMBRIA, chips: int) -> Figure:
         dataset: The chips.
         chips: Number of good ones, and of bad ones.
     """
-    threshold = task.reliability.threshold if task.reliability is not None else 0.5
+    threshold = task.threshold
     samples = [dataset[i] for i in range(len(dataset))]
     pairs = [sample['image'] for sample in samples]
     near_infrared = dataset.bands.index('G')

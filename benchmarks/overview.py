@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     scores = read_scores(args.folder)
-    write_table(args.folder / 'overview.csv', scores, '{IoU:.2f}')
+    write_table(args.folder / 'overview.csv', scores, '{IoU:.3f}')
     intervals = '{low:.2f} to {high:.2f}'
     write_table(args.folder / 'overview-intervals.csv', scores, intervals)
     shown = scores[scores['split'].isin([SPLITS['test'], SPLITS[MEAN]])]

@@ -196,7 +196,7 @@ def compare(
     Returns:
         A row per variant: IoU of the chips and of the scene.
     """
-    threshold = task.reliability.threshold if task.reliability is not None else 0.5
+    threshold = task.threshold
     # Where there are data
     land = float(np.median(chips.sar[(chips.optical != 0).any(axis=1, keepdims=True)]))
     rows = []

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from torchgeo_m2cd.checkpoints import (
     find_resumable,
     read_checkpoint,
 )
+from torchgeo_m2cd.utils import create_beside
 
 
 def make_bytes(content: Any, folder: Path) -> bytes:
@@ -31,6 +33,16 @@ def loop() -> dict[str, Any]:
     content: dict[str, Any] = {'state_dict': {}}
     content['state_dict']['again'] = content
     return content
+
+
+class Code:
+    """Makes a folder when it is read from a pickle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.folder,)
 
 
 def bomb() -> list[Any]:
@@ -82,12 +94,8 @@ class TestReadCheckpoint:
 
     def test_code(self, tmp_path: Path) -> None:
         """It does not run, and nobody is told to let it."""
-
-        class Malicious:
-            def __reduce__(self) -> tuple[Any, ...]:
-                return os.mkdir, (str(tmp_path / 'pwned'),)
-
-        torch.save({'state_dict': {}, 'more': Malicious()}, tmp_path / 'a.ckpt')
+        content = {'state_dict': {}, 'more': Code(tmp_path / 'pwned')}
+        torch.save(content, tmp_path / 'a.ckpt')
         with pytest.raises(
             ValueError, match=r'holds \w+\.mkdir, which could'
         ) as caught:
@@ -200,9 +208,26 @@ class TestAtomicCheckpointIO:
         """Files that are not of this machine are Lightning's."""
         path, plugin = 'memory://folder/a.ckpt', AtomicCheckpointIO()
         plugin.save_checkpoint({'epoch': 1}, path)
-        assert plugin.load_checkpoint(path, weights_only=True) == {'epoch': 1}
+        assert plugin.load_checkpoint(path) == {'epoch': 1}
         with pytest.raises(TypeError, match='storage_options'):
             plugin.save_checkpoint({}, path, storage_options={})
+
+    def test_remote_code(self, tmp_path: Path) -> None:
+        """It is not run, although Lightning would."""
+        fs, path = fsspec.filesystem('memory'), 'memory://folder/code.ckpt'
+        fs.pipe(path, make_bytes(Code(tmp_path / 'pwned'), tmp_path))
+        with pytest.raises(pickle.UnpicklingError, match='Weights only'):
+            AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
+        assert not (tmp_path / 'pwned').exists()
+
+    def test_rests(self, tmp_path: Path) -> None:
+        """What a killed training was writing is removed."""
+        path = tmp_path / 'last.ckpt'
+        with create_beside(path) as file:
+            rest = Path(file.name)
+        AtomicCheckpointIO().save_checkpoint({'epoch': 1}, path)
+        assert not rest.exists()
+        assert read_checkpoint(path) == {'epoch': 1}
 
     @pytest.mark.slow
     def test_kill(self, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ class Settings:
         (Literal['a', 1], 1),
         (Literal['a'] | Share, 0.5),
         (Array, np.zeros(1)),
+        (Sequence[Positive], np.ones(2)),
     ],
 )
 def test_good(hint: Any, value: Any) -> None:
@@ -109,6 +110,7 @@ def test_good(hint: Any, value: Any) -> None:
         (Count | None, 16.0, TypeError, 'name is 16.0: expected an integer'),
         (Positive, 0, ValueError, 'name is 0: expected more than 0'),
         (Positive, math.nan, ValueError, 'name is nan: expected a finite number'),
+        (Positive, 10**400, ValueError, 'expected a finite number'),
         (Share, 1.5, ValueError, 'name is 1.5: expected from 0 to 1'),
         (Share, 'x', TypeError, "name is 'x': expected a finite number"),
         (AnyNumber, 'x', TypeError, "name is 'x': expected a finite number"),

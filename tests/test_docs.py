@@ -55,7 +55,9 @@ class TestRecipes:
         datamodule = SyntheticFloodDataModule(
             batch_size=2, length=2, eval_length=2, size=64
         )
-        task = ChangeDetectionTask('m2cd', backbone='mit_b0', in_channels=4)
+        task = ChangeDetectionTask(
+            'm2cd', 'resnet18', in_channels=4, model_args={'experts': None}
+        )
         trainer = Trainer(
             accelerator='cpu', logger=False, enable_checkpointing=False,
             enable_progress_bar=False, fast_dev_run=True,
@@ -83,7 +85,7 @@ class TestRecipes:
             if words[0].startswith('PYTHONPATH='):
                 words = words[1:]
             match words[0], words[1]:
-                case 'torchgeo', 'fit':
+                case 'torchgeo' | 'torchgeo-m2cd', 'fit':
                     with pytest.raises(SystemExit, match='0'):
                         torchgeo.main.main([*words[1:], '--print_config'])
                     assert 'class_path' in capsys.readouterr().out

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from torchgeo_m2cd import cli
@@ -96,6 +97,22 @@ class TestCheckpoint:
         message = fail(capsys, *arguments('test', tmp_path, *args))
         assert f"is of the class '{task}': expected 'torchgeo_m2cd.tasks.Cha" in message
 
+    @pytest.mark.parametrize(
+        'more',
+        [{'class_path': 'no.such.Class'}, {'a': [{'class_path': 'no.such.Class'}]}],
+    )
+    def test_hidden_class(
+        self, more: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Nothing that a checkpoint names is imported."""
+        torch.save({'hyper_parameters': more}, tmp_path / 'a.ckpt')
+        args = [
+            *('test', '--model', 'torchgeo.tasks.ChangeDetection', *self.data),
+            *('--ckpt_path', str(tmp_path / 'a.ckpt')),
+        ]
+        message = "names the class 'no.such.Class', which would be imported"
+        assert message in fail(capsys, *args)
+
     @pytest.mark.parametrize('content', [{'hyper_parameters': {}}, {}])
     def test_other_task(
         self, content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -142,6 +159,16 @@ class TestRun:
         assert all(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         (new,) = (tmp_path / 'again').rglob('last.ckpt')
         assert torch.load(new, weights_only=True)['epoch'] == 1
+
+    def test_bug(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What fails within a training, and is not ours, keeps its traceback."""
+
+        def fail(*args: Any, **kwargs: Any) -> None:
+            torch.ones(2) @ torch.ones(3)
+
+        monkeypatch.setattr(Trainer, 'fit', fail)
+        with pytest.raises(RuntimeError, match='inconsistent tensor size'):
+            cli.main(arguments('fit', tmp_path))
 
     def test_mistake(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Mistakes in arguments and in data are one line, too."""

@@ -8,13 +8,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .utils import write_beside
+from .utils import list_beside, write_beside
 
 #: Most values that a checkpoint may hold, tensors and numbers each counted once. An optimizer
 #: has a few per parameter.
@@ -50,6 +50,8 @@ def read_checkpoint(
     _check_file(path, name)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # A damaged file may raise anything, also of the system
         # PyTorch's message advises to run what the file holds
         found = re.search(r'GLOBAL ([\w.]+)', str(error))
@@ -164,13 +166,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, str(path), storage_options)
             return
 
-        def write(file: BinaryIO) -> None:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_beside(Path(path), write)
+        # Of trainings that were killed while they wrote
+        for old in list_beside(Path(path)):
+            old.unlink(missing_ok=True)
+        write_beside(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
         self,
@@ -183,12 +183,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Args:
             path: File to read.
             map_location: Where to put tensors.
-            weights_only: Ignored for files: no code of theirs is ever run.
+            weights_only: Ignored: no code of a checkpoint is ever run.
 
         Returns:
             The checkpoint.
         """
         if '://' in str(path):
-            return super().load_checkpoint(str(path), map_location, weights_only)
+            return super().load_checkpoint(str(path), map_location, weights_only=True)
         content: dict[str, Any] = read_checkpoint(path, 'ckpt_path', map_location)
         return content

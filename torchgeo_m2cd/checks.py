@@ -186,7 +186,7 @@ def check_argument(name: str, value: Any, hint: Any) -> None:
             )
     elif not _is_instance(value, origin or hint):
         raise _wrong(name, value, hint, TypeError)
-    elif hint is float and not math.isfinite(value):
+    elif hint is float and not _is_finite(value):
         raise _wrong(name, value, hint, ValueError)
     else:
         _check_items(name, value, origin, args)
@@ -250,11 +250,20 @@ def _is_instance(value: Any, kind: Any) -> bool:
             kind in (int, float) and isinstance(value, bool)
         )
     if kind in (Sequence, Iterable):
-        return isinstance(value, kind) and not isinstance(value, str | bytes)
+        is_text = isinstance(value, str | bytes)
+        return isinstance(value, kind | np.ndarray) and not is_text
     if kind is tuple:
         # YAML has lists only
         return isinstance(value, tuple | list)
     return isinstance(value, kind)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a number is finite, and not too large for a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _check_items(name: str, value: Any, origin: Any, args: Sequence[Any]) -> None:

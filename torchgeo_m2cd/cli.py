@@ -9,8 +9,10 @@ import logging
 import re
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -143,9 +145,17 @@ def _run_task(argv: list[str]) -> None:
     try:
         TaskCLI([word for word in argv if word != '--debug'])
     except _MISTAKES as error:
-        if debug:
+        if debug or _is_bug(error):
             raise
         _fail(error)
+
+
+def _is_bug(error: Exception) -> bool:
+    """Whether a run failed with an error that this package has not raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    is_running = any(frame.name == '_run_subcommand' for frame in frames)
+    ours = Path(__file__).parent
+    return is_running and ours not in Path(frames[-1].filename).parents
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,9 +18,12 @@ from .tasks.checkpoint import rebuild
 # Words that stand for checkpoints which Lightning finds itself
 _WORDS = ('best', 'last', 'hpc')
 
+# Keys that Lightning adds to the arguments of a task
+_OWN_KEYS = ('_class_path', '_instantiator')
+
 
 class TaskCLI(LightningCLI):
-    """The command ``torchgeo``, with checks of ``--ckpt_path``.
+    """``torchgeo-m2cd fit|validate|test|predict``: TorchGeo's, with checks of ``--ckpt_path``.
 
     Parses the arguments and runs the command. A checkpoint that cannot be read, or is not
     of the task, is an error before data are read. ``fit`` goes on from ``best.ckpt`` if
@@ -39,6 +42,7 @@ class TaskCLI(LightningCLI):
             FileNotFoundError: If there is no such checkpoint.
             ValueError: If it cannot be read, or is not of the task.
         """
+        self._arguments: dict[str, Any] = {}
         loud: dict[str, Any] = {'exit_on_error': False}
         super().__init__(
             model_class=BaseTask,
@@ -68,20 +72,48 @@ class TaskCLI(LightningCLI):
             path = options['ckpt_path'] = find_resumable(path)
         class_path = options['model']['class_path']
         task: Any = pydoc.locate(class_path)
-        saved = _read_class_path(path)
-        # Lightning imports what the checkpoint names
+        content = read_checkpoint(path, 'ckpt_path')
+        arguments = content.get('hyper_parameters') if _is_mapping(content) else None
+        arguments = dict(arguments or {}) if _is_mapping(arguments) else {}
+        saved = arguments.get('_class_path')
         if saved not in (None, class_path, f'{task.__module__}.{task.__qualname__}'):
             raise ValueError(
                 f'ckpt_path {path!r} is of the class {saved!r}: expected {class_path!r}'
             )
         if issubclass(task, ChangeDetectionTask):
+            # Its objects are looked up among the known classes
             rebuild(path, 'ckpt_path', task)
+        elif named := _find_class(arguments):
+            raise ValueError(
+                f'ckpt_path {path!r} names the class {named!r}, which would be imported: '
+                'expected plain arguments'
+            )
+        self._arguments = {k: v for k, v in arguments.items() if k not in _OWN_KEYS}
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the arguments of the checkpoint, but never its class."""
+        command = self.config['subcommand']
+        if self._arguments:
+            model = {
+                'class_path': self.config[command]['model']['class_path'],
+                'dict_kwargs': self._arguments,
+            }
+            self.config = self.parser.parse_object(
+                {command: {'model': model}}, self.config
+            )
 
 
-def _read_class_path(path: str) -> Any:
-    """Read the name of the class of a checkpoint, if it has one."""
-    content = read_checkpoint(path, 'ckpt_path')
-    arguments = (
-        content.get('hyper_parameters') if isinstance(content, Mapping) else None
-    )
-    return arguments.get('_class_path') if isinstance(arguments, Mapping) else None
+def _is_mapping(value: Any) -> bool:
+    """Whether a value is a mapping."""
+    return isinstance(value, Mapping)
+
+
+def _find_class(value: Any) -> Any:
+    """Find the first class that plain values name, as those of a YAML file do."""
+    if isinstance(value, Mapping):
+        if 'class_path' in value:
+            return value['class_path']
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_find_class, value)), None)
+    return None

@@ -23,6 +23,7 @@ def test_choose() -> None:
     scores = [0.5, math.nan, 0.1, 0.9, 0.3]
     assert gallery.choose(scores, 1) == [3, 2]
     assert gallery.choose(scores, 2) == [3, 0, 4, 2]
+    assert gallery.choose(scores, 3) == [3, 0, 4, 2]
 
 
 def test_main(tmp_path: Path) -> None:

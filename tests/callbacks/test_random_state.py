@@ -57,6 +57,7 @@ class TestRandomState:
         """Devices that are not there any more are left out."""
         restored: list[tuple[int, int]] = []
         states = [torch.tensor([5]), torch.tensor([6])]
+        monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
         monkeypatch.setattr(torch.cuda, 'get_rng_state_all', lambda: states)
         monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
         monkeypatch.setattr(

@@ -137,6 +137,13 @@ class TestFindChips:
         paths = {kind: path.replace('/*/', '/{group}/') for kind, path in paths.items()}
         assert keys(find_chips(tmp_path, paths)) == ['x/1', 'y/1']
 
+    def test_group_within_root(self, tmp_path: Path) -> None:
+        """Folders above the root are no groups."""
+        root = tmp_path / 'data'
+        touch(root, *(f'{g}/x/{k}/1.tif' for g in 'ab' for k in 'os'))
+        paths = {'optical': '{group}/**/o/*', 'sar': '{group}/**/s/*'}
+        assert keys(find_chips(root, paths)) == ['a/1', 'b/1']
+
     def test_fields(self, tmp_path: Path) -> None:
         match = r"unknown field of sar '\{spilt\}/B/\*' 'spilt', did you mean 'split'"
         with pytest.raises(ValueError, match=match):
@@ -176,6 +183,10 @@ class TestReadChips:
         (found,) = read_chips(path, ['optical', 'sar'])
         files = [str(root / f'{kind}/1.tif') for kind in 'os']
         assert found == (*files, '', '1', '3', '')
+        # 0 is a group, and a row needs no place
+        table['group'], geometry = [0], [None]
+        gpd.GeoDataFrame(table, geometry=geometry, crs=4326).to_file(path)
+        assert read_chips(path, ['optical', 'sar'])[0].group == '0'
 
     @pytest.mark.parametrize(
         ('text', 'message'),

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -102,6 +103,17 @@ class TestHeaders:
         with pytest.raises(rasterio.errors.RasterioError):
             Headers(names)[names[0]]
         assert Headers(names)._stamp(names[0]) == []
+        # One that can be opened is, each time
+        archives = []
+        for file in files:
+            archives.append(f'/vsizip/{file}.zip/{Path(file).name}')
+            with ZipFile(f'{file}.zip', 'w') as archive:
+                archive.write(file, Path(file).name)
+        assert [header.shape for header in read(archives)] == [(8, 9), (8, 9)]
+        write(Path(files[0]), np.ones((2, 4, 4), np.float32))
+        with ZipFile(f'{files[0]}.zip', 'w') as archive:
+            archive.write(files[0], Path(files[0]).name)
+        assert read(archives)[0].shape == (4, 4)
 
     def test_no_place(self, files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a place for them, headers are not kept."""

@@ -110,6 +110,25 @@ class TestRebuild:
         assert message in str(caught.value)
 
 
+class Mine(ChangeDetectionTask):
+    """A task that passes arguments on."""
+
+    def __init__(self, variant: str = 'a', **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+def test_subclass(saved: dict[str, Any], tmp_path: Path) -> None:
+    """Its own arguments and those that it passes on are known."""
+    path = str(tmp_path / 'a.ckpt')
+    torch.save(argue('variant', 'b')(saved), path)
+    assert rebuild(path, 'weights', Mine).hparams['backbone'] is not None
+    # The weights are good for other tasks, too
+    small = {'num_filters': 2}
+    task = ChangeDetectionTask('fcn', in_channels=4, model_args=small, init_from=path)
+    for name, value in task.state_dict().items():
+        torch.testing.assert_close(value, saved['state_dict'][name])
+
+
 def test_read_task(saved: dict[str, Any], tmp_path: Path) -> None:
     path = str(tmp_path / 'a.ckpt')
     with pytest.raises(FileNotFoundError, match=r"^init_from '.*a\.ckpt' does not exi"):

@@ -35,7 +35,10 @@ class RandomState(Callback):
             'python': random.getstate(),
             'numpy': [kind, keys.tolist(), *rest],
             'torch': torch.get_rng_state(),
-            'cuda': torch.cuda.get_rng_state_all(),
+            # Asking for the state would start CUDA
+            'cuda': torch.cuda.get_rng_state_all()
+            if torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+            else [],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -18,7 +18,6 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..checks import PositiveOrZero, Share, checked
 from ..datamodules import SceneDataModule
-from ..datasets.grid_file import OPEN_FILES
 from ..datasets.paths import list_paths, local_file, public_path, resolve
 from ..maps import (
     Districts,
@@ -339,9 +338,11 @@ class SceneWriter(Callback):
 
     def _release(self, trainer: Trainer) -> None:
         """Close files, and let other runs write the same maps."""
-        OPEN_FILES.close()
-        for parts in getattr(getattr(trainer, 'datamodule', None), 'parts', ()):
-            parts.release()
+        datamodule = getattr(trainer, 'datamodule', None)
+        if isinstance(datamodule, SceneDataModule):
+            datamodule.close()
+            for parts in datamodule.parts:
+                parts.release()
 
     def _wait(self) -> None:
         """Wait for the batch that is being written, and raise what went wrong."""

@@ -194,22 +194,27 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             self.test_sampler = GriddedPatchSampler(test, size=size)
 
     def teardown(self, stage: str) -> None:
-        """Close the files of the scenes, and let GDAL open URLs again.
+        """Close the files of the scenes, unless maps are still to be made of them.
 
         Args:
             stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
+        if not self.outputs:
+            self.close()
+
+    def close(self) -> None:
+        """Close the files of the scenes, and let GDAL open URLs again."""
         OPEN_FILES.close()
         if self._is_offline:
             allow_urls()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Do what :meth:`teardown` does, after an error.
+        """Close the files after an error.
 
         Args:
             exception: The error.
         """
-        self.teardown('predict')
+        self.close()
 
     def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
         """Implement one or more PyTorch DataLoaders."""

@@ -47,6 +47,7 @@ class ChipFolder(OpticalSARDataset):
 
     Where a file declares no data, or is NaN, the mask is 255 and ``valid``, a bool tensor
     of shape (1, H, W) in each sample, is False. SAR in power or amplitude becomes dB.
+    An alpha band is a band like others, since four bands are often stored as RGBA.
     """
 
     #: Names of all bands of the optical files, if these do not name them.

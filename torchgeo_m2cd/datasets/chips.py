@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import pandas as pd
 from torchgeo.datasets.utils import Path
 
 from ..utils import check_choice
@@ -63,7 +64,24 @@ def find_chips(
             a chip has several files of one kind.
     """
     _check_fields(paths)
-    found = {kind: _find_files(kind, root, paths[kind], split) for kind in paths}
+    return pair_files(
+        {kind: _find_files(kind, root, paths[kind], split) for kind in paths}
+    )
+
+
+def pair_files(found: Mapping[str, Mapping[tuple[str, str], str]]) -> list[Chip]:
+    """Put the files of each chip together.
+
+    Args:
+        found: Files of ``'optical'``, ``'sar'`` and, if there are masks, ``'mask'``, by
+            group and name of the chip.
+
+    Returns:
+        The chips, sorted by group and name, numbers by value.
+
+    Raises:
+        FileNotFoundError: If a chip lacks a file.
+    """
     _check_pairs(found)
     return [
         Chip(
@@ -104,8 +122,12 @@ def read_chips(path: Path, kinds: Sequence[str]) -> list[Chip]:
             f'{what} has {len(table)} rows with the columns {list(table.columns)}: '
             f'expected one row or more, and the columns {", ".join(kinds)}'
         )
+    columns = [name for name in (*kinds, *_FIELDS) if name in table.columns]
+    # Numbers become text, also 0; a table of vectors has a geometry, too
+    cells = pd.DataFrame(table)[columns].astype(object)
+    cells = cells.where(cells.notna(), '').astype(str)
     chips = []
-    for number, row in enumerate(table.fillna('').to_dict('records'), 1):
+    for number, row in enumerate(cells.to_dict('records'), 1):
         empty = [kind for kind in kinds if not row[kind]]
         if empty:
             raise ValueError(f'{what} has no {empty[0]} in row {number}')
@@ -116,7 +138,7 @@ def read_chips(path: Path, kinds: Sequence[str]) -> list[Chip]:
                     f'{what} names {name_paths(file)} in row {number}, which does not '
                     'exist'
                 )
-        fields = {field: str(row[field]) for field in _FIELDS if row.get(field)}
+        fields = {field: row[field] for field in _FIELDS if row.get(field)}
         fields.setdefault('name', pathlib.PurePath(files['optical']).stem)
         chips.append(Chip(**{'mask': '', **files, **fields}))
     splits: dict[str, str] = {}
@@ -159,7 +181,8 @@ def _find_files(
         regex = _to_regex(pathlib.PurePath(pattern).as_posix())
         pattern = re.sub(r'\{(group|name)\}', '*', pattern)
         for path in expand(_NAMES[kind], os.path.join(root, pattern)):
-            match = regex.search(path.replace(os.sep, '/'))
+            place = path if os.path.isabs(pattern) else os.path.relpath(path, root)
+            match = regex.fullmatch(place.replace(os.sep, '/'))
             if match is None or not os.path.isfile(path):
                 continue
             fields = match.groupdict()
@@ -178,8 +201,8 @@ def _find_files(
 
 
 def _to_regex(pattern: str) -> re.Pattern[str]:
-    """Turn a pattern of files into a regular expression for the end of their paths."""
-    regex = '^' if pattern.startswith('/') else '(?:^|/)'
+    """Turn a pattern of files into a regular expression."""
+    regex = ''
     seen: set[str] = set()
     others = {'**/': '(?:.*/)?', '*': '[^/]*', '?': '[^/]'}
     for token in _TOKENS.split(pattern):
@@ -192,7 +215,7 @@ def _to_regex(pattern: str) -> re.Pattern[str]:
             regex += token.replace('[!', '[^')
         else:
             regex += others.get(token, re.escape(token))
-    return re.compile(regex + '$')
+    return re.compile(regex)
 
 
 def _check_pairs(found: Mapping[str, Mapping[tuple[str, str], str]]) -> None:

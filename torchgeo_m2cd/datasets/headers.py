@@ -142,19 +142,17 @@ class Headers:
         Raises:
             RasterioError: If the file cannot be opened.
         """
+        stamp = self._stamp(path)
         with contextlib.suppress(KeyError, TypeError):
             entry = self._known[path]
-            if entry['stamp'] == self._stamp(path):
+            if stamp and entry['stamp'] == stamp:
                 return Header(**entry['header'])
         with open_file(path) as src:
             header = Header.of(src)
             alone = src.files == [path]
         self._known.pop(path, None)
-        if self._cache is not None and alone:
-            self._known[path] = {
-                'stamp': self._stamp(path),
-                'header': dataclasses.asdict(header),
-            }
+        if self._cache is not None and alone and stamp:
+            self._known[path] = {'stamp': stamp, 'header': dataclasses.asdict(header)}
             self._changed = True
         return header
 

@@ -18,7 +18,7 @@ from ..checks import Names, checked
 from ..utils import check_choice
 from .archives import extract_images
 from .chip_folder import ChipFolder
-from .chips import Chip, find_chips
+from .chips import Chip, pair_files
 from .masks import MaskSource
 from .source import SARSource, Source
 
@@ -206,11 +206,14 @@ class OMBRIA(ChipFolder):
         """
         chips = []
         for part in self._parts:
-            patterns = (f'{folder}/*_{{name}}.png' for folder in _folders(part))
-            paths = dict(zip(_Folders._fields, patterns, strict=True))
+            files = zip(_Folders._fields, _list_images(part, self.root), strict=True)
+            found = {
+                kind: {('', str(number)): path for number, path in paths.items()}
+                for kind, paths in files
+            }
             chips += [
                 chip
-                for chip in find_chips(self.root, paths)
+                for chip in pair_files(found)
                 if part != 'train' or self._is_in_split(int(chip.name))
             ]
         if not chips:

@@ -167,7 +167,7 @@ class Parts:
         """List the files that a killed run of this plan has put in their places."""
         try:
             note = json.loads((self.folder / 'renames.json').read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return set()
         paths = [path for path in self.outputs.paths if path.exists()]
         return {path for path in paths if note.get(str(path)) == _identify(path)}
@@ -206,7 +206,7 @@ def start_maps(parts: Sequence[Parts], strategy: Strategy) -> set[tuple[int, int
     if strategy.is_global_zero:
         try:
             done = {(i, row) for i, part in enumerate(parts) for row in part.start()}
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - the others must not wait for it
             for part in parts:
                 part.release()
             done = error

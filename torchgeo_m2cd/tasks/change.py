@@ -179,6 +179,11 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             own = {k: v for k, v in saved if k.startswith(MODEL_PREFIX)}
             self.load_state_dict(own, strict=False)
 
+    @property
+    def threshold(self) -> float:
+        """Probability from which on a pixel has changed: that of the weights, or 0.5."""
+        return 0.5 if self.reliability is None else self.reliability.threshold
+
     def configure_models(self) -> None:
         """Initialize the model."""
         # A decorator would hide the arguments of subclasses from save_hyperparameters
@@ -218,14 +223,10 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             self.criterion = OHEMLoss(criterion, self.ohem)
 
     def configure_metrics(self) -> None:
-        """Initialize the metrics: IoU, F1, precision, recall and accuracy.
-
-        Released weights have a threshold of their own.
-        """
+        """Initialize the metrics: IoU, F1, precision, recall and accuracy."""
         names = ('task', 'num_classes', 'num_labels', 'labels', 'ignore_index')
         given = {name: self.hparams[name] for name in names}
-        threshold = 0.5 if self.reliability is None else self.reliability.threshold
-        metrics = make_metrics(**given, threshold=threshold)
+        metrics = make_metrics(**given, threshold=self.threshold)
         for stage in ('train', 'val', 'test'):
             setattr(self, f'{stage}_metrics', metrics.clone(prefix=f'{stage}_'))
 
@@ -392,8 +393,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         if 'valid' in batch:
             seen = batch['valid'].flatten(1).any(dim=1)
             seen[0] |= ~seen.any()
-        logits = self._logits(image[seen])
-        predicted = to_probabilities(logits, self.hparams['task'])
+        predicted = to_probabilities(self._logits(image[seen]), self.hparams['task'])
         probabilities = predicted.new_zeros(len(image), *predicted.shape[1:])
         probabilities[seen] = predicted
         check_finite(self.model, batch, batch_idx, probabilities)

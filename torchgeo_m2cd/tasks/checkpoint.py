@@ -55,6 +55,18 @@ def rebuild[Task: BaseTask](path: str, argument: str, task: type[Task]) -> Task:
         ValueError: If it is no checkpoint of such a task.
     """
     checkpoint = read_task(path, argument, task)
+    # Subclasses pass arguments on
+    known = {
+        name
+        for base in task.__mro__
+        if issubclass(base, BaseTask)
+        for name in inspect.signature(base.__init__).parameters
+    }
+    for key in checkpoint['hyper_parameters']:
+        try:
+            check_choice(f'argument of {task.__name__}', key, sorted(known))
+        except ValueError as error:
+            raise ValueError(f'{argument} {path!r} has an {error}') from error
     try:
         made = task(**checkpoint['hyper_parameters'])
         made.on_load_checkpoint(checkpoint)
@@ -93,7 +105,7 @@ def read_task(path: str, argument: str, task: type[BaseTask]) -> dict[str, Any]:
 
 
 def _check_content(checkpoint: Any, task: type[BaseTask]) -> None:
-    """Check that a checkpoint has the parts of a task's, and no unknown words."""
+    """Check that a checkpoint has the parts of a task's."""
     parts = checkpoint if isinstance(checkpoint, Mapping) else {}
     kinds = {'state_dict': Mapping, 'hyper_parameters': Mapping, _VERSION: str}
     missing = [k for k, kind in kinds.items() if not isinstance(parts.get(k), kind)]
@@ -105,12 +117,6 @@ def _check_content(checkpoint: Any, task: type[BaseTask]) -> None:
         isinstance(value, Tensor) for value in checkpoint['state_dict'].values()
     ):
         raise ValueError('has other values than tensors in state_dict')
-    known = {*inspect.signature(task).parameters, *_LIGHTNING}
-    for key in checkpoint['hyper_parameters']:
-        try:
-            check_choice(f'argument of {task.__name__}', key, known)
-        except ValueError as error:
-            raise ValueError(f'has an {error}') from error
 
 
 def check_fits(task: BaseTask, checkpoint: Mapping[str, Any], prefix: str = '') -> None:
