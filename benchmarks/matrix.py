@@ -55,8 +55,10 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
         Cells, ordered by seed.
 
     Raises:
+        FileNotFoundError: If there is no such config.
         ValueError: If the file has an unknown key or threshold, two models have the same
-            folder name, or a model starts from one that is not in the file.
+            folder name, a model starts from one that is not in the file, or the config
+            does not save the best checkpoint as ``best.ckpt``.
     """
     matrix = yaml.safe_load(path.read_bytes())
     _check_keys(path, matrix, {'config', 'arguments', 'datasets', 'models', 'seeds'})
@@ -97,7 +99,26 @@ def read_matrix(path: Path, output: Path) -> list[Cell]:
         )  # fmt: skip
     if len({cell.folder for cell in cells}) < len(cells):
         raise ValueError(f'{path} has models whose names differ in punctuation only')
+    for cell in cells:
+        if cell.threshold is None:
+            _check_saves_best(cell)
+            break  # All have the same config
     return cells
+
+
+def _check_saves_best(cell: Cell) -> None:
+    """Check that the training of a cell will leave a checkpoint to test."""
+    config = find_config(cell)
+    trainer = yaml.safe_load(config.read_bytes()).get('trainer', {})
+    names = [
+        str(callback.get('init_args', {}).get('filename'))
+        for callback in trainer.get('callbacks', [])
+    ]
+    if not any(name.startswith('best') for name in names):
+        raise ValueError(
+            f'{config} does not save the best checkpoint: expected a ModelCheckpoint with '
+            'filename: best'
+        )
 
 
 def _check_keys(path: Path, given: Mapping[str, Any], known: set[str]) -> None:

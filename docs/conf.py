@@ -52,6 +52,11 @@ if repository:
 html_sidebars: dict[str, list[str]] = {'architecture': [], 'index': []}
 html_show_sourcelink = False
 
+# Pictures of pages for social networks, which need the address of the pages
+ogp_site_url = os.environ.get('READTHEDOCS_CANONICAL_URL', '')
+if ogp_site_url:
+    extensions.append('sphinxext.opengraph')
+
 # Prompts and outputs are not copied, continued lines are
 copybutton_prompt_text = '$ '
 copybutton_line_continuation_character = '\\'
@@ -59,7 +64,8 @@ copybutton_line_continuation_character = '\\'
 # A notebook runs once, and again if it has changed
 nb_execution_mode = 'cache'
 nb_execution_raise_on_error = True
-nb_execution_timeout = 180
+nb_execution_show_tb = True
+nb_execution_timeout = 600
 nb_merge_streams = True
 nb_output_stderr = 'remove'
 

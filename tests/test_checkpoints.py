@@ -137,6 +137,17 @@ class TestReadCheckpoint:
         with pytest.raises(PermissionError, match='not yours'):
             read_checkpoint(tmp_path / 'a.ckpt')
 
+    def test_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file is not damaged because there is no room for it."""
+
+        def fail(*args: Any, **kwargs: Any) -> None:
+            raise MemoryError
+
+        torch.save({}, tmp_path / 'a.ckpt')
+        monkeypatch.setattr(torch, 'load', fail)
+        with pytest.raises(MemoryError):
+            read_checkpoint(tmp_path / 'a.ckpt')
+
 
 class TestFindResumable:
     def test_good(self, tmp_path: Path) -> None:

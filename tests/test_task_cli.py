@@ -113,7 +113,9 @@ class TestCheckpoint:
         message = "names the class 'no.such.Class', which would be imported"
         assert message in fail(capsys, *args)
 
-    @pytest.mark.parametrize('content', [{'hyper_parameters': {}}, {}])
+    @pytest.mark.parametrize(
+        'content', [{'hyper_parameters': {'lr': 0.1}}, {'hyper_parameters': {}}, {}]
+    )
     def test_other_task(
         self, content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -57,6 +57,18 @@ class TestReadMatrix:
         with pytest.raises(ValueError, match='differ in punctuation only'):
             read_matrix(write(matrix), tmp_path)
 
+    def test_no_best(
+        self, matrix: dict[str, Any], write: Write, tmp_path: Path
+    ) -> None:
+        """Noticed before the trainings, not after them."""
+        config = tmp_path / 'mine.yaml'
+        config.write_text('trainer: {callbacks: [{class_path: a.B}]}')
+        matrix |= {'config': str(config), 'models': {'U-Net': None}}
+        with pytest.raises(
+            ValueError, match=r'mine\.yaml does not save the best check'
+        ):
+            read_matrix(write(matrix), tmp_path)
+
     def test_unknown_after(
         self, matrix: dict[str, Any], write: Write, tmp_path: Path
     ) -> None:

@@ -581,6 +581,7 @@ class TestSceneWriter:
         writer = SceneWriter(tmp_path / 'change.tif')
         with pytest.raises(TypeError, match='expected those of SceneDataModule'):
             writer.setup(trainer, PixelTask(), 'predict')
+        writer.on_exception(trainer, PixelTask(), TypeError())  # Nothing to close
 
     def test_shared_by_lightning(self, paths: dict[str, Path], tmp_path: Path) -> None:
         datamodule = SceneDataModule(paths['optical'], paths['sar'], inputs=INPUTS)
