@@ -17,12 +17,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import Tensor
 from torchgeo.datasets.utils import quantile_normalization
 
 from benchmarks.evaluate import LEVELS
-from benchmarks.plots import OUTCOMES, plot_outcomes
+from benchmarks.plots import label_outcomes, plot_outcomes
 from benchmarks.tables import RESULTS
 from torchgeo_m2cd.datasets import OMBRIA
 from torchgeo_m2cd.predict import predict_pair
@@ -87,16 +86,7 @@ def draw(task: ChangeDetectionTask, dataset: OMBRIA, chips: int) -> Figure:
         flood = np.where(maps[index] >= threshold, LEVELS, 0)
         plot_outcomes(row[3], flood, samples[index]['mask'][0].numpy())
         row[0].set_ylabel(f'IoU {scores[index]:.2f}')
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    for axis, title in zip(axes[0], COLUMNS, strict=True):
-        axis.set_title(title, fontsize=9)
-    handles = [
-        Patch(facecolor=color, edgecolor='black', label=name)
-        for name, color in OUTCOMES.items()
-    ]
-    figure.legend(handles=handles, loc='lower center', ncols=4)
-    figure.tight_layout(rect=(0, 0.4 / (2.1 * len(shown) + 0.5), 1, 1))
+    label_outcomes(figure, axes, COLUMNS)
     return figure
 
 

@@ -139,6 +139,18 @@ def plot_chips(cells: Sequence[Cell], models: Sequence[str], chips: int = 2) -> 
             for axis, one in zip(axes[row, 2:], written, strict=True):
                 plot_outcomes(axis, one['probability'][index], one['mask'][index])
             row += 1
+    label_outcomes(figure, axes, columns)
+    return figure
+
+
+def label_outcomes(figure: Figure, axes: Array, columns: Sequence[str]) -> None:
+    """Add the titles of the columns and the legend of the outcomes.
+
+    Args:
+        figure: The figure.
+        axes: Its axes, shape (rows, columns).
+        columns: Title of each column.
+    """
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     for axis, title in zip(axes[0], columns, strict=True):
@@ -148,8 +160,7 @@ def plot_chips(cells: Sequence[Cell], models: Sequence[str], chips: int = 2) -> 
         for name, color in OUTCOMES.items()
     ]
     figure.legend(handles=handles, loc='lower center', ncols=4)
-    figure.tight_layout(rect=(0, 0.3 / rows, 1, 1))
-    return figure
+    figure.tight_layout(rect=(0, 0.3 / len(axes), 1, 1))
 
 
 def plot_outcomes(axis: Axes, probability: Array, mask: Array) -> None:

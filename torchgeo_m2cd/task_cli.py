@@ -13,13 +13,10 @@ from torchgeo.tasks import BaseTask
 
 from .checkpoints import find_resumable, read_checkpoint
 from .tasks import ChangeDetectionTask
-from .tasks.checkpoint import rebuild
+from .tasks.checkpoint import LIGHTNING_KEYS, rebuild
 
 # Words that stand for checkpoints which Lightning finds itself
 _WORDS = ('best', 'last', 'hpc')
-
-# Keys that Lightning adds to the arguments of a task
-_OWN_KEYS = ('_class_path', '_instantiator')
 
 
 class TaskCLI(LightningCLI):
@@ -88,7 +85,9 @@ class TaskCLI(LightningCLI):
                 f'ckpt_path {path!r} names the class {named!r}, which would be imported: '
                 'expected plain arguments'
             )
-        self._arguments = {k: v for k, v in arguments.items() if k not in _OWN_KEYS}
+        self._arguments = {
+            key: value for key, value in arguments.items() if key not in LIGHTNING_KEYS
+        }
 
     def _parse_ckpt_path(self) -> None:
         """Take the arguments of the checkpoint, but never its class."""

@@ -122,6 +122,9 @@ def test_subclass(saved: dict[str, Any], tmp_path: Path) -> None:
     path = str(tmp_path / 'a.ckpt')
     torch.save(argue('variant', 'b')(saved), path)
     assert rebuild(path, 'weights', Mine).hparams['backbone'] is not None
+    torch.save(argue('bakbone', 'b')(saved), tmp_path / 'b.ckpt')
+    with pytest.raises(ValueError, match=r"b\.ckpt' is not .* of a Mine: .*'bakbone'"):
+        rebuild(str(tmp_path / 'b.ckpt'), 'weights', Mine)
     # The weights are good for other tasks, too
     small = {'num_filters': 2}
     task = ChangeDetectionTask('fcn', in_channels=4, model_args=small, init_from=path)

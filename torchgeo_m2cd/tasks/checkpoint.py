@@ -31,11 +31,11 @@ ARCHITECTURE = (
 
 _VERSION = 'pytorch-lightning_version'
 
-# Keys that Lightning adds to the arguments of a task
-_LIGHTNING = ('_class_path', '_instantiator')
+#: Keys that Lightning adds to the arguments of a task.
+LIGHTNING_KEYS = ('_class_path', '_instantiator')
 
 # Arguments of which a checkpoint has no need, and Lightning's keys
-_START = ('weights', 'init_from', *_LIGHTNING)
+_START = ('weights', 'init_from', *LIGHTNING_KEYS)
 
 
 def rebuild[Task: BaseTask](path: str, argument: str, task: type[Task]) -> Task:
@@ -55,16 +55,12 @@ def rebuild[Task: BaseTask](path: str, argument: str, task: type[Task]) -> Task:
         ValueError: If it is no checkpoint of such a task.
     """
     checkpoint = read_task(path, argument, task)
-    # Subclasses pass arguments on
-    known = {
-        name
-        for base in task.__mro__
-        if issubclass(base, BaseTask)
-        for name in inspect.signature(base.__init__).parameters
-    }
-    for key in checkpoint['hyper_parameters']:
+    known = inspect.signature(task).parameters
+    # A subclass with **kwargs passes arguments on, and Python refuses unknown ones
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for key in () if passes_on else checkpoint['hyper_parameters']:
         try:
-            check_choice(f'argument of {task.__name__}', key, sorted(known))
+            check_choice(f'argument of {task.__name__}', key, known)
         except ValueError as error:
             raise ValueError(f'{argument} {path!r} has an {error}') from error
     try:
