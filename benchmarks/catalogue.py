@@ -1,0 +1,218 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Tables of the datasets, the released weights and the encoders of M²CD.
+
+python -m benchmarks.catalogue
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from torchgeo.datasets import BRIGHTDFC2025
+
+from benchmarks.tables import RESULTS, write_csv
+from torchgeo_m2cd.datamodules import BRIGHTDFC2025DataModule
+from torchgeo_m2cd.datasets import OMBRIA, CAUFlood, SyntheticFlood
+from torchgeo_m2cd.models import M2CD, Experts, M2CD_Weights
+
+#: What the datasets have no attributes for. Number of chips and licence of BRIGHT are
+#: those of TorchGeo's table of datasets.
+DATASETS: dict[type[Any], dict[str, str]] = {
+    OMBRIA: {
+        'Optical, before': f'Sentinel-2: {", ".join(OMBRIA.all_bands)}',
+        'SAR, after': f'Sentinel-1: {", ".join(OMBRIA.all_sar_bands)}',
+        'Chips': f'{sum(OMBRIA.counts.values()):,}',
+        'Size (px)': '256',
+        'Pixel (m)': '10',
+        'Licence': 'not stated',
+        'Source': 'downloaded on request',
+    },
+    CAUFlood: {
+        'Optical, before': f'Sentinel-2: {", ".join(CAUFlood.all_bands)}',
+        'SAR, after': f'Sentinel-1: {", ".join(CAUFlood.all_sar_bands)}',
+        'Chips': '',
+        'Size (px)': '256',
+        'Pixel (m)': '10',
+        'Licence': 'not stated',
+        'Source': 'share link, needs a browser',
+    },
+    BRIGHTDFC2025: {
+        'Optical, before': f'aerial, Maxar: {", ".join(BRIGHTDFC2025DataModule.means)}',
+        'SAR, after': 'Capella, Umbra: 1 band',
+        'Chips': '3,239',
+        'Size (px)': '1,024',
+        'Pixel (m)': '0.3 to 1',
+        'Licence': 'CC-BY-4.0 and CC-BY-NC-4.0',
+        'Source': 'downloaded on request',
+    },
+    SyntheticFlood: {
+        'Optical, before': f'simulated: {", ".join(SyntheticFlood.all_bands)}',
+        'SAR, after': f'simulated: {", ".join(SyntheticFlood.all_sar_bands)}',
+        'Chips': 'any number',
+        'Size (px)': 'any',
+        'Pixel (m)': '10',
+        'Licence': 'MIT',
+        'Source': 'generated on the fly',
+    },
+}
+
+#: Encoders, and their names in the paper.
+ENCODERS = {
+    'mit_b0': 'MiT-b0',
+    'mit_b1': 'MiT-b1*',
+    'mit_b2': '',
+    'mit_b3': '',
+    'mit_b4': '',
+    'mit_b5': '',
+    'resnet18': '',
+    'tu-resnet18d': 'ResNet-18',
+    'resnet34': '',
+    'resnet50': '',
+    'tu-mobilenetv3_small_100': 'small',
+    'tu-mobilenetv3_large_100': 'large',
+    'tu-convnext_tiny': 'ConvNeXt-T',
+    'tu-convnext_small': 'ConvNeXt-S',
+    'tu-convnext_base': 'ConvNeXt-B',
+}
+
+
+def list_datasets() -> list[dict[str, str]]:
+    """List the datasets.
+
+    Returns:
+        A row per dataset, with the role that links to its documentation.
+    """
+    return [
+        {
+            'Dataset': f':class:`~{_package(dataset)}.{dataset.__name__}`',
+            **facts,
+            'Classes': ', '.join(dataset.classes),
+        }
+        for dataset, facts in DATASETS.items()
+    ]
+
+
+def list_weights() -> list[dict[str, str]]:
+    """List the released weights.
+
+    Returns:
+        A row per weights, with the IoU of each split that was tested.
+    """
+    rows = []
+    for weights in dict.fromkeys(M2CD_Weights.__members__.values()):
+        meta = weights.meta
+        optical, sar = weights.transforms().band_names
+        model = M2CD(**meta['model'])
+        count = sum(parameter.numel() for parameter in model.parameters())
+        experts = meta['model']['experts']
+        rows.append(
+            {
+                'Weights': f'``{weights}``',
+                'Encoder': f'``{meta["model"]["encoder_name"]}``',
+                'Decoder': f'``{meta["model"]["decoder"]}``',
+                'Experts': str(experts['num_experts']) if experts else 'none',
+                'Mparams': f'{count / 1e6:.1f}',
+                'MB': f'{meta["bytes"] / 1e6:.1f}',
+                'Bands': f'{", ".join(optical)}; {", ".join(sar)}',
+                **{
+                    f'IoU {split}': f'{figure["IoU"]:.3f}'
+                    for split, figure in meta['figures'].items()
+                },
+            }
+        )
+    return rows
+
+
+def list_encoders() -> list[dict[str, str]]:
+    """List encoders, measured with and without experts; takes minutes.
+
+    Returns:
+        A row per encoder.
+    """
+    rows = []
+    for encoder in ENCODERS:
+        rows.append(measure_encoder(encoder))
+        print(*rows[-1].values(), sep='\t', flush=True)
+    return rows
+
+
+def measure_encoder(encoder: str) -> dict[str, str]:
+    """Count parameters and multiply-accumulates of models with an encoder.
+
+    Args:
+        encoder: Name of the encoder.
+
+    Returns:
+        For a model without and with experts, parameters and parameters that one token
+        uses, both in millions, and GMAC for one pair of 256 x 256 pixels in evaluation
+        mode.
+    """
+    plain, moe = _measure(encoder, None), _measure(encoder, Experts())
+    del plain['active']  # Equal to Mparams
+    return {
+        'encoder': encoder,
+        'paper': ENCODERS[encoder],
+        **{f'none: {key}': value for key, value in plain.items()},
+        **{f'MoE: {key}': value for key, value in moe.items()},
+    }
+
+
+@torch.inference_mode()
+def _measure(encoder: str, experts: Experts | None) -> dict[str, str]:
+    """Count parameters and multiply-accumulates of a model."""
+    model = M2CD(encoder, experts=experts).eval()
+    total = sum(p.numel() for p in model.parameters())
+    idle = sum(
+        p.numel() * (moe.num_experts - moe.top_k) // moe.num_experts
+        for moe in model.encoder.moe.values()
+        for layer in (moe.fc1, moe.fc2)
+        for p in layer.parameters()
+    )
+    # Experts are sparse: each computes only its own tokens. Of attention, the counter
+    # knows the matrix products, but not the fused kernel of CPUs
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 2, 3, 256, 256))
+    return {
+        'Mparams': f'{total / 1e6:.1f}',
+        'active': f'{(total - idle) / 1e6:.1f}',
+        'GMAC': f'{counter.get_total_flops() / 2e9:.2f}',
+    }
+
+
+def _package(dataset: type[Any]) -> str:
+    """Return the package that documents a dataset."""
+    return dataset.__module__.rpartition('.')[0]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command-line interface.
+
+    Args:
+        argv: Arguments (defaults to those of the process).
+    """
+    tables = {
+        'datasets': list_datasets,
+        'weights': list_weights,
+        'encoders': list_encoders,
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'tables', nargs='*', default=list(tables), help=f'some of {", ".join(tables)}'
+    )
+    parser.add_argument(
+        '--folder', type=Path, default=RESULTS, help='folder to write the tables to'
+    )
+    args = parser.parse_args(argv)
+    for name in args.tables:
+        write_csv(args.folder / f'{name}.csv', tables[name]())
+
+
+if __name__ == '__main__':
+    main()
