@@ -58,7 +58,8 @@ if ogp_site_url:
     extensions.append('sphinxext.opengraph')
 
 # Prompts and outputs are not copied, continued lines are
-copybutton_prompt_text = '$ '
+copybutton_prompt_text = r'\$ |>>> |\.\.\. '
+copybutton_prompt_is_regexp = True
 copybutton_line_continuation_character = '\\'
 
 # A notebook runs once, and again if it has changed
@@ -81,6 +82,17 @@ autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented'
 autodoc_typehints_format = 'short'
 napoleon_numpy_docstring = False
+
+# A reference to something of this package that is not documented is an error. So is a type
+# with a space, which is no type but the words before a colon
+nitpicky = True
+nitpick_ignore_regex = [
+    ('py:.*', r'(?!torchgeo_m2cd\.)\S+\.\S+'),
+    ('py:class', r'[^\s.]+'),
+    ('py:exc', r'[^\s.]+'),
+    # Of arguments of classes for developers
+    ('py:class', r'torchgeo_m2cd\.datasets\.(classes|grid|headers)\..*|.*\._\w+'),
+]
 
 # Links into the documentation of other libraries need the network, which a build must
 # not depend on: they are made on Read the Docs and where the variable below is set.
@@ -115,6 +127,19 @@ def show_init(
     return stringify_signature(init, show_annotation=False), None
 
 
+def keep_colons(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep napoleon from taking the words before a colon for the type of an attribute."""
+    if what in ('attribute', 'data', 'property'):
+        lines[:0] = [
+            '..',
+            '',
+        ]  # An empty comment: napoleon looks at the first line alone
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
+    # Before napoleon
+    app.connect('autodoc-process-docstring', keep_colons, priority=400)
     app.connect('autodoc-process-signature', show_init)

@@ -3,6 +3,8 @@
 
 """What the documentation tells users to type."""
 
+import doctest
+import importlib
 import re
 import runpy
 import shlex
@@ -22,7 +24,16 @@ from torchgeo_m2cd.configs import config_path
 from torchgeo_m2cd.datamodules import SyntheticFloodDataModule
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
-RECIPES = Path(__file__).parents[1] / 'docs' / 'user' / 'recipes.rst'
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / 'docs' / 'user' / 'recipes.rst'
+
+# Modules and pages with examples
+EXAMPLES = sorted(
+    path
+    for pattern in ('torchgeo_m2cd/**/*.py', 'docs/api/*.rst')
+    for path in ROOT.glob(pattern)
+    if '>>> ' in path.read_text()
+)
 
 
 def find_blocks(path: Path, language: str) -> list[str]:
@@ -47,6 +58,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(sys.modules, 'steps', raising=False)
     Path('mine.yaml').write_text(config_path('ombria').read_text())
     return tmp_path
+
+
+@pytest.mark.parametrize('path', EXAMPLES, ids=lambda path: path.name)
+def test_examples(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples of the API print what they say."""
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS
+    if path.suffix == '.rst':
+        results = doctest.testfile(str(path), module_relative=False, optionflags=flags)
+    else:
+        name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        module = importlib.import_module(name)
+        results = doctest.testmod(module, globs={}, optionflags=flags)
+    assert results.attempted > 2
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('*.md')), ids=lambda path: path.name)
+def test_links(path: Path) -> None:
+    """Files that a page names are there, with the heading that it names."""
+    for link in re.findall(r'\]\((?!https?:)([^)]+)\)', path.read_text()):
+        file, _, anchor = link.partition('#')
+        text = (ROOT / file).read_bytes().decode(errors='ignore')
+        titles = {re.sub(r'\W+', '-', line.lower()) for line in text.splitlines()}
+        assert not anchor or anchor in titles
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def read_checkpoint(
         map_location: Where to put tensors, see :func:`torch.load`.
 
     Returns:
-        What the file holds: tensors and plain values, and containers of them.
+        The content of the file, which is tensors, plain values, and containers of them.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -83,6 +83,23 @@ def predict_scene(
             files ``classes``, ``polygons``, ``quicklook`` and ``stac``, ``districts``,
             ``threshold``, ``min_area`` and ``overwrite``.
 
+    Example:
+        >>> from torchgeo_m2cd.datasets import SyntheticFlood
+        >>> from torchgeo_m2cd.predict import predict_scene
+        >>> files = SyntheticFlood().write_scene('scene', size=256)
+        >>> summary = predict_scene(
+        ...     files['optical'],
+        ...     files['sar'],
+        ...     'change.tif',
+        ...     classes='classes.tif',
+        ...     trainer_args={'enable_progress_bar': False},
+        ... )
+        <BLANKLINE>
+        change.tif
+          flooded ...
+        >>> round(summary['mapped_km2'], 2)
+        5.02
+
     Returns:
         The summary of the map, which is also in the JSON file beside it; with ``scenes``,
         a list with the summary of each. ``flooded_km2`` leaves out what was water before
@@ -140,6 +157,18 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
         sar: Post-event SAR image, shape (C, H, W), (H, W, C) or (H, W). The number of
             bands may differ from that of *optical*.
         valid: Pixels with data, shape (H, W) (defaults to where all values are finite).
+
+    Example:
+        >>> import torch
+        >>> from torchgeo_m2cd.predict import predict_pair
+        >>> from torchgeo_m2cd.tasks import load_task
+        >>> task = load_task('M2CD_Weights.DEFAULT')
+        >>> task.inputs.band_names
+        (['B08'], ['VV'])
+        >>> predict_pair(
+        ...     task, torch.rand(1, 64, 64) * 3000, torch.rand(1, 64, 64) - 20
+        ... ).shape
+        torch.Size([64, 64])
 
     Returns:
         Probability of change, float32, shape (H, W), or of each class or label, shape

@@ -37,8 +37,15 @@ def stack_pair(optical: Tensor, sar: Tensor) -> Tensor:
         optical: Optical image of shape (C1, H, W).
         sar: SAR image of shape (C2, H, W).
 
+    Example:
+        >>> import torch
+        >>> from torchgeo_m2cd.datasets import stack_pair
+        >>> pair = stack_pair(torch.rand(3, 64, 64), torch.rand(2, 64, 64))
+        >>> pair.shape  # red, green, blue; VV, VH, VV
+        torch.Size([2, 3, 64, 64])
+
     Returns:
-        Pair of shape (2, C, H, W) with C = max(C1, C2): optical first, SAR second.
+        Pair of shape (2, C, H, W), optical first, SAR second, with C = max(C1, C2).
 
     Raises:
         ValueError: If the images do not have the same height and width.
@@ -96,8 +103,8 @@ class OpticalSARDataset(NonGeoDataset):
     def band_names(self) -> tuple[list[str], list[str]]:
         """Names of the optical and of the SAR bands that all datasets share.
 
-        They are empty where they are not known, see
-        :func:`~torchgeo_m2cd.datasets.bands.name_band`.
+        A name is a polarisation (``'VV'``) or a band of Sentinel-2 (``'B08'``), and empty
+        where it is not known.
         """
         return [*map(name_band, self.bands)], [*map(name_band, self.sar_bands)]
 
@@ -111,7 +118,7 @@ class OpticalSARDataset(NonGeoDataset):
         prediction, another panel shows the errors.
 
         Args:
-            sample: A sample returned by :meth:`__getitem__`. The mask is optional, and so
+            sample: A sample of the dataset. The mask is optional, and so
                 is ``prediction``, 0 or 1, of shape (1, H, W) or (H, W).
             show_titles: Flag indicating whether to show titles above each panel.
             suptitle: Optional string to use as a suptitle.

@@ -52,7 +52,7 @@ class CAUFlood(ChipFolder):
     .. note::
        Neither the paper nor the code documents the order of the bands. This class assumes
        B02, B03, B04, and B08 in the first layout and B04, B03, and B02 in the second. If
-       water and vegetation do not look natural in :meth:`plot`, change :attr:`layouts`.
+       water and vegetation do not look natural in ``plot``, change :attr:`layouts`.
 
     Dataset classes:
 

@@ -48,6 +48,25 @@ class ChipFolder(OpticalSARDataset):
     Where a file declares no data, or is NaN, the mask is 255 and ``valid``, a bool tensor
     of shape (1, H, W) in each sample, is False. SAR in power or amplitude becomes dB.
     An alpha band is a band like others, since four bands are often stored as RGBA.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from torchgeo_m2cd.datasets import ChipFolder
+        >>> for folder, mode in {'before': 'RGB', 'after': 'L', 'mask': 'L'}.items():
+        ...     Path('chips', folder).mkdir(parents=True)
+        ...     for number in range(20):
+        ...         Image.new(mode, (64, 64)).save(f'chips/{folder}/{number}.png')
+        >>> dataset = ChipFolder(
+        ...     'chips',
+        ...     'train',
+        ...     'before/*.png',
+        ...     'after/*.png',
+        ...     'mask/*.png',
+        ...     splits={'val': 0.2},
+        ... )
+        >>> len(dataset), dataset[0]['image'].shape
+        (16, torch.Size([2, 3, 64, 64]))
     """
 
     #: Names of all bands of the optical files, if these do not name them.

@@ -56,6 +56,14 @@ class SceneDataset(IntersectionDataset):
       without label, or outside of the split
     * ``reference_optical`` and ``reference_sar``: float32 tensors of shape (K, 1, 1), if
       there is something to measure, see :class:`~torchgeo_m2cd.transforms.Inputs`
+
+    Example:
+        >>> from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood
+        >>> files = SyntheticFlood().write_scene('scene', size=256)
+        >>> scene = SceneDataset(files['optical'], files['sar'], files['mask'])
+        >>> sample = scene[scene.bounds]
+        >>> sample['image'].shape  # The SAR image begins 32 pixels to the south-east
+        torch.Size([2, 4, 224, 224])
     """
 
     #: Mask value of pixels that are not valid.

@@ -279,8 +279,8 @@ class SARSource(Source):
             name: Name of the files, for messages.
 
         Returns:
-            Values of the same shape, at least :data:`FLOOR` dB: where the noise was
-            removed, the power of calm water may be zero or below.
+            Values of the same shape, at least -40 dB. Where the noise was removed, the
+            power of calm water may be zero or below.
 
         Raises:
             ValueError: If values are below zero by more than noise can be.

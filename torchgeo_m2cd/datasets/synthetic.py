@@ -69,6 +69,14 @@ class SyntheticFlood(OpticalSARDataset):
     .. note::
        Use it for tests, tutorials, and to compare settings of a method. Scores on it say
        nothing about real floods.
+
+    Example:
+        >>> from torchgeo_m2cd.datasets import SyntheticFlood
+        >>> dataset = SyntheticFlood(length=2, size=64, sar_bands=['VV', 'VH'])
+        >>> sample = dataset[0]
+        >>> sample['image'].shape, sample['mask'].shape
+        (torch.Size([2, 4, 64, 64]), torch.Size([1, 64, 64]))
+        >>> dataset.plot(sample).savefig('flood.png')
     """
 
     all_bands = ('B02', 'B03', 'B04', 'B08')
@@ -190,7 +198,7 @@ class SyntheticFlood(OpticalSARDataset):
             overwrite: Whether to replace existing files.
 
         Returns:
-            Paths of the files by name: 'optical', 'sar', and 'mask'.
+            The paths, with the keys 'optical', 'sar', and 'mask'.
 
         Raises:
             FileExistsError: If a file exists and *overwrite* is False.

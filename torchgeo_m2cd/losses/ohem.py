@@ -49,6 +49,16 @@ class OHEMLoss(nn.Module):
 
     The weights and the label smoothing of the criterion do not affect which pixels are
     hard. In evaluation mode, all pixels count.
+
+    Example:
+        >>> import torch
+        >>> from torchgeo_m2cd.losses import OHEM, OHEMLoss
+        >>> loss = OHEMLoss(
+        ...     torch.nn.BCEWithLogitsLoss(), OHEM(threshold=0.7, min_kept=1)
+        ... )
+        >>> logits = torch.tensor([[[4.0, 3.0, -2.0]]])  # The last pixel is wrong
+        >>> loss(logits, torch.ones(1, 1, 3))
+        tensor(2.1269)
     """
 
     @checked

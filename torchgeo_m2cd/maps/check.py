@@ -133,7 +133,7 @@ def check_map(
         reliability: What is known of the model. Without it, there is nothing to look at.
 
     Returns:
-        What was found: nothing if it is not known which band is the near infrared, or how
+        What was found, nothing if it is not known which band is the near infrared, or how
         many dB a unit of SAR is.
     """
     check = Check()

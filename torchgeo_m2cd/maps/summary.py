@@ -180,7 +180,7 @@ def read_summary(outputs: Outputs) -> dict[str, Any]:
         outputs: The files of the map.
 
     Returns:
-        The summary, see :func:`summarize`.
+        What the file beside the map says.
     """
     summary: dict[str, Any] = json.loads(outputs.summary.read_text(encoding='utf-8'))
     return summary
@@ -191,7 +191,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     """Write a summary for the terminal.
 
     Args:
-        summary: The summary, see :func:`summarize`.
+        summary: The summary of a map, see :func:`read_summary`.
 
     Returns:
         Lines of text.

@@ -90,6 +90,15 @@ class M2CD(SegmentationModel):  # type: ignore[misc]
     If you use this model in your research, please cite the following paper:
 
     * https://doi.org/10.1109/LGRS.2025.3590959
+
+    Example:
+        Four optical and two SAR bands, with experts after the last two stages:
+
+        >>> import torch
+        >>> from torchgeo_m2cd.models import M2CD, Experts
+        >>> model = M2CD('mit_b0', in_channels=(4, 2), experts=Experts(stages=(3, 4)))
+        >>> model(torch.rand(2, 2, 4, 64, 64)).shape
+        torch.Size([2, 1, 64, 64])
     """
 
     @supports_config_loading  # type: ignore[untyped-decorator]

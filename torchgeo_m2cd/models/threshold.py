@@ -35,6 +35,19 @@ class ThresholdRule(nn.Module):
     The rule has nothing to learn. Its numbers were chosen on the
     training split of OMBRIA, by the IoU of 24 runs of chips, of the groups ``dry`` and
     ``green``, and of chips of which 6 % are flooded.
+
+    Example:
+        >>> import torch
+        >>> from torchgeo_m2cd.models import ThresholdRule
+        >>> rule = ThresholdRule()
+        >>> image = torch.stack(
+        ...     [torch.full((1, 64, 64), 3000), torch.full((1, 64, 64), -9)]
+        ... )
+        >>> image[1, 0, :32] = -21  # The north is flooded
+        >>> shown = rule.inputs.show({'image': image[None].float()})
+        >>> flooded = rule(shown['image'])[0, 0] > 0
+        >>> flooded[0, 0], flooded[63, 0]
+        (tensor(True), tensor(False))
     """
 
     #: Gaussian along one axis.

@@ -21,7 +21,7 @@ class InputStep(Configurable, nn.Module, ABC):
     measured values are the *reference* of the image.
 
     A subclass sets :attr:`bands`, :attr:`channels` and :attr:`num_references`. It stores
-    its arguments, plain values, as attributes of the same names, because :meth:`to_dict`
+    its arguments, plain values, as attributes of the same names, because ``to_dict``
     reads them.
     """
 

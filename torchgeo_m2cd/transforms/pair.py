@@ -29,6 +29,16 @@ class PairAugmentation(nn.Module):
     nearest neighbours, and keep their values and data types. Other keys do not change.
     Where a transform leaves pixels without data, images are 0, ``valid`` is False, and the
     mask is 255, to be ignored.
+
+    Example:
+        >>> import torch
+        >>> from kornia.augmentation import RandomHorizontalFlip
+        >>> from torchgeo_m2cd.transforms import PairAugmentation
+        >>> augmentation = PairAugmentation([RandomHorizontalFlip(p=1)])
+        >>> batch = {'image': torch.rand(2, 2, 3, 8, 8), 'mask': torch.ones(2, 1, 8, 8)}
+        >>> flipped = augmentation(batch)['image']
+        >>> torch.equal(flipped, batch['image'].flip(-1))
+        True
     """
 
     @checked
