@@ -27,8 +27,7 @@ DATASETS: dict[type[Any], dict[str, str]] = {
         'Optical, before': f'Sentinel-2: {", ".join(OMBRIA.all_bands)}',
         'SAR, after': f'Sentinel-1: {", ".join(OMBRIA.all_sar_bands)}',
         'Chips': f'{sum(OMBRIA.counts.values()):,}',
-        'Size (px)': '256',
-        'Pixel (m)': '10',
+        'Pixels': '256 x 256, 10 m',
         'Licence': 'not stated',
         'Source': 'downloaded on request',
     },
@@ -36,8 +35,7 @@ DATASETS: dict[type[Any], dict[str, str]] = {
         'Optical, before': f'Sentinel-2: {", ".join(CAUFlood.all_bands)}',
         'SAR, after': f'Sentinel-1: {", ".join(CAUFlood.all_sar_bands)}',
         'Chips': '',
-        'Size (px)': '256',
-        'Pixel (m)': '10',
+        'Pixels': '256 x 256, 10 m',
         'Licence': 'not stated',
         'Source': 'share link, needs a browser',
     },
@@ -45,8 +43,7 @@ DATASETS: dict[type[Any], dict[str, str]] = {
         'Optical, before': f'aerial, Maxar: {", ".join(BRIGHTDFC2025DataModule.means)}',
         'SAR, after': 'Capella, Umbra: 1 band',
         'Chips': '3,239',
-        'Size (px)': '1,024',
-        'Pixel (m)': '0.3 to 1',
+        'Pixels': '1,024 x 1,024, 0.3 to 1 m',
         'Licence': 'CC-BY-4.0 and CC-BY-NC-4.0',
         'Source': 'downloaded on request',
     },
@@ -54,8 +51,7 @@ DATASETS: dict[type[Any], dict[str, str]] = {
         'Optical, before': f'simulated: {", ".join(SyntheticFlood.all_bands)}',
         'SAR, after': f'simulated: {", ".join(SyntheticFlood.all_sar_bands)}',
         'Chips': 'any number',
-        'Size (px)': 'any',
-        'Pixel (m)': '10',
+        'Pixels': 'any size, 10 m',
         'Licence': 'MIT',
         'Source': 'generated on the fly',
     },
@@ -109,18 +105,15 @@ def list_weights() -> list[dict[str, str]]:
         optical, sar = weights.transforms().band_names
         model = M2CD(**meta['model'])
         count = sum(parameter.numel() for parameter in model.parameters())
-        experts = meta['model']['experts']
         rows.append(
             {
                 'Weights': f'``{weights}``',
                 'Encoder': f'``{meta["model"]["encoder_name"]}``',
-                'Decoder': f'``{meta["model"]["decoder"]}``',
-                'Experts': str(experts['num_experts']) if experts else 'none',
                 'Mparams': f'{count / 1e6:.1f}',
                 'MB': f'{meta["bytes"] / 1e6:.1f}',
-                'Bands': f'{", ".join(optical)}; {", ".join(sar)}',
+                'Bands': ', '.join([*optical, *sar]),
                 **{
-                    f'IoU {split}': f'{figure["IoU"]:.3f}'
+                    split: f'{figure["IoU"]:.3f}'
                     for split, figure in meta['figures'].items()
                 },
             }
