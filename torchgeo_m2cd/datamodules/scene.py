@@ -21,7 +21,7 @@ from ..datasets.catalogue import list_scenes
 from ..datasets.files import allow_urls, forbid_urls
 from ..datasets.grid_file import OPEN_FILES
 from ..datasets.paths import Paths, is_remote, list_paths
-from ..maps import Outputs, Parts, plan_maps, record_warnings, start_maps
+from ..maps import Outputs, Parts, RunLock, plan_maps, record_warnings, start_maps
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
 from .bands import match_bands
@@ -241,8 +241,9 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         if trainer is not None and self.outputs:
             assert self.inputs is not None
             plans = plan_maps(trainer, self.inputs, self.samplers, self.batch_size or 1)
+            lock = RunLock()
             self.parts = [
-                Parts(*each)
+                Parts(*each, lock)
                 for each in zip(self.outputs, plans, self.samplers, strict=True)
             ]
             done = start_maps(self.parts, trainer.strategy)

@@ -52,7 +52,9 @@ def find_empty(
     )
     areas = _find_lines(src, numbers, step)
     # Most files have none, and shapes takes longer than all else
-    for geometry, _ in shapes(solid.astype(np.uint8), mask=solid) if solid.any() else ():
+    for geometry, _ in (
+        shapes(solid.astype(np.uint8), mask=solid) if solid.any() else ()
+    ):
         area = shape(geometry)
         inside = geometry_mask([area], size, Affine.identity(), invert=True)
         if (anywhere or area.intersects(corners)) and (zero & inside).any():
