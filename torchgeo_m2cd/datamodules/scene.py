@@ -172,6 +172,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         """
         stage = str(getattr(stage, 'value', stage))  # The trainer gives an enum
         self._is_prepared = self._is_possible = False
+        # Others may have made, or make, all rows of patches
+        self.allow_zero_length_dataloader_with_multiple_devices = stage == 'predict'
         if stage == 'predict':
             self._setup_predict()
             return
