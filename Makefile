@@ -64,11 +64,14 @@ lowest: $(BIN)/python ## Run the tests with the lowest versions that pyproject.t
 	$(BIN)/uv pip list --python $(VENV)-lowest/bin/python
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest --numprocesses auto
 
-# Needs the network, so it is no part of `make test`
+# Needs the network, so it is no part of `make test`. --strict: a package that cannot be
+# looked up is an error. PyPI does not know local versions, such as 2.14.0+cpu
 .PHONY: audit
 audit: $(PACKAGE) ## Look for known vulnerabilities of the installed packages
 	$(PIP_INSTALL) pip-audit
-	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+.*//' > $(VENV)/audited.txt
+	$(BIN)/python -m pip_audit --requirement $(VENV)/audited.txt --no-deps --disable-pip \
+	    --strict --progress-spinner off
 
 .PHONY: dist
 dist: $(BIN)/python ## Build the distributions and check them

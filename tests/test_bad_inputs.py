@@ -153,7 +153,7 @@ KINDS = {
         'predict_pair.optical predict_pair.sar simulate_sar.optical '
         'simulate_speckled_sar.optical estimate_decibels.sar measure_speckle.sar '
         'mutual_information.shares',
-        'object?': 'augmentation districts drain inputs like naming o2sp ohem optimization '
+        'object?': 'augmentation districts drain inputs like lock naming o2sp ohem optimization '
         'reliability rule_target schedule transforms valid weights MoEEncoder.experts '
         'Outputs.classes Outputs.polygons Outputs.quicklook Outputs.stac',
         'objects': 'start_maps.parts check_outputs.outputs augmentations source_augmentations features files sources '

@@ -453,7 +453,7 @@ INPUTS = Inputs(
 
 def make_m2cd() -> ChangeDetectionTask:
     return ChangeDetectionTask(
-        'm2cd', 'mit_b0', in_channels=[4, 2], model_args={'experts': {'stages': [4]}}
+        'm2cd', 'resnet18', in_channels=[4, 2], model_args={'experts': {'stages': [4]}}
     )
 
 
@@ -469,7 +469,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         limit_val_batches=1, default_root_dir=folder,
     )  # fmt: skip
     task = ChangeDetectionTask(
-        'm2cd', 'mit_b0', in_channels=[4, 2], lr=1e-4, o2sp=PhysicalO2SP(),
+        'm2cd', 'resnet18', in_channels=[4, 2], lr=1e-4, o2sp=PhysicalO2SP(),
         model_args={'experts': {'stages': [4]}},
     )  # fmt: skip
     datamodule = SyntheticFloodDataModule(

@@ -52,7 +52,7 @@ class TestChipFolderDataModule:
         datamodule = make(root, inputs=inputs, predict_split='new')
         datamodule.setup('predict')
         (batch,) = datamodule.predict_dataloader()
-        assert set(batch) == {'image', 'valid'}
+        assert set(batch) == {'image', 'index', 'valid'}
         assert batch['image'].shape == (1, 2, 4, SIZE, SIZE)
 
     def test_statistics(self, root: Path) -> None:

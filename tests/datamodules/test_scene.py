@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.data import has_len_all_ranks
 
 from torchgeo_m2cd.datamodules import SceneDataModule
 from torchgeo_m2cd.datasets import SARSource, SceneDataset, Source, SyntheticFlood
@@ -74,6 +77,18 @@ class TestSceneDataModule:
         assert (shown['image'][~valid] == 0).all()
         assert torch.equal(shown['source'], batch['image'])
         assert torch.equal(shown['window'], batch['window'])
+
+    def test_more_processes_than_rows(self, paths: dict[str, Path]) -> None:
+        """A process that has no row of patches waits for those that have."""
+        datamodule = make(paths, patch_size=150)
+        datamodule.setup('predict')
+        datamodule.trainer = Mock(spec=Trainer, global_rank=1, world_size=2)
+        loader = datamodule.predict_dataloader()
+        assert len(loader) == 0
+        strategy = Mock(spec=Strategy, root_device='cpu')
+        strategy.reduce.return_value = 1
+        allowed = datamodule.allow_zero_length_dataloader_with_multiple_devices
+        assert has_len_all_ranks(loader, strategy, allowed)
 
     def test_bands(self, paths: dict[str, Path]) -> None:
         inputs = Inputs(Standardize([1, 2], [1, 2]), Standardize([3], [3]))

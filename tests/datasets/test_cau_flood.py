@@ -92,10 +92,9 @@ class TestCAUFlood:
         assert len(CAUFlood(tmp_path, 'test')) == 2
 
     def test_transforms(self, authors: pathlib.Path) -> None:
-        dataset = CAUFlood(
-            authors, transforms=lambda sample: {'keys': torch.tensor(len(sample))}
-        )
-        assert dataset[0] == {'keys': 3}
+        new = torch.zeros(1)
+        dataset = CAUFlood(authors, transforms=lambda sample: sample | {'image': new})
+        assert dataset[0]['image'] is new
 
     def test_plot(self, authors: pathlib.Path) -> None:
         dataset = CAUFlood(authors)

@@ -54,7 +54,7 @@ class TestChipFolder:
         assert dataset.band_names == (['', ''], ['VV', 'VH'])
 
     def test_no_masks(self, root: Path) -> None:
-        assert set(ChipFolder(root, mask=None)[0]) == {'image', 'valid'}
+        assert set(ChipFolder(root, mask=None)[0]) == {'image', 'index', 'valid'}
 
     def test_no_data(self, root: Path) -> None:
         """Where one of the images has no data, nothing counts."""

@@ -3,18 +3,27 @@
 
 import math
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
-from torchgeo_m2cd.datamodules import SyntheticFloodDataModule, synthetic
-from torchgeo_m2cd.datasets import SyntheticFlood
+from tests.data.chips.data import make_chips
+from torchgeo_m2cd.datamodules import (
+    ChipFolderDataModule,
+    SyntheticFloodDataModule,
+    synthetic,
+)
+from torchgeo_m2cd.datasets import ChipFolder, MaskSource, SyntheticFlood
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.tasks.finite import check_finite, check_weights
+from torchgeo_m2cd.transforms import Inputs, Standardize
 
 MODEL = nn.Conv2d(1, 1, 1)
 
@@ -50,6 +59,30 @@ class TestCheckFinite:
         batch['scene'] = torch.tensor([0, 0, 5])
         with pytest.raises(ValueError, match=r'sample 2 \(.* of scene 5\) has'):
             check_finite(MODEL, batch, 0, output)
+
+    def test_chip(self, tmp_path: Path) -> None:
+        """In a training on chips, in random order, the file is named."""
+        make_chips(tmp_path)
+        data = ChipFolderDataModule(
+            tmp_path,
+            mask=MaskSource(classes={0: 0, 255: 1}),
+            batch_size=2,
+            inputs=Inputs(
+                Standardize([0] * 4, [1] * 4), Standardize([0] * 2, [0.1] * 2)
+            ),
+        )
+        data.setup('fit')
+        chip = cast(ChipFolder, data.train_dataset).files[1]
+        with rasterio.open(chip.sar, 'r+') as src:
+            src.write(np.full((2, *src.shape), 3e38, np.float32))
+        trainer = Trainer(
+            accelerator='cpu', max_epochs=1, logger=False, num_sanity_val_steps=0,
+            enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        task = ChangeDetectionTask('fcn', in_channels=4, model_args={'num_filters': 2})
+        with pytest.raises(ValueError, match=r'\(files\[1\] of its dataset\) has'):
+            trainer.fit(task, datamodule=data)
 
     def test_output(self) -> None:
         """Of several, the sample with the largest input is named."""

@@ -21,7 +21,7 @@ from ..datasets.catalogue import list_scenes
 from ..datasets.files import allow_urls, forbid_urls
 from ..datasets.grid_file import OPEN_FILES
 from ..datasets.paths import Paths, is_remote, list_paths
-from ..maps import Outputs, Parts, plan_maps, record_warnings, start_maps
+from ..maps import Outputs, Parts, RunLock, plan_maps, record_warnings, start_maps
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
 from .bands import match_bands
@@ -172,6 +172,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         """
         stage = str(getattr(stage, 'value', stage))  # The trainer gives an enum
         self._is_prepared = self._is_possible = False
+        # Others may have made, or make, all rows of patches
+        self.allow_zero_length_dataloader_with_multiple_devices = stage == 'predict'
         if stage == 'predict':
             self._setup_predict()
             return
@@ -241,8 +243,9 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         if trainer is not None and self.outputs:
             assert self.inputs is not None
             plans = plan_maps(trainer, self.inputs, self.samplers, self.batch_size or 1)
+            lock = RunLock()
             self.parts = [
-                Parts(*each)
+                Parts(*each, lock)
                 for each in zip(self.outputs, plans, self.samplers, strict=True)
             ]
             done = start_maps(self.parts, trainer.strategy)

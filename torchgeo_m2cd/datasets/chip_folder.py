@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import ClassVar, cast
 
+import torch
 from torch import Tensor
 from torchgeo.datasets.utils import Path, Sample
 
@@ -151,8 +152,9 @@ class ChipFolder(OpticalSARDataset):
             index: Index to return.
 
         Returns:
-            Sample with ``image`` of shape (2, C, H, W), ``valid`` of shape (1, H, W) and,
-            if there are masks, ``mask`` of shape (1, H, W).
+            Sample with ``image`` of shape (2, C, H, W), ``valid`` of shape (1, H, W),
+            *index*, by which errors name the chip, and, if there are masks, ``mask`` of
+            shape (1, H, W).
 
         Raises:
             RuntimeError: If a file cannot be read.
@@ -164,7 +166,11 @@ class ChipFolder(OpticalSARDataset):
         sar, measured = self._sar.read(chip.sar)
         mask = None if self.mask is None else read_mask(chip.mask, self.mask)
         self._check_sizes(chip, optical, sar, optical if mask is None else mask)
-        sample: Sample = {'image': stack_pair(optical, sar), 'valid': seen & measured}
+        sample: Sample = {
+            'image': stack_pair(optical, sar),
+            'valid': seen & measured,
+            'index': torch.tensor(index),
+        }
         if mask is not None:
             sample['mask'] = mask.masked_fill(~sample['valid'], self.ignore_index)
         if self.transforms is not None:

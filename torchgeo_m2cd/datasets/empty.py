@@ -51,7 +51,10 @@ def find_empty(
         [(x, y) for x in (0.5, size[1] - 0.5) for y in (0.5, size[0] - 0.5)]
     )
     areas = _find_lines(src, numbers, step)
-    for geometry, _ in shapes(solid.astype(np.uint8), mask=solid):
+    # Most files have none, and shapes takes longer than all else
+    for geometry, _ in (
+        shapes(solid.astype(np.uint8), mask=solid) if solid.any() else ()
+    ):
         area = shape(geometry)
         inside = geometry_mask([area], size, Affine.identity(), invert=True)
         if (anywhere or area.intersects(corners)) and (zero & inside).any():
@@ -99,7 +102,7 @@ def _open_mask(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """
     view = np.lib.stride_tricks.sliding_window_view
     opened = np.zeros_like(mask)
-    if min(mask.shape) < _AREA:
+    if min(mask.shape) < _AREA or not mask.any():
         return opened
     for beyond in ((_AREA - 1, 0), (0, _AREA - 1)):
         outside = [(edge, edge) for edge in beyond]

@@ -129,6 +129,8 @@ class Headers:
             with contextlib.suppress(OSError, ValueError):
                 self._known = dict(json.loads(self._cache.read_bytes()))
         self._folders: dict[str, int] = {}
+        # The file that was opened last: its header is read, and then its zeros
+        self._src: DatasetReader | None = None
 
     def __getitem__(self, path: str) -> Header:
         """Return the header of a file.
@@ -147,9 +149,9 @@ class Headers:
             entry = self._known[path]
             if stamp and entry['stamp'] == stamp:
                 return Header(**entry['header'])
-        with open_file(path) as src:
-            header = Header.of(src)
-            alone = src.files == [path]
+        src = self._open(path)
+        header = Header.of(src)
+        alone = src.files == [path]
         self._known.pop(path, None)
         if self._cache is not None and alone and stamp:
             self._known[path] = {'stamp': stamp, 'header': dataclasses.asdict(header)}
@@ -182,11 +184,23 @@ class Headers:
         key = f'{numbers} {anywhere}'
         if key in entry:
             return shapely.from_wkb(entry[key])
-        with open_file(path) as src:
-            found = find(src, numbers, anywhere)
+        found = find(self._open(path), numbers, anywhere)
         entry[key] = None if found is None else shapely.to_wkb(found, hex=True)
         self._changed = True
         return found
+
+    def _open(self, path: str) -> DatasetReader:
+        """Open a file, unless it is the one that is open."""
+        if self._src is None or self._src.name != path:
+            self.close()
+            self._src = open_file(path)
+        return self._src
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._src is not None:
+            self._src.close()
+            self._src = None
 
     def save(self) -> None:
         """Keep the headers for the next run, if there is a place."""

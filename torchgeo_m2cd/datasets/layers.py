@@ -3,6 +3,7 @@
 
 """The files of granules, opened: their bands, and where they have data."""
 
+import contextlib
 import dataclasses
 import os
 from collections import defaultdict
@@ -117,10 +118,10 @@ class LayerReader:
         listed = find_granules(self.source, self.name)
         files = [path for granule in listed for path in granule.files]
         self._resolve(files)
-        self.headers = Headers(files)
-        found = [self._open_granule(granule) for granule in listed]
+        with contextlib.closing(Headers(files)) as self.headers:
+            found = [self._open_granule(granule) for granule in listed]
+            self.headers.save()
         granules = [granule for granule in found if granule is not None]
-        self.headers.save()
         self._check_singles()
         for assumption, noted in self.assumed.items():
             more = f' and {len(noted) - 1} more' if len(noted) > 1 else ''

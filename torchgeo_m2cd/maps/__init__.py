@@ -6,6 +6,7 @@
 from .areas import Areas
 from .check import Check, check_map
 from .districts import DistrictAreas, Districts
+from .lock import RunLock
 from .mosaic import Mosaic, PatchRow, blend_weights
 from .outputs import Outputs, check_outputs
 from .parts import Parts, start_maps
@@ -29,6 +30,7 @@ __all__ = (
     'Parts',
     'PatchRow',
     'Run',
+    'RunLock',
     'blend_weights',
     'check_map',
     'check_outputs',

@@ -11,13 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
-from filelock import FileLock, Timeout
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..checks import checked
 from ..samplers import SceneSampler
 from ..utils import list_beside, naming, write_beside
+from .lock import RunLock, remove_empty
 from .mosaic import Mosaic
 from .outputs import Outputs
 from .plan import MapPlan
@@ -32,19 +32,27 @@ class Parts:
     """The folder ``OUTPUT.parts``, where a map is made.
 
     It holds a folder per plan, with ``plan.json`` and one file per row of patches; folders
-    ``new.*``, where the files of the map are made; and ``lock``. One run at a time owns
-    it. What a killed run has left is used if it is whole, and else removed. Files of other
-    names are somebody else's, and stay.
+    ``new.*``, where the files of the map are made; and the files of
+    :class:`~torchgeo_m2cd.maps.lock.RunLock`. One run at a time owns it. What a killed run
+    has left is used if it is whole, and else removed. Files of other names are somebody
+    else's, and stay.
     """
 
     @checked
-    def __init__(self, outputs: Outputs, plan: MapPlan, sampler: SceneSampler) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        plan: MapPlan,
+        sampler: SceneSampler,
+        lock: RunLock | None = None,
+    ) -> None:
         """Initialize a new Parts instance.
 
         Args:
             outputs: The files of the map.
             plan: The plan of the map.
             sampler: The scene and its patches.
+            lock: The lock of the run, shared by its maps (default: a new one).
         """
         self.outputs = outputs
         self.plan = plan
@@ -52,7 +60,7 @@ class Parts:
         self.folder = outputs.parts / plan.digest()[:16]
         #: The rows of patches.
         self.mosaic = Mosaic(sampler, self.folder, plan.water)
-        self._lock: FileLock | None = None
+        self._lock = lock or RunLock()
 
     def start(self) -> set[int]:
         """Take the folder, unless the map is complete.
@@ -126,35 +134,27 @@ class Parts:
                 for file in sorted(folder.iterdir(), key=lambda f: f.suffix == '.json'):
                     if _FILE.fullmatch(file.name):
                         file.unlink()
-                _remove_empty(folder)
+                remove_empty(folder)
             elif _STAGE_FOLDER.fullmatch(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def release(self) -> None:
         """Let other runs have the folder, and remove it if it is empty."""
-        if self._lock is None:
-            return
-        with contextlib.suppress(OSError):  # Windows removes it when it is released
-            pathlib.Path(self._lock.lock_file).unlink()
-        self._lock.release()
-        self._lock = None
-        _remove_empty(self.folder)
-        _remove_empty(self.outputs.parts)
+        if self._lock.owns(self.outputs.parts):
+            remove_empty(self.folder)
+            self._lock.release(self.outputs.parts)
 
     def _claim(self) -> None:
-        """Lock the folder; the system unlocks it when the process ends, however it does."""
+        """Keep other runs away."""
         root = self.outputs.parts
         with naming(root):
             root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / 'lock', blocking=False, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
+            is_ours = self._lock.claim(root)
+        if not is_ours:
             raise RuntimeError(
                 f'{self.outputs.probability} is being written by another process: '
                 'expected one run at a time. Wait until it ends, or choose another output'
-            ) from None
-        self._lock = lock
+            )
 
     def _is_complete(self) -> bool:
         """Whether the map is complete, and say so."""
@@ -221,9 +221,3 @@ def _identify(file: pathlib.Path) -> list[int]:
     """Tell a file from others; renaming changes none of it."""
     stat = file.stat()
     return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
-
-
-def _remove_empty(folder: pathlib.Path) -> None:
-    """Remove a folder unless something is in it."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()

@@ -25,7 +25,7 @@ def check_finite(
     Args:
         model: The model.
         batch: Batch with ``image``, shape ``(B, 2, C, H, W)``. ``source`` is optional, and
-            so are ``scene`` and ``window``, which say where a sample is.
+            so are ``index``, ``scene`` and ``window``, which say where a sample is.
         batch_idx: Index of the batch.
         output: Output of the model, shape ``(B, ...)``.
         loss: Loss of the batch, a scalar.
@@ -79,6 +79,8 @@ def _name_sample(batch: Sample, i: int) -> str:
         row, column = batch['window'][i].tolist()
         name += f' (row {row}, column {column}'
         name += f' of scene {int(batch["scene"][i])})' if 'scene' in batch else ')'
+    elif 'index' in batch:
+        name += f' (files[{int(batch["index"][i])}] of its dataset)'
     return name
 
 

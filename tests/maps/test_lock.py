@@ -1,0 +1,105 @@
+# Copyright (c) torchgeo-m2cd contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchgeo_m2cd.maps import RunLock
+
+# Takes the folders that it is told, and says which it got
+TAKE = """
+import pathlib, sys
+from torchgeo_m2cd.maps import RunLock
+lock = RunLock()
+print([lock.claim(pathlib.Path(name)) for name in sys.argv[1:]], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    folders = [tmp_path / f'{i}' / 'a.tif.parts' for i in range(4)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    return folders
+
+
+class TestRunLock:
+    def test_several(self, folders: list[Path]) -> None:
+        """One file is open, however many folders; each of them is taken."""
+        before = len(os.listdir('/dev/fd'))
+        lock = RunLock()
+        assert all(map(lock.claim, folders))
+        assert all(map(lock.owns, folders))
+        assert len(os.listdir('/dev/fd')) == before + 1
+        other = RunLock()
+        assert not any(map(other.claim, folders))
+        assert not any(map(other.owns, folders))
+        # The first one stays until all are released, in whatever order
+        lock.release(folders[0])
+        assert not any(map(other.claim, folders))
+        for folder in folders[:0:-1]:
+            assert not other.claim(folder)
+            lock.release(folder)
+            assert not folder.exists()
+        assert not folders[0].exists()
+        assert not lock.owns(folders[0])
+
+    def test_shared_folders(self, folders: list[Path]) -> None:
+        """Two runs never have the same folder, whichever was the first of each."""
+        one, two = RunLock(), RunLock()
+        assert one.claim(folders[0])
+        assert two.claim(folders[2])
+        assert one.claim(folders[1])
+        assert not one.claim(folders[2])
+        assert not two.claim(folders[1])
+        one.release(folders[1])
+        folders[1].mkdir()
+        assert two.claim(folders[1])
+
+    @pytest.mark.slow
+    def test_killed(self, folders: list[Path]) -> None:
+        """What a killed process had is free, in whatever order it is taken."""
+        with subprocess.Popen(
+            [sys.executable, '-c', TAKE, *folders],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b'[True, True, True, True]\n'
+            assert not any(map(RunLock().claim, folders))
+            process.kill()
+        lock = RunLock()
+        # The lock of the killed process is that of the third one now
+        assert all(lock.claim(folders[i]) for i in (2, 0, 1, 3))
+        for folder in folders:
+            lock.release(folder)
+        assert not any(folder.exists() for folder in folders)
+
+    @pytest.mark.parametrize(
+        'text', [b'../b.tif', b'', b'\xff\xfe', b'../c.parts/lock']
+    )
+    def test_foreign_owner(self, text: bytes, folders: list[Path]) -> None:
+        """A file that is no owner's is passed over, and what it names is not touched."""
+        other = folders[0].parent / 'b.tif'
+        other.write_text('precious')
+        (folders[0] / 'owner').write_bytes(text)
+        assert RunLock().claim(folders[0])
+        assert other.read_text() == 'precious'
+        assert not (folders[0].parent / 'c.parts').exists()
+
+    def test_look(self, folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        """A folder that another run looks at for long stays, and its lock too."""
+        lock, other = RunLock(), RunLock()
+        assert lock.claim(folders[0])
+        assert lock.claim(folders[1])
+        (folders[1] / 'owner').unlink()
+        assert other.claim(folders[1])
+        acquire = 'torchgeo_m2cd.maps.lock._PATIENCE'
+        monkeypatch.setattr(acquire, 0.1)
+        lock.release(folders[1])
+        assert (folders[1] / 'lock').exists()
