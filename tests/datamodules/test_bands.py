@@ -134,6 +134,14 @@ class TestMatchBands:
             with pytest.raises(ValueError, match=match):
                 match_bands(scene, make_inputs(['B04'], wanted), check)
 
+    def test_named(self, optical: Path, tmp_path: Path) -> None:
+        """The user knows what the bands of a file without names are."""
+        sar = write_bands(tmp_path / 'sar.tif', ['', '?'])
+        scene = SceneDataset(optical, SARSource(sar, bands={'vh': 2}))
+        assert scene.sar.band_names == ['VH']
+        match_bands(scene, make_inputs(['B04'], ['VH']))
+        assert read(scene) == [[400], [6]]
+
     def test_chosen(self, optical: Path, tmp_path: Path) -> None:
         """Bands that were chosen are read, but not if they are others than the model's."""
         sar = write_bands(tmp_path / 'sar.tif', ['VV', 'VH'])

@@ -87,6 +87,8 @@ class TestImageReader:
             (('red', 'B8', 'slope'), None, ('B04', 'B08', 'slope'), [0, 1, 2]),
             (('red', 'B8', 'slope'), ['slope', 'B04'], ('slope', 'B04'), [2, 0]),
             (('red', 'B8', 'slope'), [2], ('B08',), [1]),
+            (None, {'B04': 3, 'B02': 1}, ('B04', 'B02'), [2, 0]),
+            (('Band 1', 'Band 2', 'Band 3'), {'nir': 2}, ('nir',), [1]),
         ],
     )
     def test_bands(
@@ -110,6 +112,7 @@ class TestImageReader:
                 [1, 3],
                 r'optical.bands has 3: expected numbers from 1 to 2, the bands of',
             ),
+            ({'B04': 3}, r'optical.bands has 3: expected numbers from 1 to 2, the'),
             (['B4'], r"unknown optical band 'B4', did you mean 'B04'"),
         ],
     )

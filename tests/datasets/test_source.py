@@ -3,6 +3,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torchgeo.datasets import Sentinel2
 
 from torchgeo_m2cd.datasets import MaskSource, SARSource, Source
 from torchgeo_m2cd.datasets.paths import Paths
+from torchgeo_m2cd.datasets.radiometry import Radiometry
 
 
 class TestSource:
@@ -77,3 +79,21 @@ class TestSARSource:
             assert scale.convert(values, 'x') is values
         with pytest.raises(ValueError, match="SAR file 'x' has the value -"):
             SARSource(scale='power').convert(-12 * values[:, :2], "SAR file 'x'")
+
+
+@pytest.mark.parametrize(
+    ('scale', 'dtypes', 'factors', 'expected'),
+    [
+        (None, ['uint8', 'uint16'], [Radiometry()], 'other'),
+        (None, ['uint8'], [Radiometry(0.1, -30)], 'db'),
+        (None, ['uint16', 'float32'], [Radiometry()], 'db'),
+        (None, ['int16'], [Radiometry()], 'db'),
+        ('power', ['uint16'], [Radiometry()], 'power'),
+    ],
+)
+def test_settle(
+    scale: Any, dtypes: list[str], factors: list[Radiometry], expected: str
+) -> None:
+    """What is never negative is no dB."""
+    assert SARSource(scale=scale).settle(dtypes, factors).scale == expected
+    assert Source().settle(dtypes, factors) == Source()

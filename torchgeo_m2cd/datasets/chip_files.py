@@ -6,8 +6,8 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -25,7 +25,7 @@ from .files import unreadable
 from .masks import MaskSource
 from .paths import name_paths, refuse_pipe
 from .radiometry import Radiometry
-from .source import SARSource, Source
+from .source import Source
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ImageReader:
         source: How to read them: no data, gain, offset, and scale.
         all_bands: Names of all bands of a file, numbers where they are not known.
         numbers: Numbers of the C bands to read, starting at 1.
+        bands: Names of the bands to read, numbers where they are not known.
         size: Height and width of a file in pixels.
     """
 
@@ -44,6 +45,7 @@ class ImageReader:
     source: Source
     all_bands: Sequence[str]
     numbers: Sequence[int]
+    bands: tuple[str, ...]
     size: tuple[int, int]
 
     @classmethod
@@ -67,15 +69,12 @@ class ImageReader:
         """
         source = source.resolve([path])
         with open_chip(kind, path) as src:
-            if isinstance(source, SARSource) and source.scale is None:
-                raw = {_find_radiometry(source, src, n) for n in src.indexes}
-                # As dB, which are mostly negative, can only be if they are changed
-                is_picture = {*src.dtypes} <= {'uint8', 'uint16'}
-                is_picture &= raw == {Radiometry()}
-                source = replace(source, scale='other' if is_picture else 'db')
+            factors = [_find_radiometry(source, src, n) for n in src.indexes]
+            source = source.settle(src.dtypes, factors)
             names = list(all_bands) or _name_bands(src)
             size = src.shape
-        wanted = source.bands
+        given = source.bands if isinstance(source.bands, Mapping) else {}
+        wanted = [*given.values()] if given else source.bands
         if wanted is None:
             wanted = range(1, len(names) + 1)
         # A name for each band of a file that has none
@@ -98,12 +97,8 @@ class ImageReader:
                 f'{kind.lower()}.bands has {wrong[0]}: expected numbers from 1 to '
                 f'{len(names)}, the bands of {name_paths(path)}'
             )
-        return cls(kind, source, names, numbers, size)
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the bands to read, numbers where they are not known."""
-        return tuple(self.all_bands[number - 1] for number in self.numbers)
+        bands = (*given,) or tuple(names[number - 1] for number in numbers)
+        return cls(kind, source, names, numbers, bands, size)
 
     def read(self, path: str) -> tuple[Tensor, Tensor]:
         """Read an image.

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from .grouping import find_granules
 from .headers import Header, Headers
 from .paths import name_paths, public_path
 from .radiometry import Radiometry, is_sentinel_2, read_safe
-from .source import SARScale, SARSource, Source
+from .source import SARSource, Source
 
 # Largest height and width of what stands for a whole file
 _MAX_SIZE = 1024
@@ -91,7 +91,7 @@ class LayerReader:
         self._names = [
             name_band(band) or band
             for band in source.bands or ()
-            if isinstance(band, str)
+            if isinstance(band, str) and not isinstance(source.bands, Mapping)
         ]
         #: How each file is read.
         self.layers: dict[str, Layer] = {}
@@ -143,13 +143,9 @@ class LayerReader:
         if not isinstance(self.source, SARSource):
             return
         if self.source.scale is None:
-            found = [self._find_radiometry(band, src) for band in bands]
-            is_raw = self.source.gain is None and self.source.offset is None
-            # As dB, which are mostly negative, can only be if they are changed
-            is_picture = src.dtypes[0] in ('uint8', 'uint16') and is_raw
-            is_picture &= set(found) == {Radiometry()}
-            scale: SARScale = 'other' if is_picture else 'db'
-            self.source = dataclasses.replace(self.source, scale=scale)
+            dtypes = [src.dtypes[band.number - 1] for band in bands]
+            factors = [Radiometry(band.gain or 1, band.offset or 0) for band in bands]
+            self.source = self.source.settle(dtypes, factors)
             self._is_typed = True
         if self._is_typed:
             is_other = self.source.scale == 'other'
@@ -187,8 +183,8 @@ class LayerReader:
                 found = [dataclasses.replace(b, number=max(b.number, 1)) for b in found]
             else:
                 found = same
-            self._settle_scale(path, src, found)
             found = [self._calibrate(band, src) for band in found]
+            self._settle_scale(path, src, found)
             self.layers[path] = self._find_layer(path, src, found)
             is_single = len(granule.files) == len(found) == 1
             if is_single and not self.source.names(path):
@@ -342,10 +338,14 @@ class LayerReader:
             )
         if not wanted and common and all(common) and len(set(common)) == len(common):
             return [granule.select(common, self.name) for granule in granules]
-        numbers = [int(number) for number in wanted or ()] or [
+        given = wanted if isinstance(wanted, Mapping) else {}
+        numbers = [int(number) for number in given.values() or wanted or ()] or [
             band.number for band in first.bands
         ]
-        return [self._select_numbers(granule, numbers) for granule in granules]
+        chosen = [self._select_numbers(granule, numbers) for granule in granules]
+        if not given:
+            return chosen
+        return [g.named([name_band(name) or name for name in given]) for g in chosen]
 
     def _select_numbers(self, granule: Granule, numbers: Sequence[int]) -> Granule:
         """Choose bands of a granule by their numbers."""

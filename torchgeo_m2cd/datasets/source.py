@@ -3,7 +3,7 @@
 
 """Which files an image consists of, and how to read them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -16,7 +16,7 @@ from ..checks import AnyNumber, Count, CountOrZero, Names, Positive, checked
 from ..utils import check_choice
 from .headers import Header
 from .paths import Paths, expand, list_files, list_paths, name_paths, resolve
-from .radiometry import REFLECTANCE, find_scale
+from .radiometry import REFLECTANCE, Radiometry, find_scale
 
 #: What the values of a SAR file are: ``'db'``, linear ``'power'`` or ``'amplitude'``, or
 #: anything ``'other'``.
@@ -38,8 +38,9 @@ class Source:
         paths: One or more files, folders, archives, patterns, URLs, names of GDAL's own
             (``'NETCDF:after.nc:vv'``), or STAC items (``'item.json'``). Several files are
             mosaicked, the first on top.
-        bands: Bands to read: numbers, starting at 1, or names of *naming* (defaults to
-            all).
+        bands: Bands to read: numbers, starting at 1; names that the files or *naming*
+            have; or, for files without names, a name for each number: ``{'B04': 3,
+            'B08': 4}`` (defaults to all).
         naming: Dataset of TorchGeo that knows the names of the files of this sensor,
             for one file per band: ``torchgeo.datasets.Sentinel2``.
         nodata: Value of pixels without data (defaults to what the files say). Beside it,
@@ -61,7 +62,12 @@ class Source:
     """
 
     paths: Paths = ()
-    bands: Annotated[Sequence[Count], MinLen(1)] | Names | None = None
+    bands: (
+        Annotated[Sequence[Count], MinLen(1)]
+        | Names
+        | Annotated[Mapping[str, Count], MinLen(1)]
+        | None
+    ) = None
     naming: type[RasterDataset] | None = None
     nodata: AnyNumber | None = None
     gain: float | None = None
@@ -127,6 +133,18 @@ class Source:
 
         Raises:
             ValueError: If the names disagree.
+        """
+        return self
+
+    def settle(self, dtypes: Iterable[str], radiometries: Iterable[Radiometry]) -> Self:
+        """Decide what only the values of a file say.
+
+        Args:
+            dtypes: Type of the values of each band.
+            radiometries: How each band is changed.
+
+        Returns:
+            The source with all settings.
         """
         return self
 
@@ -268,6 +286,15 @@ class SARSource(Source):
                 f'{list(scales)}: expected one, or sar.scale'
             )
         return replace(self, scale=next(iter(scales), None))
+
+    def settle(self, dtypes: Iterable[str], radiometries: Iterable[Radiometry]) -> Self:
+        """Decide whether values are dB or a picture, see :meth:`Source.settle`."""
+        if self.scale is not None:
+            return self
+        # As dB, which are mostly negative, can only be if they are changed
+        is_picture = {*dtypes} <= {'uint8', 'uint16'}
+        is_picture &= {*radiometries} == {Radiometry()}
+        return replace(self, scale='other' if is_picture else 'db')
 
     def convert(
         self, values: npt.NDArray[np.float32], name: str
