@@ -123,7 +123,7 @@ class TestRecipes:
             if words[0].startswith('PYTHONPATH='):
                 words = words[1:]
             match words[0], words[1]:
-                case 'torchgeo' | 'torchgeo-m2cd', 'fit':
+                case 'torchgeo' | 'torchgeo-m2cd', 'fit' | 'predict':
                     with pytest.raises(SystemExit, match='0'):
                         torchgeo.main.main([*words[1:], '--print_config'])
                     assert 'class_path' in capsys.readouterr().out

@@ -3,12 +3,14 @@
 
 """Lightning callbacks."""
 
+from .chip_writer import ChipWriter
 from .figure_logger import FigureLogger
 from .random_state import RandomState
 from .routing_logger import RoutingLogger, mutual_information, plot_routing
 from .scene_writer import SceneWriter
 
 __all__ = (
+    'ChipWriter',
     'FigureLogger',
     'RandomState',
     'RoutingLogger',

@@ -1,13 +1,22 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Opening raster files."""
+"""Opening and writing raster files."""
 
 import os
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import numpy.typing as npt
 import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
+from rasterio.warp import Affine
 
+from ..utils import write_beside
 from .paths import name_paths, refuse_pipe, without_secrets
 
 #: Settings of GDAL with which it opens no URL, whatever a VRT or a WMS file says: neither
@@ -54,6 +63,49 @@ def open_file(path: str) -> DatasetReader:
     with rasterio.Env(**env):
         file: DatasetReader = rasterio.open(path)
     return file
+
+
+def write_raster(
+    path: pathlib.Path,
+    data: npt.NDArray[Any],
+    crs: CRS | str | None,
+    transform: Affine,
+    nodata: float,
+    bands: Sequence[str],
+) -> None:
+    """Write a GeoTIFF.
+
+    Args:
+        path: File to write or replace.
+        data: Bands, shape (C, H, W).
+        crs: Coordinate reference system, if there is one.
+        transform: Transform from pixels to coordinates, the identity if there is none.
+        nodata: Value of pixels without data.
+        bands: Names of the bands.
+    """
+    # GDAL does not raise what goes wrong when it closes a file; Python does
+    with rasterio.MemoryFile() as memory:
+        with (
+            warnings.catch_warnings(category=NotGeoreferencedWarning, action='ignore'),
+            memory.open(
+                driver='GTiff',
+                dtype=data.dtype,
+                count=len(data),
+                height=data.shape[1],
+                width=data.shape[2],
+                crs=crs,
+                transform=transform,
+                nodata=nodata,
+                tiled=True,
+                blockxsize=256,
+                blockysize=256,
+                compress='deflate',
+                bigtiff='if_safer',
+            ) as raster,
+        ):
+            raster.write(data)
+            raster.descriptions = tuple(bands)
+        write_beside(path, lambda file: file.write(memory.getbuffer()))
 
 
 def unreadable(name: str, path: str, error: Exception) -> RuntimeError:

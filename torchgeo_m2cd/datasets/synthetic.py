@@ -5,12 +5,10 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable
+from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
-import rasterio
 import torch
 from annotated_types import Ge
 from numpy.random import PCG64, Generator, SeedSequence
@@ -21,8 +19,9 @@ from rasterio.warp import calculate_default_transform, reproject
 from torchgeo.datasets.utils import Path, Sample
 
 from ..checks import Count, CountOrZero, Names, checked
-from ..utils import check_choice, write_beside
+from ..utils import check_choice
 from .base import OpticalSARDataset, stack_pair
+from .files import write_raster
 from .landscape import RESOLUTION, Array, make_landscape
 from .simulation import add_speckle, optical_image, sar_backscatter, to_decibels
 
@@ -230,7 +229,7 @@ class SyntheticFlood(OpticalSARDataset):
             ('sar', sar, (sar_crs, target), math.nan, self.sar_bands),
             ('mask', mask.astype(np.uint8), (crs, transform), 255, ('flood',)),
         ):
-            _write_raster(paths[name], data, *grid, nodata, bands)
+            write_raster(paths[name], data, *grid, nodata, bands)
         return paths
 
     def _generator(self, index: int) -> Generator:
@@ -290,43 +289,3 @@ def _to_grid(
         resampling=Resampling.average,
     )
     return out, target
-
-
-def _write_raster(
-    path: pathlib.Path,
-    data: npt.NDArray[Any],
-    crs: str,
-    transform: Affine,
-    nodata: float,
-    bands: Sequence[str],
-) -> None:
-    """Write a GeoTIFF.
-
-    Args:
-        path: File to write or replace.
-        data: Bands, shape (C, H, W).
-        crs: Coordinate reference system.
-        transform: Transform from pixels to coordinates.
-        nodata: Value of pixels without data.
-        bands: Names of the bands.
-    """
-    # GDAL does not raise what goes wrong when it closes a file; Python does
-    with rasterio.MemoryFile() as memory:
-        with memory.open(
-            driver='GTiff',
-            dtype=data.dtype,
-            count=len(data),
-            height=data.shape[1],
-            width=data.shape[2],
-            crs=crs,
-            transform=transform,
-            nodata=nodata,
-            tiled=True,
-            blockxsize=256,
-            blockysize=256,
-            compress='deflate',
-            bigtiff='if_safer',
-        ) as raster:
-            raster.write(data)
-            raster.descriptions = tuple(bands)
-        write_beside(path, lambda file: file.write(memory.getbuffer()))
