@@ -91,7 +91,8 @@ nitpick_ignore_regex = [
     ('py:class', r'[^\s.]+'),
     ('py:exc', r'[^\s.]+'),
     # Of arguments of classes for developers
-    ('py:class', r'torchgeo_m2cd\.datasets\.(classes|grid|headers)\..*|.*\._\w+'),
+    ('py:class', r'torchgeo_m2cd\.datasets\.(classes|grid|headers|radiometry)\..*'),
+    ('py:class', r'.*\._\w+'),
 ]
 
 # Links into the documentation of other libraries need the network, which a build must
