@@ -81,7 +81,7 @@ dist: $(BIN)/python ## Build the distributions and check them
 	$(BIN)/python -m twine check --strict dist/*
 
 .PHONY: docs
-docs: $(TESTS) ## Build the documentation, and run its tutorials; warnings are errors
+docs: $(TESTS) ## Build the documentation, run its tutorials, check its links; warnings are errors
 	OMP_WAIT_POLICY=passive $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
 	@echo 'The documentation is in docs/_build/html/index.html'
 
