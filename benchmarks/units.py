@@ -143,8 +143,19 @@ def map_scenes(
     optical: Image,
     sar: Image,
     kinds: Sequence[str],
+    patch_size: int = 256,
+    stride: int | None = None,
 ) -> list[Image]:
-    """Write images, shape (N, C, H, W), as scenes and map them.
+    """Write images as scenes and map them.
+
+    Args:
+        task: Task with the model.
+        folder: Folder to make for the files.
+        optical: Optical images, shape (N, C, H, W).
+        sar: SAR images, shape (N, C, H, W).
+        kinds: How both are to be read, keys of :data:`SETTINGS`.
+        patch_size: Height and width of a patch in pixels.
+        stride: Distance of patches in pixels (default: half a patch).
 
     Returns:
         Probabilities of each scene, shape (H, W).
@@ -160,7 +171,8 @@ def map_scenes(
         Source(**SETTINGS.get(kinds[0], {})),
         SARSource(**SETTINGS.get(kinds[1], {})),
         scenes=folder / 'list.csv',
-        patch_size=256,
+        patch_size=patch_size,
+        stride=stride,
         batch_size=8,
     )
     trainer = Trainer(
