@@ -3,6 +3,8 @@
 
 """The ``torchgeo-m2cd`` command."""
 
+import ast
+import importlib
 import json
 import logging
 import subprocess
@@ -22,6 +24,8 @@ from torchgeo_m2cd.datasets import SARSource, Source, SyntheticFlood
 from torchgeo_m2cd.maps import Districts
 from torchgeo_m2cd.models import M2CD_Weights
 from torchgeo_m2cd.predict import MapOptions, predict_scene
+from torchgeo_m2cd.released import DEFAULT
+from torchgeo_m2cd.task_cli import TaskCLI
 
 PATCHES = ('--data_args.patch_size', '64', '--trainer_args.accelerator', 'cpu')
 
@@ -116,7 +120,7 @@ class TestMap:
     def test_several_files(self, called: dict[str, Any]) -> None:
         cli.main(['map', '[a.tif, b.tif]', 'c.tif', '--weights', 'DEFAULT'])
         assert called['optical'] == ['a.tif', 'b.tif']
-        assert called['weights'] is M2CD_Weights.DEFAULT
+        assert called['weights'] == 'DEFAULT'
 
     @pytest.mark.parametrize(
         ('arguments', 'message'),
@@ -199,6 +203,41 @@ class TestWeights:
                     for line in lines
                 )
         assert f'{M2CD_Weights.DEFAULT}, the default: ' in '\n'.join(lines)
+        assert M2CD_Weights.DEFAULT.name == DEFAULT
+
+
+@pytest.mark.parametrize('command', [['--help'], ['weights'], ['map', '--help']])
+def test_start(command: list[str]) -> None:
+    """Help does not wait for what only a command needs, which takes seconds."""
+    code = f"""
+import sys
+from torchgeo_m2cd import cli
+try:
+    cli.main({command})
+except SystemExit:
+    pass
+slow = {{'geopandas', 'lightning', 'matplotlib', 'pandas', 'rasterio', 'torch', 'torchgeo'}}
+sys.exit(str(found) if (found := slow & sys.modules.keys()) else 0)
+"""
+    run = [sys.executable, '-c', code]
+    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('package', ['datasets', 'maps', 'predict'])
+def test_lazy_packages(package: str) -> None:
+    """They have the names that type checkers read, and no others."""
+    module = importlib.import_module(f'torchgeo_m2cd.{package}')
+    assert module.__file__ is not None
+    stub = ast.parse(Path(module.__file__).with_suffix('.pyi').read_text())
+    (names,) = (node.value for node in stub.body if isinstance(node, ast.Assign))
+    assert dir(module) == sorted(ast.literal_eval(names))
+    for name in dir(module):
+        assert getattr(module, name).__module__.startswith(module.__name__)
+
+
+def test_task_commands() -> None:
+    assert set(cli.TASK_COMMANDS) == TaskCLI.subcommands().keys()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,28 +8,26 @@ import contextlib
 import logging
 import re
 import sys
-import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from . import __version__
-from .models import M2CD_Weights
 from .predict import predict_scene
-from .task_cli import TaskCLI
-
-#: Columns of a terminal that tables fit.
-_COLUMNS = 100
+from .released import format_weights
 
 _NAME = 'torchgeo-m2cd'
 
 _MAP = """Map the change between an optical image and a later SAR image: floods, for example.
 Images are files, folders, patterns or URLs; a mapping says what files do not say of themselves:
 torchgeo-m2cd map "{paths: before.tif, bands: [4]}" "{paths: after.tif, scale: power}"."""
+
+#: Commands of Lightning, which :class:`~torchgeo_m2cd.task_cli.TaskCLI` runs.
+TASK_COMMANDS = ('fit', 'validate', 'test', 'predict')
 
 # What a user may have got wrong; anything else is a bug, and keeps its traceback
 _MISTAKES = (argparse.ArgumentError, OSError, RuntimeError, TypeError, ValueError)
@@ -82,41 +80,13 @@ def make_parser() -> ArgumentParser:
         ArgumentParser(description='List the released weights.', exit_on_error=False),
         help='List the released weights, with their figures.',
     )
-    for name in TaskCLI.subcommands():
+    for name in TASK_COMMANDS:
         subcommands.add_subcommand(
             name,
             ArgumentParser(exit_on_error=False),
             help=f'Run torchgeo {name}, and check --ckpt_path first.',
         )
     return parser
-
-
-def format_weights() -> str:
-    """Write the released weights as a table.
-
-    Returns:
-        Lines of at most 100 columns.
-    """
-    table = [['weights', 'MB', 'shown', 'split', 'IoU', 'interval']]
-    notes = []
-    for weights in dict.fromkeys(M2CD_Weights.__members__.values()):
-        meta: dict[str, Any] = weights.meta
-        shown = ' '.join(
-            name for names in weights.transforms().band_names for name in names
-        )
-        first = [str(weights), f'{meta["bytes"] / 1e6:.1f}', shown]
-        for split, figure in meta['figures'].items():
-            interval = '{:.2f} to {:.2f}'.format(*figure['interval'])
-            table.append([*first, split, f'{figure["IoU"]:.2f}', interval])
-            first = [''] * len(first)
-        default = ', the default' if weights is M2CD_Weights.DEFAULT else ''
-        notes.append(f'{weights}{default}: {meta["data"]}. Licence: {meta["licence"]}.')
-    notes.append('threshold: a rule, without weights.')
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in table]
-    for note in notes:
-        lines += ['', *textwrap.wrap(note, _COLUMNS, subsequent_indent='  ')]
-    return '\n'.join(lines)
 
 
 @contextlib.contextmanager
@@ -141,6 +111,9 @@ def _fail(error: Exception) -> NoReturn:
 
 def _run_task(argv: list[str]) -> None:
     """Run a command of Lightning."""
+    # Takes seconds, for which help must not wait
+    from .task_cli import TaskCLI
+
     debug = '--debug' in argv
     try:
         TaskCLI([word for word in argv if word != '--debug'])
@@ -168,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: With status 2 after a mistake of the user.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] and argv[0] in TaskCLI.subcommands():
+    if argv[:1] and argv[0] in TASK_COMMANDS:
         _run_task(argv)
         return
     parser = make_parser()
