@@ -14,11 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from . import __version__
+from .datasets import SARSource, Source
+from .mistakes import explain, list_options
 from .predict import predict_scene
 from .released import format_weights
+from .safe_yaml import guard_parsers
 
 _NAME = 'torchgeo-m2cd'
 
@@ -49,12 +52,63 @@ class _HelpFormatter(DefaultHelpFormatter):
         return text
 
 
+def make_map_parser() -> ArgumentParser:
+    """Make the parser of ``map``.
+
+    Returns:
+        The parser, with the arguments of :func:`~torchgeo_m2cd.predict.predict_scene`.
+    """
+    parser = ArgumentParser(
+        description=_MAP,
+        usage=f'{_NAME} map [options] optical sar',
+        exit_on_error=False,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_function_arguments(predict_scene, as_group=False, as_positional=True)
+    parser.add_argument(
+        '--debug', action='store_true', help='Show the traceback of an error.'
+    )
+    return parser
+
+
+def make_task_parser(command: str) -> ArgumentParser:
+    """Make the parser that shows the help of a command of Lightning, on one screen.
+
+    Args:
+        command: Name of the command.
+
+    Returns:
+        The parser. That of Lightning, with hundreds of options, is made when it runs.
+    """
+    parser = ArgumentParser(
+        description=f'Run "torchgeo {command}". All keys of a config are options, such as '
+        f'--data.batch_size 4: "torchgeo {command} --help" lists all of them.',
+        usage=f'{_NAME} {command} --config FILE [options]',
+        exit_on_error=False,
+    )
+    configs = (
+        'YAML file; values of a second one replace those of the first. "python -m '
+        'torchgeo_m2cd.configs" lists ready-made ones.'
+    )
+    options = (
+        ('config', 'FILE', configs),
+        ('ckpt_path', 'FILE', 'Checkpoint, which is looked at before any data.'),
+        ('print_config', '', 'Show the values of all options, and stop.'),
+        ('data.help', 'CLASS', 'Show the options of a data module.'),
+        ('model.help', 'CLASS', 'Show those of a task.'),
+        ('trainer.callbacks.help', 'CLASS', 'Show those of a callback.'),
+        ('debug', '', 'Show the traceback of an error.'),
+    )
+    for option, metavar, text in options:
+        parser.add_argument(f'--{option}', metavar=metavar, help=text)
+    return parser
+
+
 def make_parser() -> ArgumentParser:
     """Make the parser of the command line.
 
     Returns:
-        The parser. ``map`` has the arguments of
-        :func:`~torchgeo_m2cd.predict.predict_scene`.
+        The parser.
     """
     parser = ArgumentParser(
         prog=_NAME,
@@ -64,17 +118,9 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument('--version', action='version', version=f'{_NAME} {__version__}')
     subcommands = parser.add_subcommands()
-    map_parser = ArgumentParser(
-        description=_MAP,
-        usage=f'{_NAME} map [options] optical sar',
-        exit_on_error=False,
-        formatter_class=_HelpFormatter,
+    subcommands.add_subcommand(
+        'map', make_map_parser(), help='Map the change of a scene.'
     )
-    map_parser.add_function_arguments(predict_scene, as_group=False, as_positional=True)
-    map_parser.add_argument(
-        '--debug', action='store_true', help='Show the traceback of an error.'
-    )
-    subcommands.add_subcommand('map', map_parser, help='Map the change of a scene.')
     subcommands.add_subcommand(
         'weights',
         ArgumentParser(description='List the released weights.', exit_on_error=False),
@@ -83,7 +129,7 @@ def make_parser() -> ArgumentParser:
     for name in TASK_COMMANDS:
         subcommands.add_subcommand(
             name,
-            ArgumentParser(exit_on_error=False),
+            make_task_parser(name),
             help=f'Run torchgeo {name}, and check --ckpt_path first.',
         )
     return parser
@@ -103,10 +149,20 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(message: str, error: Exception) -> NoReturn:
     """Say in one line what was wrong."""
-    print(f'{_NAME}: error: {" ".join(str(error).split())}', file=sys.stderr)
+    print(f'{_NAME}: error: {" ".join(message.split())}', file=sys.stderr)
     raise SystemExit(2) from error
+
+
+def _check_mappings(options: Namespace) -> None:
+    """Check images that are mappings: jsonargparse takes a wrong one for a path."""
+    for name, kind in (('optical', Source), ('sar', SARSource)):
+        text = options[name]
+        if isinstance(text, str) and text.startswith('{') and text.endswith('}'):
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_argument(f'--{name}', type=kind | None)
+            parser.parse_args([f'--{name}', text])
 
 
 def _run_task(argv: list[str]) -> None:
@@ -120,7 +176,7 @@ def _run_task(argv: list[str]) -> None:
     except _MISTAKES as error:
         if debug or _is_bug(error):
             raise
-        _fail(error)
+        _fail(explain(str(error), []), error)
 
 
 def _is_bug(error: Exception) -> bool:
@@ -141,14 +197,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: With status 2 after a mistake of the user.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] and argv[0] in TASK_COMMANDS:
+    guard_parsers()
+    if argv[:1] and argv[0] in TASK_COMMANDS and argv[1:] not in (['-h'], ['--help']):
         _run_task(argv)
         return
     parser = make_parser()
     try:
-        args = parser.instantiate(parser.parse_args(argv))
+        parsed = parser.parse_args(argv)
+        if parsed.subcommand == 'map':
+            _check_mappings(parsed.map)
+        args = parser.instantiate(parsed)
     except _MISTAKES as error:
-        _fail(error)
+        if '--debug' in argv:
+            raise
+        _fail(explain(str(error), list_options(make_map_parser())), error)
     if args.subcommand == 'weights':
         print(format_weights())
         return
@@ -162,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except _MISTAKES as error:
         if debug:
             raise
-        _fail(error)
+        _fail(str(error), error)
 
 
 if __name__ == '__main__':
