@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch
 import pytest
 import rasterio
 
@@ -166,12 +167,32 @@ class TestMap:
         """Its traceback is for its author."""
 
         def bug(**kwargs: Any) -> None:
-            warnings.warn('hidden', stacklevel=1)
             raise KeyError('bug')
 
         monkeypatch.setattr(cli, 'predict_scene', bug)
         with pytest.raises(KeyError, match='bug'):
             cli.main(['map', 'a.tif', 'b.tif'])
+
+    def test_warnings(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        called: dict[str, Any],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Those of the map are one line each, at once; those of libraries are hidden."""
+
+        def warn(**kwargs: Any) -> None:
+            for _ in range(2):
+                warnings.warn('units of\nhttps://a:b@c.d/e.tif', stacklevel=1)
+            warnings.warn('old', DeprecationWarning, stacklevel=1)
+            path = str(Path(lightning.pytorch.__file__).with_name('a.py'))
+            warnings.warn_explicit('advice', UserWarning, path, 1)
+
+        monkeypatch.setattr(cli, 'predict_scene', warn)
+        warnings.simplefilter('always')
+        cli.main(['map', 'a.tif', 'b.tif'])
+        errors = capsys.readouterr().err
+        assert errors == 'torchgeo-m2cd: warning: units of https://c.d/e.tif\n'
 
     def test_help(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,8 @@ def fail(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     assert caught.value.code == 2
     output, errors = capsys.readouterr()
     assert output == ''
-    (line,) = errors.splitlines()
+    assert 'Traceback' not in errors
+    line: str = errors.splitlines()[-1]  # Lightning may have said its seed
     message = line.removeprefix('torchgeo-m2cd: error: ')
     assert len(message) <= 300
     return message

@@ -12,12 +12,13 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from . import __version__
 from .datasets import SARSource, Source
+from .datasets.paths import without_secrets
 from .mistakes import explain, list_options
 from .predict import predict_scene
 from .released import format_weights
@@ -137,12 +138,27 @@ def make_parser() -> ArgumentParser:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what Lightning says of itself, and warnings, which summaries repeat."""
+    """Show warnings that concern the map, each in one line, and hide the others.
+
+    The summary repeats them, but comes after what may be hours.
+    """
+    from .maps.record import concerns_map
+
+    shown = set()
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, *args: Any
+    ) -> None:
+        text = ' '.join(without_secrets(str(message)).split())
+        if concerns_map(category, filename) and text not in shown:
+            shown.add(text)
+            print(f'{_NAME}: warning: {text}', file=sys.stderr)
+
     logger = logging.getLogger('lightning.pytorch')
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda *args, **kwargs: None
+        warnings.showwarning = show  # type: ignore[assignment]
         try:
             yield
         finally:
