@@ -31,6 +31,7 @@ from .districts import Districts
 COLUMNS = ('name', 'flooded_km2', 'water_before_km2', 'mapped_km2', 'flooded_share')
 
 
+@checked
 def check_districts(districts: Districts, scenes: Sequence[SceneDataset]) -> None:
     """Check that there are districts in some scene.
 
