@@ -31,7 +31,7 @@ from benchmarks.calibration import Calibration, fold
 from benchmarks.scores import summarize
 from torchgeo_m2cd.configurable import plain
 from torchgeo_m2cd.models import M2CD
-from torchgeo_m2cd.models.pretrained import FOLDER
+from torchgeo_m2cd.released import FOLDER
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 # Arguments of the model that say nothing of its architecture

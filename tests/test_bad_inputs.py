@@ -146,7 +146,7 @@ KINDS = {
         'mapping or path': 'state_dict_or_path',
         'object': 'strategy parts areas criterion dataset dataset_class encoder folder grid logits '
         'module outputs plan run sampler scene table trainer transform '
-        'check_map.inputs plan_maps.inputs measure_look.inputs check_map.classes '
+        'check_districts.districts check_map.inputs plan_maps.inputs measure_look.inputs check_map.classes '
         'export_onnx.model predict_pair.model OHEMLoss.ohem PatchRow.weights '
         'PatchRow.path Outputs.probability save_polygons.output select_pixels.mask '
         'stack_pair.optical stack_pair.sar Inputs.optical Inputs.sar '
@@ -156,7 +156,7 @@ KINDS = {
         'object?': 'augmentation districts drain inputs like lock naming o2sp ohem optimization '
         'reliability rule_target schedule transforms valid weights MoEEncoder.experts '
         'Outputs.classes Outputs.polygons Outputs.quicklook Outputs.stac',
-        'objects': 'start_maps.parts check_outputs.outputs augmentations source_augmentations features files sources '
+        'objects': 'check_districts.scenes start_maps.parts check_outputs.outputs augmentations source_augmentations features files sources '
         'samplers patch_rows SceneList.scenes Check.looks '
         'median_look.looks',
         'counts': 'MapPlan.shape MapPlan.size MapPlan.stride',

@@ -3,8 +3,11 @@
 
 """The ``torchgeo-m2cd`` command."""
 
+import ast
+import importlib
 import json
 import logging
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch
 import pytest
 import rasterio
 
@@ -22,6 +26,8 @@ from torchgeo_m2cd.datasets import SARSource, Source, SyntheticFlood
 from torchgeo_m2cd.maps import Districts
 from torchgeo_m2cd.models import M2CD_Weights
 from torchgeo_m2cd.predict import MapOptions, predict_scene
+from torchgeo_m2cd.released import DEFAULT
+from torchgeo_m2cd.task_cli import TaskCLI
 
 PATCHES = ('--data_args.patch_size', '64', '--trainer_args.accelerator', 'cpu')
 
@@ -116,7 +122,7 @@ class TestMap:
     def test_several_files(self, called: dict[str, Any]) -> None:
         cli.main(['map', '[a.tif, b.tif]', 'c.tif', '--weights', 'DEFAULT'])
         assert called['optical'] == ['a.tif', 'b.tif']
-        assert called['weights'] is M2CD_Weights.DEFAULT
+        assert called['weights'] == 'DEFAULT'
 
     @pytest.mark.parametrize(
         ('arguments', 'message'),
@@ -124,8 +130,6 @@ class TestMap:
             ([], 'expected "subcommand"'),
             (['mapp'], "invalid choice: 'mapp'"),
             (['map', 'a.tif'], 'required: '),
-            (['map', 'a.tif', 'b.tif', '--polygonn', 'c'], 'unrecognized arguments'),
-            (['map', 'a.tif', 'b.tif', '--threshold', 'x'], 'Given value: x'),
             (['map', 'no.tif', 'b.tif'], "optical file 'no.tif' does not exist"),
             (['map', 'a.tif', 'b.tif', '--weights', 'x'], "weights 'x' do not exist"),
             (['map', 'a.tif', 'b.tif', '--threshold', '7'], 'threshold is 7'),
@@ -163,12 +167,32 @@ class TestMap:
         """Its traceback is for its author."""
 
         def bug(**kwargs: Any) -> None:
-            warnings.warn('hidden', stacklevel=1)
             raise KeyError('bug')
 
         monkeypatch.setattr(cli, 'predict_scene', bug)
         with pytest.raises(KeyError, match='bug'):
             cli.main(['map', 'a.tif', 'b.tif'])
+
+    def test_warnings(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        called: dict[str, Any],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Those of the map are one line each, at once; those of libraries are hidden."""
+
+        def warn(**kwargs: Any) -> None:
+            for _ in range(2):
+                warnings.warn('units of\nhttps://a:b@c.d/e.tif', stacklevel=1)
+            warnings.warn('old', DeprecationWarning, stacklevel=1)
+            path = str(Path(lightning.pytorch.__file__).with_name('a.py'))
+            warnings.warn_explicit('advice', UserWarning, path, 1)
+
+        monkeypatch.setattr(cli, 'predict_scene', warn)
+        warnings.simplefilter('always')
+        cli.main(['map', 'a.tif', 'b.tif'])
+        errors = capsys.readouterr().err
+        assert errors == 'torchgeo-m2cd: warning: units of https://c.d/e.tif\n'
 
     def test_help(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -185,6 +209,20 @@ class TestMap:
         assert '(default: change.tif)' in text
 
 
+@pytest.mark.parametrize('command', cli.TASK_COMMANDS)
+def test_help_of_tasks(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It fits a screen, and says nothing that the whole help does not."""
+    with pytest.raises(SystemExit):
+        cli.main([command, '--help'])
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 24
+    with pytest.raises(SystemExit):
+        TaskCLI([command, '--help'])
+    everything = capsys.readouterr().out
+    for option in re.findall(r'^  (--[\w.]+)', text, re.MULTILINE):
+        assert option in everything or option == '--debug'
+
+
 class TestWeights:
     def test_table(self, capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(['weights'])
@@ -199,6 +237,41 @@ class TestWeights:
                     for line in lines
                 )
         assert f'{M2CD_Weights.DEFAULT}, the default: ' in '\n'.join(lines)
+        assert M2CD_Weights.DEFAULT.name == DEFAULT
+
+
+@pytest.mark.parametrize('command', [['--help'], ['weights'], ['map', '--help']])
+def test_start(command: list[str]) -> None:
+    """Help does not wait for what only a command needs, which takes seconds."""
+    code = f"""
+import sys
+from torchgeo_m2cd import cli
+try:
+    cli.main({command})
+except SystemExit:
+    pass
+slow = {{'geopandas', 'lightning', 'matplotlib', 'pandas', 'rasterio', 'torch', 'torchgeo'}}
+sys.exit(str(found) if (found := slow & sys.modules.keys()) else 0)
+"""
+    run = [sys.executable, '-c', code]
+    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('package', ['datasets', 'maps', 'predict'])
+def test_lazy_packages(package: str) -> None:
+    """They have the names that type checkers read, and no others."""
+    module = importlib.import_module(f'torchgeo_m2cd.{package}')
+    assert module.__file__ is not None
+    stub = ast.parse(Path(module.__file__).with_suffix('.pyi').read_text())
+    (names,) = (node.value for node in stub.body if isinstance(node, ast.Assign))
+    assert dir(module) == sorted(ast.literal_eval(names))
+    for name in dir(module):
+        assert getattr(module, name).__module__.startswith(module.__name__)
+
+
+def test_task_commands() -> None:
+    assert set(cli.TASK_COMMANDS) == TaskCLI.subcommands().keys()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

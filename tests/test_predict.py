@@ -624,11 +624,11 @@ class TestWeights:
     def test_names(self, scene: tuple[Path, Path], tmp_path: Path) -> None:
         maps = []
         for number, weights in enumerate(
-            ('M2CD_Weights.DEFAULT', M2CD_Weights.DEFAULT)
+            ('M2CD_Weights.DEFAULT', 'DEFAULT', M2CD_Weights.DEFAULT)
         ):
             self.map(scene, tmp_path / f'{number}.tif', weights)
             maps.append((tmp_path / f'{number}.tif').read_bytes())
-        assert maps[0] == maps[1]
+        assert maps[0] == maps[1] == maps[2]
 
     def test_home(
         self, checkpoint: Path, scene: tuple[Path, Path], tmp_path: Path,

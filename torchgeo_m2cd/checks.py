@@ -31,7 +31,6 @@ from typing import (
 )
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
 from .utils import check_choice
@@ -92,7 +91,10 @@ def checked[T: Callable[..., Any]](target: T) -> T:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
+        # Not at the top, as the help of the command line must not wait for PyTorch
+        from torch.compiler import is_compiling
+
+        if not is_compiling():
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
@@ -296,7 +298,7 @@ def _wrong(
 
 def _show(value: Any) -> str:
     """Show a value in a message, in one short line."""
-    if isinstance(value, torch.Tensor | np.ndarray):
+    if hasattr(value, 'shape'):
         return f'a {type(value).__name__} of shape {tuple(value.shape)}'
     text = ' '.join(repr(value).split())
     return text if len(text) <= 100 else f'{text[:99]}…'
@@ -325,6 +327,8 @@ def _describe(hint: Any) -> str:
         return f'a subclass of {args[0].__name__}'
     if origin is Callable or hint is Callable:
         return 'a function'
+    if hint is type:
+        return 'a class'
     if hint in (os.PathLike, pathlib.Path) or origin is os.PathLike:
         return 'a path'
     if hint in _SCALARS:

@@ -8,28 +8,30 @@ import contextlib
 import logging
 import re
 import sys
-import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from . import __version__
-from .models import M2CD_Weights
+from .datasets import SARSource, Source
+from .datasets.paths import without_secrets
+from .mistakes import explain, list_options
 from .predict import predict_scene
-from .task_cli import TaskCLI
-
-#: Columns of a terminal that tables fit.
-_COLUMNS = 100
+from .released import format_weights
+from .safe_yaml import guard_parsers
 
 _NAME = 'torchgeo-m2cd'
 
 _MAP = """Map the change between an optical image and a later SAR image: floods, for example.
 Images are files, folders, patterns or URLs; a mapping says what files do not say of themselves:
 torchgeo-m2cd map "{paths: before.tif, bands: [4]}" "{paths: after.tif, scale: power}"."""
+
+#: Commands of Lightning, which :class:`~torchgeo_m2cd.task_cli.TaskCLI` runs.
+TASK_COMMANDS = ('fit', 'validate', 'test', 'predict')
 
 # What a user may have got wrong; anything else is a bug, and keeps its traceback
 _MISTAKES = (argparse.ArgumentError, OSError, RuntimeError, TypeError, ValueError)
@@ -51,12 +53,63 @@ class _HelpFormatter(DefaultHelpFormatter):
         return text
 
 
+def make_map_parser() -> ArgumentParser:
+    """Make the parser of ``map``.
+
+    Returns:
+        The parser, with the arguments of :func:`~torchgeo_m2cd.predict.predict_scene`.
+    """
+    parser = ArgumentParser(
+        description=_MAP,
+        usage=f'{_NAME} map [options] optical sar',
+        exit_on_error=False,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_function_arguments(predict_scene, as_group=False, as_positional=True)
+    parser.add_argument(
+        '--debug', action='store_true', help='Show the traceback of an error.'
+    )
+    return parser
+
+
+def make_task_parser(command: str) -> ArgumentParser:
+    """Make the parser that shows the help of a command of Lightning, on one screen.
+
+    Args:
+        command: Name of the command.
+
+    Returns:
+        The parser. That of Lightning, with hundreds of options, is made when it runs.
+    """
+    parser = ArgumentParser(
+        description=f'Run "torchgeo {command}". All keys of a config are options, such as '
+        f'--data.batch_size 4: "torchgeo {command} --help" lists all of them.',
+        usage=f'{_NAME} {command} --config FILE [options]',
+        exit_on_error=False,
+    )
+    configs = (
+        'YAML file; values of a second one replace those of the first. "python -m '
+        'torchgeo_m2cd.configs" lists ready-made ones.'
+    )
+    options = (
+        ('config', 'FILE', configs),
+        ('ckpt_path', 'FILE', 'Checkpoint, which is looked at before any data.'),
+        ('print_config', '', 'Show the values of all options, and stop.'),
+        ('data.help', 'CLASS', 'Show the options of a data module.'),
+        ('model.help', 'CLASS', 'Show those of a task.'),
+        ('trainer.callbacks.help', 'CLASS', 'Show those of a callback.'),
+        ('debug', '', 'Show the traceback of an error.'),
+    )
+    for option, metavar, text in options:
+        parser.add_argument(f'--{option}', metavar=metavar, help=text)
+    return parser
+
+
 def make_parser() -> ArgumentParser:
     """Make the parser of the command line.
 
     Returns:
-        The parser. ``map`` has the arguments of
-        :func:`~torchgeo_m2cd.predict.predict_scene`.
+        The parser.
     """
     parser = ArgumentParser(
         prog=_NAME,
@@ -66,88 +119,80 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument('--version', action='version', version=f'{_NAME} {__version__}')
     subcommands = parser.add_subcommands()
-    map_parser = ArgumentParser(
-        description=_MAP,
-        usage=f'{_NAME} map [options] optical sar',
-        exit_on_error=False,
-        formatter_class=_HelpFormatter,
+    subcommands.add_subcommand(
+        'map', make_map_parser(), help='Map the change of a scene.'
     )
-    map_parser.add_function_arguments(predict_scene, as_group=False, as_positional=True)
-    map_parser.add_argument(
-        '--debug', action='store_true', help='Show the traceback of an error.'
-    )
-    subcommands.add_subcommand('map', map_parser, help='Map the change of a scene.')
     subcommands.add_subcommand(
         'weights',
         ArgumentParser(description='List the released weights.', exit_on_error=False),
         help='List the released weights, with their figures.',
     )
-    for name in TaskCLI.subcommands():
+    for name in TASK_COMMANDS:
         subcommands.add_subcommand(
             name,
-            ArgumentParser(exit_on_error=False),
+            make_task_parser(name),
             help=f'Run torchgeo {name}, and check --ckpt_path first.',
         )
     return parser
 
 
-def format_weights() -> str:
-    """Write the released weights as a table.
-
-    Returns:
-        Lines of at most 100 columns.
-    """
-    table = [['weights', 'MB', 'shown', 'split', 'IoU', 'interval']]
-    notes = []
-    for weights in dict.fromkeys(M2CD_Weights.__members__.values()):
-        meta: dict[str, Any] = weights.meta
-        shown = ' '.join(
-            name for names in weights.transforms().band_names for name in names
-        )
-        first = [str(weights), f'{meta["bytes"] / 1e6:.1f}', shown]
-        for split, figure in meta['figures'].items():
-            interval = '{:.2f} to {:.2f}'.format(*figure['interval'])
-            table.append([*first, split, f'{figure["IoU"]:.2f}', interval])
-            first = [''] * len(first)
-        default = ', the default' if weights is M2CD_Weights.DEFAULT else ''
-        notes.append(f'{weights}{default}: {meta["data"]}. Licence: {meta["licence"]}.')
-    notes.append('threshold: a rule, without weights.')
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in table]
-    for note in notes:
-        lines += ['', *textwrap.wrap(note, _COLUMNS, subsequent_indent='  ')]
-    return '\n'.join(lines)
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what Lightning says of itself, and warnings, which summaries repeat."""
+    """Show warnings that concern the map, each in one line, and hide the others.
+
+    The summary repeats them, but comes after what may be hours.
+    """
+    from .maps.record import concerns_map
+
+    shown = set()
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, *args: Any
+    ) -> None:
+        text = ' '.join(without_secrets(str(message)).split())
+        if concerns_map(category, filename) and text not in shown:
+            shown.add(text)
+            print(f'{_NAME}: warning: {text}', file=sys.stderr)
+
     logger = logging.getLogger('lightning.pytorch')
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda *args, **kwargs: None
+        warnings.showwarning = show  # type: ignore[assignment]
         try:
             yield
         finally:
             logger.setLevel(level)
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(message: str, error: Exception) -> NoReturn:
     """Say in one line what was wrong."""
-    print(f'{_NAME}: error: {" ".join(str(error).split())}', file=sys.stderr)
+    print(f'{_NAME}: error: {" ".join(message.split())}', file=sys.stderr)
     raise SystemExit(2) from error
+
+
+def _check_mappings(options: Namespace) -> None:
+    """Check images that are mappings: jsonargparse takes a wrong one for a path."""
+    for name, kind in (('optical', Source), ('sar', SARSource)):
+        text = options[name]
+        if isinstance(text, str) and text.startswith('{') and text.endswith('}'):
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_argument(f'--{name}', type=kind | None)
+            parser.parse_args([f'--{name}', text])
 
 
 def _run_task(argv: list[str]) -> None:
     """Run a command of Lightning."""
+    # Takes seconds, for which help must not wait
+    from .task_cli import TaskCLI
+
     debug = '--debug' in argv
     try:
         TaskCLI([word for word in argv if word != '--debug'])
     except _MISTAKES as error:
         if debug or _is_bug(error):
             raise
-        _fail(error)
+        _fail(explain(str(error), []), error)
 
 
 def _is_bug(error: Exception) -> bool:
@@ -168,14 +213,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: With status 2 after a mistake of the user.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] and argv[0] in TaskCLI.subcommands():
+    guard_parsers()
+    if argv[:1] and argv[0] in TASK_COMMANDS and argv[1:] not in (['-h'], ['--help']):
         _run_task(argv)
         return
     parser = make_parser()
     try:
-        args = parser.instantiate(parser.parse_args(argv))
+        parsed = parser.parse_args(argv)
+        if parsed.subcommand == 'map':
+            _check_mappings(parsed.map)
+        args = parser.instantiate(parsed)
     except _MISTAKES as error:
-        _fail(error)
+        if '--debug' in argv:
+            raise
+        _fail(explain(str(error), list_options(make_map_parser())), error)
     if args.subcommand == 'weights':
         print(format_weights())
         return
@@ -189,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except _MISTAKES as error:
         if debug:
             raise
-        _fail(error)
+        _fail(str(error), error)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 
 """The commands of Lightning, which look at checkpoints before anything else."""
 
+import argparse
 import pydoc
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.tasks import BaseTask
 
 from .checkpoints import find_resumable, read_checkpoint
+from .mistakes import explain, list_options
 from .tasks import ChangeDetectionTask
 from .tasks.checkpoint import LIGHTNING_KEYS, rebuild
 
@@ -35,9 +37,9 @@ class TaskCLI(LightningCLI):
                 ``predict``, and those that follow.
 
         Raises:
-            argparse.ArgumentError: If an argument is unknown or wrong.
             FileNotFoundError: If there is no such checkpoint.
-            ValueError: If it cannot be read, or is not of the task.
+            ValueError: If an argument is unknown or wrong, or the checkpoint cannot be read
+                or is not of the task.
         """
         self._arguments: dict[str, Any] = {}
         loud: dict[str, Any] = {'exit_on_error': False}
@@ -59,7 +61,11 @@ class TaskCLI(LightningCLI):
             parser: The parser.
             args: Arguments of the command line.
         """
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            command = self._subcommand_parsers[args[0]]
+            raise ValueError(explain(str(error), list_options(command))) from error
         command = self.config['subcommand']
         options = self.config[command]
         path = options.get('ckpt_path')

@@ -261,7 +261,7 @@ class TestListFiles:
             asked.append(path)
             return [f'{path}/b.tif', f'{path}/a.tif', f'{path}/a.tif.ovr']
 
-        monkeypatch.setattr('torchgeo_m2cd.datasets.paths.find_files', find)
+        monkeypatch.setattr('torchgeo.datasets.utils.find_files', find)
         expected = ['/vsis3/bucket/tiles/a.tif', '/vsis3/bucket/tiles/b.tif']
         for path in ('s3://bucket/tiles/', '/vsis3/bucket/tiles'):
             assert list_files(path) == expected

@@ -12,7 +12,7 @@ from rasterio.errors import RasterioIOError
 from shapely.geometry import box
 
 from tests.maps.helpers import make_scene, map_values
-from tests.maps.test_districts import write_districts
+from tests.maps.test_district_areas import write_districts
 from torchgeo_m2cd.datasets import SceneDataset
 from torchgeo_m2cd.maps import Outputs, Run
 

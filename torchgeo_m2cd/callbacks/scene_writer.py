@@ -25,6 +25,7 @@ from ..maps import (
     Outputs,
     PatchRow,
     Run,
+    check_districts,
     check_outputs,
     format_summary,
     make_map,
@@ -194,7 +195,7 @@ class SceneWriter(Callback):
         self._recording.enter_context(record_warnings(self._run.warnings))
         datamodule.outputs = self.check(datamodule, trainer.ckpt_path)
         if self.outputs.districts is not None:
-            self.outputs.districts.check(datamodule.scenes.scenes)
+            check_districts(self.outputs.districts, datamodule.scenes.scenes)
         # They are as large as the scene, several times, and they are in the file
         trainer.predict_loop.return_predictions = False
 

@@ -3,25 +3,7 @@
 
 """Datasets for optical-SAR change detection."""
 
-from .base import OpticalSARDataset, stack_pair
-from .cau_flood import CAUFlood
-from .chip_folder import ChipFolder
-from .masks import MaskSource
-from .ombria import OMBRIA
-from .scene import SceneDataset, SceneList
-from .source import SARSource, Source
-from .synthetic import SyntheticFlood
+import lazy_loader
 
-__all__ = (
-    'OMBRIA',
-    'CAUFlood',
-    'ChipFolder',
-    'MaskSource',
-    'OpticalSARDataset',
-    'SARSource',
-    'SceneDataset',
-    'SceneList',
-    'Source',
-    'SyntheticFlood',
-    'stack_pair',
-)
+# The names are those of __init__.pyi; their modules are imported when they are used
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

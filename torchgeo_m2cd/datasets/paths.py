@@ -12,8 +12,6 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torchgeo.datasets.utils import find_files
-
 # jsonargparse does not look into an alias that is made with `type`
 #: One or more files, folders, or patterns like ``'scenes/*.tif'``.
 Paths = Sequence[str | pathlib.Path] | str | pathlib.Path
@@ -129,6 +127,22 @@ def local_file(path: str) -> str:
         The file, ``'products.zip'`` or ``'after.nc'`` for example; empty for a URL.
     """
     return _split(path)[1]
+
+
+def stamp(file: str) -> list[int]:
+    """Tell a file from another one of the same path.
+
+    Args:
+        file: Path of the file.
+
+    Returns:
+        Size and time of modification of a local file, nothing of others.
+    """
+    file = local_file(file)
+    if not os.path.exists(file):
+        return []
+    stat = os.stat(file)
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def name_stem(path: str) -> str:
@@ -257,6 +271,9 @@ def list_files(path: str) -> list[str]:
             for file in files
         ]
     elif root := _to_vsi(path):
+        # Not at the top, as the help of the command line must not wait for TorchGeo
+        from torchgeo.datasets.utils import find_files
+
         found = find_files(root) or [path]
     else:
         return [path]

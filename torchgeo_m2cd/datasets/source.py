@@ -5,18 +5,30 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from annotated_types import MinLen
-from torchgeo.datasets import RasterDataset
 
-from ..checks import AnyNumber, Count, CountOrZero, Names, Positive, checked
+from ..checks import (
+    AnyNumber,
+    Count,
+    CountOrZero,
+    Names,
+    Positive,
+    check_argument,
+    checked,
+)
 from ..utils import check_choice
-from .headers import Header
 from .paths import Paths, expand, list_files, list_paths, name_paths, resolve
 from .radiometry import REFLECTANCE, Radiometry, find_scale
+
+if TYPE_CHECKING:
+    # The help of the command line shows a source, and must not wait for these
+    from torchgeo.datasets import RasterDataset
+
+    from .headers import Header
 
 #: What the values of a SAR file are: ``'db'``, linear ``'power'`` or ``'amplitude'``, or
 #: anything ``'other'``.
@@ -68,7 +80,7 @@ class Source:
         | Annotated[Mapping[str, Count], MinLen(1)]
         | None
     ) = None
-    naming: type[RasterDataset] | None = None
+    naming: type | None = None
     nodata: AnyNumber | None = None
     gain: float | None = None
     offset: float | None = None
@@ -82,6 +94,10 @@ class Source:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
+        if self.naming is not None:
+            from torchgeo.datasets import RasterDataset
+
+            check_argument('naming', self.naming, type[RasterDataset])
         if self.gain == 0:
             raise ValueError('gain is 0: expected a factor that keeps the values')
 
@@ -90,7 +106,7 @@ class Source:
         """Which areas of zeros in all bands are no data, whatever a file declares."""
         return 'none'
 
-    def no_data(self, src: Header) -> float | None:
+    def no_data(self, src: 'Header') -> float | None:
         """Return the value of pixels without data in a file.
 
         Args:
@@ -181,7 +197,7 @@ class Source:
         """
         return path in map(resolve, list_paths(self.paths))
 
-    def name_files(self, name: str) -> RasterDataset | None:
+    def name_files(self, name: str) -> 'RasterDataset | None':
         """Make the dataset of TorchGeo that knows the names of the files.
 
         Args:
@@ -194,15 +210,16 @@ class Source:
             DatasetNotFoundError: If no file has such a name.
             ValueError: If a band is unknown.
         """
-        if self.naming is None:
+        naming: type[RasterDataset] | None = self.naming
+        if naming is None:
             return None
         names = [band for band in self.bands or () if isinstance(band, str)]
         for band in names:
-            check_choice(f'{name} band', band, self.naming.all_bands)
+            check_choice(f'{name} band', band, naming.all_bands)
         arguments: dict[str, Any] = {'bands': names} if names else {}
         # TorchGeo would take the name of a folder for a pattern
         files = [file for path in self.find_paths(name) for file in list_files(path)]
-        return self.naming(files, **arguments)
+        return naming(files, **arguments)
 
     def convert(
         self, values: npt.NDArray[np.float32], name: str

@@ -3,46 +3,7 @@
 
 """From patches to the files of a change map."""
 
-from .areas import Areas
-from .check import Check, check_map
-from .districts import DistrictAreas, Districts
-from .lock import RunLock
-from .mosaic import Mosaic, PatchRow, blend_weights
-from .outputs import Outputs, check_outputs
-from .parts import Parts, start_maps
-from .plan import MapPlan, plan_maps
-from .polygons import find_polygons, mean_probability, save_polygons
-from .products import NoDataError, make_map
-from .quicklook import plot_quicklook
-from .rasters import write_cog
-from .record import record_warnings
-from .summary import Run, format_summary, read_summary
+import lazy_loader
 
-__all__ = (
-    'Areas',
-    'Check',
-    'DistrictAreas',
-    'Districts',
-    'MapPlan',
-    'Mosaic',
-    'NoDataError',
-    'Outputs',
-    'Parts',
-    'PatchRow',
-    'Run',
-    'RunLock',
-    'blend_weights',
-    'check_map',
-    'check_outputs',
-    'find_polygons',
-    'format_summary',
-    'make_map',
-    'mean_probability',
-    'plan_maps',
-    'plot_quicklook',
-    'read_summary',
-    'record_warnings',
-    'save_polygons',
-    'start_maps',
-    'write_cog',
-)
+# The names are those of __init__.pyi; their modules are imported when they are used
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

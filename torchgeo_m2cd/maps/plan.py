@@ -6,7 +6,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -16,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from .. import __version__
 from ..checks import Count, checked
 from ..configurable import plain
-from ..datasets.paths import local_file, public_path
+from ..datasets.paths import public_path, stamp
 from ..models import M2CD_Weights
 from ..samplers import SceneSampler
 from ..tasks.checkpoint import ARCHITECTURE
@@ -166,19 +165,3 @@ def _describe_model(task: LightningModule) -> dict[str, str]:
         'MODEL': ', '.join(str(word) for word in words if word),
         'WEIGHTS_SHA256': weights.hexdigest(),
     }
-
-
-def stamp(file: str) -> list[int]:
-    """Tell a file from another one of the same path.
-
-    Args:
-        file: Path of the file.
-
-    Returns:
-        Size and time of modification of a local file, nothing of others.
-    """
-    file = local_file(file)
-    if not os.path.exists(file):
-        return []
-    stat = os.stat(file)
-    return [stat.st_size, stat.st_mtime_ns]

@@ -25,7 +25,7 @@ from ..transforms import Inputs
 from ..utils import beside, create_beside, naming, sync
 from .areas import Areas
 from .check import check_map
-from .districts import COLUMNS, DistrictAreas
+from .district_areas import COLUMNS, DistrictAreas, read_districts
 from .mosaic import strips
 from .outputs import PLAN_TAG
 from .parts import Parts
@@ -212,7 +212,7 @@ class _Maker:
         outputs, scene = self.outputs, self.scene
         districts = None
         if outputs.districts is not None:
-            table = outputs.districts.read(scene.grid, scene.shape)
+            table = read_districts(outputs.districts, scene.grid, scene.shape)
             districts = DistrictAreas(table, scene.transform)
         measures = measure_rasters(
             self.rasters, outputs.threshold, self.areas, districts, advance

@@ -19,7 +19,7 @@ from torchgeo.datasets.utils import Path
 from ..checks import checked
 from ..utils import GDAL_ENV
 from .areas import Areas
-from .districts import DistrictAreas
+from .district_areas import DistrictAreas
 from .mosaic import Mosaic, strips
 from .styles import WATER_BEFORE, color_classes
 

@@ -27,6 +27,20 @@ _UNIMPORTANT = (
 _LIGHTNING = os.path.dirname(lightning.pytorch.__file__)
 
 
+def concerns_map(category: type[Warning], filename: str) -> bool:
+    """Whether a warning says something about a map, and not of a library or of speed.
+
+    Args:
+        category: Category of the warning.
+        filename: Source file that issued it.
+
+    Returns:
+        Whether it does.
+    """
+    # What Lightning says of itself concerns those who train
+    return not (issubclass(category, _UNIMPORTANT) or filename.startswith(_LIGHTNING))
+
+
 @checked
 @contextlib.contextmanager
 def record_warnings(messages: list[str]) -> Iterator[None]:
@@ -46,12 +60,7 @@ def record_warnings(messages: list[str]) -> Iterator[None]:
             message: Warning | str, category: type[Warning], filename: str, *args: Any
         ) -> None:
             text = without_secrets(str(message))
-            # What Lightning says of itself concerns those who train
-            if not (
-                issubclass(category, _UNIMPORTANT)
-                or filename.startswith(_LIGHTNING)
-                or text in messages
-            ):
+            if concerns_map(category, filename) and text not in messages:
                 messages.append(text)
             show(message, category, filename, *args)
 

@@ -15,7 +15,7 @@ from .. import __version__
 from ..checks import checked
 from ..datasets import SceneDataset
 from ..models import Reliability
-from .districts import to_km2
+from .district_areas import to_km2
 from .outputs import Outputs
 from .plan import MapPlan
 from .rasters import Measures

@@ -5,11 +5,9 @@
 
 import hashlib
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,13 +19,11 @@ from torchvision.models._api import Weights, WeightsEnum
 
 from ..checks import checked
 from ..configurable import plain
+from ..released import FOLDER, describe_weights
 from ..transforms import Inputs
 from ..utils import check_choice
 from .m2cd import M2CD
 from .weights import load_strictly
-
-#: Files of weights and their descriptions, which ``benchmarks.release`` writes.
-FOLDER = resources.files(__package__) / 'released'
 
 # Arguments of M2CD that may differ from those of the weights: another number of classes
 # gets a new head, and the rest does not change the parameters
@@ -41,7 +37,7 @@ _HUB = re.compile(
 
 def _describe(name: str) -> Weights:
     """Read the description of weights."""
-    meta = json.loads((FOLDER / f'{name}.json').read_text(encoding='utf-8'))
+    meta = describe_weights(name)
     inputs = partial(Inputs.from_dict, meta.pop('inputs'))
     return Weights(url=meta.pop('url'), transforms=inputs, meta=meta)
 
@@ -61,7 +57,7 @@ class M2CD_Weights(WeightsEnum):  # type: ignore[misc]
     * ``sha256``, ``bytes``: digest and size of the file
     """
 
-    OMBRIA_V1 = _describe('ombria_v1')
+    OMBRIA_V1 = _describe('OMBRIA_V1')
     DEFAULT = OMBRIA_V1
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> Mapping[str, Tensor]:

@@ -39,6 +39,8 @@ def load_task(weights: M2CD_Weights | Path) -> ChangeDetectionTask:
         name = os.path.expanduser(weights)
         if os.path.exists(name):
             return _read(name)
+        if name in M2CD_Weights.__members__:
+            name = f'{M2CD_Weights.__name__}.{name}'
         if not name.startswith(f'{M2CD_Weights.__name__}.'):
             raise FileNotFoundError(
                 f'weights {name!r} do not exist: expected the path of a checkpoint, the '

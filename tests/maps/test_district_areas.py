@@ -14,7 +14,7 @@ from rasterio.transform import Affine, from_origin
 from shapely.geometry import Point, box
 
 from tests.maps.helpers import FIJI, make_plan, make_scene, map_values
-from torchgeo_m2cd.maps import Districts, Outputs, Parts
+from torchgeo_m2cd.maps import Districts, Outputs, Parts, check_districts
 from torchgeo_m2cd.samplers import SceneSampler
 
 
@@ -128,7 +128,7 @@ class TestCheck:
         return {'a': box(500_000, 5_299_000, 500_300, 5_300_000)}
 
     def check(self, districts: Districts, tmp_path: Path) -> None:
-        districts.check([make_scene(tmp_path / 'in')])
+        check_districts(districts, [make_scene(tmp_path / 'in')])
 
     def test_layers(self, boxes: dict[str, Any], tmp_path: Path) -> None:
         path = tmp_path / 'd.gpkg'
