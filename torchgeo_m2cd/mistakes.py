@@ -34,7 +34,7 @@ def explain(error: Exception, options: Sequence[str] = ()) -> str:
         One line, with the nearest right name if a name is unknown.
     """
     message = ' '.join(str(error).split())
-    if not isinstance(error, ArgumentError):
+    if not isinstance(error, ArgumentError) and not re.match(_TRIED, message):
         return message
     # What is wrong inside is said before what contains it
     place = re.findall(r'Parser key "([\w.]+)"', message)
