@@ -4,6 +4,7 @@
 """Mistakes on the command line are one short line, with the culprit first."""
 
 import time
+from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,9 @@ def test_debug() -> None:
 
 
 def test_long() -> None:
-    assert explain('a\n' * 1000, []) == 'a ' * 149 + 'a…'
+    text = 'a\n' * 1000
+    assert explain(ArgumentError(None, text)) == 'a ' * 149 + 'a…'
+    assert explain(ValueError(text)) == 'a ' * 999 + 'a'
 
 
 class TestBomb:

@@ -165,9 +165,9 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _fail(message: str, error: Exception) -> NoReturn:
+def _fail(error: Exception, options: Sequence[str] = ()) -> NoReturn:
     """Say in one line what was wrong."""
-    print(f'{_NAME}: error: {" ".join(message.split())}', file=sys.stderr)
+    print(f'{_NAME}: error: {explain(error, options)}', file=sys.stderr)
     raise SystemExit(2) from error
 
 
@@ -192,7 +192,7 @@ def _run_task(argv: list[str]) -> None:
     except _MISTAKES as error:
         if debug or _is_bug(error):
             raise
-        _fail(explain(str(error), []), error)
+        _fail(error)
 
 
 def _is_bug(error: Exception) -> bool:
@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except _MISTAKES as error:
         if '--debug' in argv:
             raise
-        _fail(explain(str(error), list_options(make_map_parser())), error)
+        _fail(error, list_options(make_map_parser()))
     if args.subcommand == 'weights':
         print(format_weights())
         return
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except _MISTAKES as error:
         if debug:
             raise
-        _fail(str(error), error)
+        _fail(error)
 
 
 if __name__ == '__main__':

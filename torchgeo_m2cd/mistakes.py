@@ -9,9 +9,10 @@ jsonargparse lists all that it has tried, which is kept for ``--debug``.
 import difflib
 import pydoc
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 _KINDS = {'int': 'an integer', 'float': 'a number', 'bool': 'true or false'}
 
@@ -22,17 +23,19 @@ _LENGTH = 300
 _TRIED = r'Does not validate against any of the Union subtypes Subtypes: .*? Errors: - '
 
 
-def explain(message: str, options: list[str]) -> str:
-    """Shorten a message of jsonargparse.
+def explain(error: Exception, options: Sequence[str] = ()) -> str:
+    """Say in one line what was wrong.
 
     Args:
-        message: The message.
+        error: The error. The message of jsonargparse is shortened, others are left alone.
         options: Options of the command, as :func:`list_options` returns them.
 
     Returns:
         One line, with the nearest right name if a name is unknown.
     """
-    message = ' '.join(message.split())
+    message = ' '.join(str(error).split())
+    if not isinstance(error, ArgumentError) and not re.match(_TRIED, message):
+        return message
     # What is wrong inside is said before what contains it
     place = re.findall(r'Parser key "([\w.]+)"', message)
     if found := re.search(
@@ -88,7 +91,7 @@ def _list_arguments(class_path: str) -> list[str]:
     return list_options(parser)
 
 
-def _suggest(name: str, known: list[str]) -> str:
+def _suggest(name: str, known: Sequence[str]) -> str:
     """Suggest the nearest known name."""
     nearest = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(
         name.partition('.')[0], known, n=1

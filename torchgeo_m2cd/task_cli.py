@@ -65,7 +65,7 @@ class TaskCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
             command = self._subcommand_parsers[args[0]]
-            raise ValueError(explain(str(error), list_options(command))) from error
+            raise ValueError(explain(error, list_options(command))) from error
         command = self.config['subcommand']
         options = self.config[command]
         path = options.get('ckpt_path')
