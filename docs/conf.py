@@ -93,6 +93,8 @@ nitpick_ignore_regex = [
     # Of arguments of classes for developers
     ('py:class', r'torchgeo_m2cd\.datasets\.(classes|grid|headers|radiometry)\..*'),
     ('py:class', r'.*\._\w+'),
+    # A string, or an object that says its path
+    ('py:class', r'torchgeo_m2cd\.utils\.Path'),
 ]
 
 # Links into the documentation of other libraries need the network, which a build must

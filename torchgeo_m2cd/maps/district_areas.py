@@ -40,8 +40,9 @@ def check_districts(districts: Districts, scenes: Sequence[SceneDataset]) -> Non
         scenes: The scenes.
 
     Raises:
-        FileNotFoundError: See :func:`read_districts`.
-        ValueError: If no scene has any, and see :func:`read_districts`.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If no scene has any, or the file cannot be read, holds anything but
+            polygons, or lacks a CRS, the layer or the attribute.
     """
     if not any(
         len(read_districts(districts, scene.grid, scene.shape)) for scene in scenes
@@ -97,7 +98,7 @@ class DistrictAreas:
         """Initialize a new DistrictAreas instance.
 
         Args:
-            table: Districts on the grid of the scene, see :func:`read_districts`.
+            table: Districts on the grid of the scene, see ``read_districts``.
             transform: Transform of the scene.
         """
         self.table = table
