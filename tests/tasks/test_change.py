@@ -625,6 +625,15 @@ class TestChangeDetectionTask:
         with pytest.raises(ValueError, match='weights is True, but init_from replaces'):
             make_task(init_from=path, weights=True)
 
+    @pytest.mark.parametrize('fast', [True, False])
+    def test_memory_is_kept(self, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = []
+        name = 'torchgeo_m2cd.tasks.change'
+        monkeypatch.setattr(f'{name}.use_fast', lambda: fast)
+        monkeypatch.setattr(f'{name}.keep_memory', lambda: calls.append(1))
+        make_task(model='fcn', in_channels=4).setup('predict')
+        assert len(calls) == fast
+
     def test_replaced_optimizer(self, tmp_path: Path) -> None:
         """The argument --optimizer replaces this method."""
         task = make_task(model='fcn', in_channels=4)

@@ -6,7 +6,7 @@
 from .decoder import MLPDecoder, MLPHead
 from .encoder import MoEEncoder, MoEEncoderOutput
 from .export import export_onnx
-from .fast import accelerate, set_fast, use_fast
+from .fast import accelerate, keep_memory, set_fast, use_fast
 from .m2cd import M2CD, M2CDOutput
 from .moe import CosineGate, Experts, MixtureOfExperts, MoEOutput
 from .o2sp import (
@@ -44,6 +44,7 @@ __all__ = (
     'export_onnx',
     'get_weight',
     'guide_loss',
+    'keep_memory',
     'load_encoder_weights',
     'load_original',
     'm2cd',

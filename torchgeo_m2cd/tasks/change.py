@@ -19,6 +19,7 @@ from ..checks import Channels, Count, Positive, PositiveOrZero, check_hints
 from ..configurable import plain
 from ..losses import OHEM, OHEMLoss, select_pixels
 from ..models import M2CD, O2SP, M2CD_Weights, Reliability, ThresholdRule
+from ..models.fast import keep_memory, use_fast
 from ..transforms import Inputs, KeepsInputs
 from .arguments import (
     Loss,
@@ -54,9 +55,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
 
     This is TorchGeo's :class:`~torchgeo.tasks.ChangeDetection` with
     :class:`~torchgeo_m2cd.models.M2CD` as one more model. All models are trained,
-    validated and tested in the same way on the same samples.
-
-    The training loss is
+    validated and tested in the same way on the same samples. The training loss is
 
     .. math::
 
@@ -66,7 +65,6 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
 
     where only M²CD has the last two. Each term is logged by its name. Validation and
     test losses are the supervised loss alone, and can be compared between models.
-
     Pixels with the value *ignore_index* count neither in the losses nor in the metrics.
     """
 
@@ -242,11 +240,13 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         return self.optimization.configure(self, self.hparams['lr'])
 
     def setup(self, stage: str) -> None:
-        """Refuse to train without weights, or with an ``optimizer`` not the task's own.
+        """Keep the memory of tensors, and check that the model can be trained.
 
         Args:
             stage: ``'fit'``, ``'validate'``, ``'test'`` or ``'predict'``.
         """
+        if use_fast():
+            keep_memory()
         if stage == 'fit':
             check_training(self)
             # Training makes others of them

@@ -19,3 +19,25 @@ def test_few_images_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     output = encoder(*images)
     torch.testing.assert_close(output.features, expected.features)
     torch.testing.assert_close(output.balance_loss, expected.balance_loss)
+
+
+def test_layout_of_a_single_pair() -> None:
+    """Convolutions, and what fuses the features, are slower in the other layout."""
+    encoder = accelerate(MoEEncoder('tu-resnet18', in_channels=(1, 3)).eval())
+    layouts = []
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(
+                lambda _module, _inputs, output: layouts.append(
+                    output.is_contiguous(memory_format=torch.channels_last)
+                )
+            )
+    with torch.no_grad():
+        features = encoder(
+            torch.randn(1, 1, 64, 64), torch.randn(1, 3, 64, 64)
+        ).features
+    assert layouts
+    assert all(layouts)
+    for first, second in features[1:]:
+        fused = torch.cat((first, second), dim=1)
+        assert fused.is_contiguous(memory_format=torch.channels_last)

@@ -21,10 +21,11 @@ from .decoder import FastMLPDecoder, FastMLPHead
 from .encoder import FastMoEEncoder
 from .experts import FastMixtureOfExperts
 from .linear import FastLinear
+from .memory import keep_memory
 from .mix_transformer import ChannelsLastDWConv, FusedAttention, RecomputedMlp
 from .stand_in import StandIn
 
-__all__ = ('accelerate', 'set_fast', 'use_fast')
+__all__ = ('accelerate', 'keep_memory', 'set_fast', 'use_fast')
 
 #: Plain classes, and the fast ones that stand in for them.
 FAST: Mapping[type[nn.Module], type[StandIn]] = {

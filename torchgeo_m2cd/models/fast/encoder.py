@@ -25,9 +25,16 @@ class FastMoEEncoder(StandIn, MoEEncoder):
         self, images: Sequence[Tensor], second: Sequence[bool], call: Call
     ) -> MoEEncoderOutput:
         """Encode images together, as one batch."""
-        # The tokens of transformers have this layout anyway, convolutions are faster in it
-        images = [x.contiguous(memory_format=torch.channels_last) for x in images]
-        return super()._encode(images, second, call)
+        # The tokens of transformers have this layout anyway, convolutions are faster in it.
+        # contiguous() would return an image of one band as it is, and PyTorch, which reads
+        # the layout from strides, would take it for the other one.
+        images = [x.clone(memory_format=torch.channels_last) for x in images]
+        output = super()._encode(images, second, call)
+        if len(images[0]) > 1 or torch.compiler.is_compiling():
+            return output
+        # The same for the stride that view() gives to the dimension of a single pair
+        features = [x.squeeze(1).unsqueeze(0).transpose(0, 1) for x in output.features]
+        return output._replace(features=features)
 
     def _run_stage(self, stage: Sequence[nn.Module], x: Tensor, call: Call) -> Tensor:
         """Run a stage."""
