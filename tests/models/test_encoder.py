@@ -82,8 +82,10 @@ class TestMoEEncoder:
             output = encoder(a, b, b, second=[False, True, True])
             expected = encoder(a, second=[False])
         for f, x in zip(output.features, expected.features, strict=True):
-            torch.testing.assert_close(f[0], x[0], rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(f[1], f[2], rtol=1e-3, atol=1e-4)
+            # Random weights make some features huge, and sums of them inexact
+            atol = 1e-3 * float(f.std()) if f.numel() else 0.0
+            torch.testing.assert_close(f[0], x[0], rtol=1e-3, atol=atol)
+            torch.testing.assert_close(f[1], f[2], rtol=1e-3, atol=atol)
         # All other weights are shared
         assert encoder.second_stem is not None
         plain = get_encoder(name, in_channels=5)
