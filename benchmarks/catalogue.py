@@ -69,6 +69,7 @@ ENCODERS = {
     'tu-resnet18d': 'ResNet-18',
     'resnet34': '',
     'resnet50': '',
+    'densenet121': '',
     'tu-mobilenetv3_small_100': 'small',
     'tu-mobilenetv3_large_100': 'large',
     'tu-convnext_tiny': 'ConvNeXt-T',

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from segmentation_models_pytorch.encoders import get_encoder
+from segmentation_models_pytorch.encoders import encoders, get_encoder
 
 from torchgeo_m2cd.models import Experts, MoEEncoder
 from torchgeo_m2cd.models.encoder import check_encoder
+from torchgeo_m2cd.models.stages import FAMILIES
 
 # One encoder per family, and those of the paper
 ENCODERS = [
@@ -24,6 +25,7 @@ ENCODERS = [
     'vgg11',
     'inceptionv4',
     'inceptionresnetv2',
+    'densenet121',
     'tu-resnet18d',
     'tu-mobilenetv3_small_100',
     'tu-mobilenetv3_large_100',
@@ -44,6 +46,13 @@ RELEASES = (
 def size_of(name: str) -> int:
     """Return an image size that suits the encoder; Inceptions do not pad."""
     return 224 if '224' in name else 160 if 'inception' in name else 64
+
+
+def test_all_families() -> None:
+    """The tests below run over all families."""
+    tested = [encoders[name]['encoder'] for name in ENCODERS if name in encoders]
+    for family in FAMILIES:
+        assert any(issubclass(encoder, family) for encoder in tested), family
 
 
 class TestMoEEncoder:
@@ -256,7 +265,7 @@ class TestMoEEncoder:
                 {'name': 'tu-resnet81'},
                 r"unknown encoder 'tu-resnet81', did you mean 'tu-resnet",
             ),
-            ({'name': 'densenet121'}, r"'densenet121' has no known stages .*MobileOne"),
+            ({'name': 'dpn68'}, r"'dpn68' has no known stages .*MobileOne"),
             (
                 {'name': 'tu-hrnet_w18_small'},
                 "'tu-hrnet_w18_small' has no known stages",

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
+from segmentation_models_pytorch.encoders.densenet import DenseNetEncoder
 from segmentation_models_pytorch.encoders.inceptionresnetv2 import (
     InceptionResNetV2Encoder,
 )
@@ -70,6 +71,20 @@ FAMILIES: Mapping[type[nn.Module], Sequence[str]] = {
         'mixed_7a repeat_2 block8 conv2d_7b',
     ],
     InceptionV4Encoder: _features(3, 5, 9, 15, 22),
+    # Features 2 to 4 leave within a transition, before it halves channels and size
+    DenseNetEncoder: [
+        ' '.join(f'features.{module}' for module in modules.split())
+        for modules in (
+            'conv0 norm0 relu0',
+            'pool0 denseblock1 transition1.norm transition1.relu',
+            *(
+                f'transition{i}.conv transition{i}.pool denseblock{i + 1} '
+                f'transition{i + 1}.norm transition{i + 1}.relu'
+                for i in (1, 2)
+            ),
+            'transition3.conv transition3.pool denseblock4 norm5',
+        )
+    ],
     MobileNetV2Encoder: _features(2, 4, 7, 14, 19),
 }
 
