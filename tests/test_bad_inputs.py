@@ -102,9 +102,7 @@ KINDS = {
         'SceneDataModule.patch_size',
         'count?': 'num_labels num_classes SceneDataModule.length SceneDataModule.stride '
         'ChangeDetectionTask.in_channels splits simulate_sar.channels '
-        'simulate_speckled_sar.channels BRIGHTDFC2025DataModule.patch_size '
-        'CAUFloodDataModule.patch_size ChipFolderDataModule.patch_size OMBRIADataModule.patch_size '
-        'OpticalSARDataModule.patch_size SyntheticFloodDataModule.patch_size',
+        'simulate_speckled_sar.channels patch_size',
         'count or zero': 'num_workers seed split_seed patience warmup_steps trim both '
         'by_rule compared mapped',
         'integer?': 'ignore_index',
@@ -213,7 +211,7 @@ ARGUMENTS = list(list_arguments())
 
 def find_kind(door: str, name: str) -> tuple[str, bool]:
     """Find the kind of an argument, and whether it may be None."""
-    kind = KINDS.get(f'{door}.{name}') or KINDS[name]
+    kind = KINDS.get(f'{door}.{name}') or KINDS.get(name, '')
     return kind.removesuffix('?'), kind.endswith('?')
 
 

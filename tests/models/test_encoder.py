@@ -17,10 +17,8 @@ from torchgeo_m2cd.models.stages import FAMILIES
 ENCODERS = [
     'mit_b0',
     'resnet18',
-    'timm-skresnet18',
     'se_resnet50',
     'mobileone_s0',
-    'timm-efficientnet-b0',
     'mobilenet_v2',
     'vgg11',
     'inceptionv4',

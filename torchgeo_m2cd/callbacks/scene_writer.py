@@ -109,14 +109,14 @@ class SceneWriter(Callback):
         )
         self.outputs = Outputs(
             pathlib.Path(os.path.expanduser(output)),
-            classes,
-            polygons,
-            quicklook,
-            stac,
-            districts,
-            0.5 if threshold is None else threshold,
-            min_area,
-            overwrite,
+            classes=classes,
+            polygons=polygons,
+            quicklook=quicklook,
+            stac=stac,
+            districts=districts,
+            threshold=0.5 if threshold is None else threshold,
+            min_area=min_area,
+            overwrite=overwrite,
         )
         self._default_threshold = threshold is None
         #: Summary of the map of each scene, when they are complete.

@@ -5,7 +5,9 @@
 
 A stage is the run of modules between two of the features that an encoder returns. Once
 the stages are known, a mixture of experts can stand between them, and no encoder needs a
-file of our own. To add a family of encoders, add its stages to :data:`FAMILIES`.
+file of our own. To add a family of encoders, add its stages to :data:`FAMILIES`. Those of
+SMP that start with ``timm-`` are left out, since SMP is going to remove them: ``tu-`` does
+as well.
 
 SMP and timm say nowhere where a stage begins and ends, but the names below are those of
 their checkpoints, which they cannot change freely. ``test_stages_of_releases`` compares
@@ -28,10 +30,6 @@ from segmentation_models_pytorch.encoders.mobilenet import MobileNetV2Encoder
 from segmentation_models_pytorch.encoders.mobileone import MobileOne
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from segmentation_models_pytorch.encoders.senet import SENetEncoder
-from segmentation_models_pytorch.encoders.timm_efficientnet import (
-    EfficientNetBaseEncoder,
-)
-from segmentation_models_pytorch.encoders.timm_sknet import SkNetEncoder
 from segmentation_models_pytorch.encoders.vgg import VGGEncoder
 from timm.models import FeatureListNet
 from timm.models.efficientnet import EfficientNetFeatures
@@ -53,16 +51,8 @@ FAMILIES: Mapping[type[nn.Module], Sequence[str]] = {
         f'patch_embed{i} block{i} norm{i}' for i in range(1, 5)
     ],
     ResNetEncoder: ['conv1 bn1 relu', 'maxpool layer1', 'layer2', 'layer3', 'layer4'],
-    SkNetEncoder: ['conv1 bn1 act1', 'maxpool layer1', 'layer2', 'layer3', 'layer4'],
     SENetEncoder: ['layer0', 'layer0_pool layer1', 'layer2', 'layer3', 'layer4'],
     MobileOne: ['stage0', 'stage1', 'stage2', 'stage3', 'stage4'],
-    EfficientNetBaseEncoder: [
-        'conv_stem bn1',
-        'blocks.0 blocks.1',
-        'blocks.2',
-        'blocks.3 blocks.4',
-        'blocks.5 blocks.6',
-    ],
     InceptionResNetV2Encoder: [
         'conv2d_1a conv2d_2a conv2d_2b',
         'maxpool_3a conv2d_3b conv2d_4a',
