@@ -25,10 +25,11 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.cli import instantiate_class
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torchgeo.datamodules import BaseDataModule
 
 from benchmarks.baselines import make_baseline
 from benchmarks.matrix import Cell, best_checkpoint, find_config, slug
@@ -131,19 +132,10 @@ def make_datamodule(config: Mapping[str, Any], **changes: Any) -> Any:
     """Make the data module of a configuration."""
     data = config['data']
     arguments = {**data['init_args'], 'num_workers': 0, **changes}
-    return _instantiate({**data, 'init_args': arguments})
-
-
-def _instantiate(value: Any) -> Any:
-    """Make the objects of a configuration, the innermost first."""
-    if isinstance(value, list):
-        return [_instantiate(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    made = {key: _instantiate(item) for key, item in value.items()}
-    if 'class_path' not in made:
-        return made
-    return instantiate_class((), {'init_args': {}, **made})
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(BaseDataModule, 'data')
+    made = parser.parse_object({'data': {**data, 'init_args': arguments}})
+    return parser.instantiate(made)['data']
 
 
 @torch.inference_mode()

@@ -112,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     output = args.output or RESULTS / args.matrix.stem
+    output.parent.mkdir(parents=True, exist_ok=True)
 
     cells = [
         cell

@@ -43,6 +43,42 @@ def fail(capsys: pytest.CaptureFixture[str], *args: str) -> str:
             ('--config', '{data: {init_args: {bathc_size: 4}}}'),
             f"unknown option 'bathc_size' of {DATA}, did you mean 'batch_size'?",
         ),
+        (
+            ('--data.batch-size', '4'),
+            f"unknown option 'batch-size' of {DATA}, did you mean 'batch_size'?",
+        ),
+        (
+            ('--trainer.max-epochs=3',),
+            "unknown option 'trainer.max-epochs', did you mean 'trainer.max_epochs'?",
+        ),
+        (
+            (
+                '--trainer.callbacks',
+                '[{class_path: torchgeo_m2cd.callbacks.SceneWriter}]',
+            ),
+            (
+                'trainer.callbacks: torchgeo_m2cd.callbacks.SceneWriter: the following '
+                'arguments are required: output'
+            ),
+        ),
+        (
+            ('--trainer.callbacks', '[{class_path: broken_callbacks.One}]'),
+            "trainer.callbacks: broken_callbacks.One: No module named 'not_there'",
+        ),
+        (('--data', 'os.path.join'), 'data: Import path does not correspond'),
+        (('--data.augmentation', 'x'), "unknown class 'x' for data.augmentation"),
+        (
+            (
+                '--data',
+                'torchgeo_m2cd.datamodules.ChipFolderDataModule',
+                '--data.mask',
+                '{paths: a, clases: {0: 0}}',
+            ),
+            (
+                "unknown option 'clases' of torchgeo_m2cd.datasets.MaskSource, did you mean "
+                "'classes'?"
+            ),
+        ),
         (('--modle.lr', '4'), "unknown option 'modle.lr', did you mean 'model'?"),
         (
             ('--config', '{trainer: {max_epoch: 4}}'),
@@ -73,7 +109,7 @@ def fail(capsys: pytest.CaptureFixture[str], *args: str) -> str:
             ('--trainer.deterministic', '[]'),
             "trainer.deterministic is '[]': expected true or false or 'warn'",
         ),
-        (('--config', 'no.yaml'), 'Parser key "config": File does not exist: '),
+        (('--config', 'no.yaml'), 'config: File does not exist: '),
         (
             ('--model.optimization.schedule.warmup_step', '4'),
             'unknown schedule None: expected one of torchgeo_m2cd.tasks.Cosine',
@@ -81,8 +117,14 @@ def fail(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     ],
 )
 def test_task(
-    args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    args: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'broken_callbacks.py').write_text('import not_there')
     config = ('--config', str(config_path('synthetic')))
     assert fail(capsys, 'fit', *config, *args).startswith(message)
 
@@ -102,6 +144,38 @@ def test_task(
         (
             ('a.tif', '{paths: b.tif, scal: db}'),
             "unknown option 'scal' of torchgeo_m2cd.datasets.SARSource, did you mean 'sc",
+        ),
+        (
+            ('a.tif', 'b.tif', '--min-area', '5'),
+            "unknown option 'min-area', did you mean 'min_area'?",
+        ),
+        (
+            ('a.tif', 'b.tif', '--districts', 'd.gpkg'),
+            "districts is 'd.gpkg': expected --districts.path FILE --districts.attribut",
+        ),
+        (
+            ('a.tif', 'b.tif', '--districts.path', 'd.gpkg'),
+            'districts: torchgeo_m2cd.maps.Districts: the following arguments are requi',
+        ),
+        (
+            ('a.tif', 'b.tif', '--sar.scale', 'power'),
+            (
+                '--sar.scale is no option of map: expected it beside the path, sar as '
+                '"{paths: FILE, scale: ...}"'
+            ),
+        ),
+        (
+            ('a.tif', '{paths: b.tif scale: power}'),
+            "sar is '{paths: b.tif scale: power}': expected a path, or a YAML mapping",
+        ),
+        (('{abc}', 'b.tif'), "optical is '{abc}': expected a path, or a YAML mapping"),
+        (
+            ('{paths: a.tif, gain: 0}', 'b.tif'),
+            'gain is 0: expected a factor that keeps the values',
+        ),
+        (
+            ('{paths: a.tif, naming: os.path}', 'b.tif'),
+            'optical.naming: torchgeo_m2cd.datasets.Source: Expected an import path',
         ),
         (
             ('a.tif', 'b.tif', '--districts.attribut', 'c'),

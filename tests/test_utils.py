@@ -2,10 +2,8 @@
 # Licensed under the MIT License.
 
 import errno
-import os
 import re
 import stat
-import time
 from pathlib import Path
 from typing import BinaryIO
 from unittest.mock import Mock
@@ -86,19 +84,6 @@ class TestWriteBeside:
         with pytest.raises(FileExistsError, match=r'a\.csv'):
             create_beside(path)
         assert target.read_text() == 'precious'
-
-    def test_rests(self, tmp_path: Path) -> None:
-        """What a killed process has left goes, and what another one writes stays."""
-        path = tmp_path / 'a.csv'
-        files = []
-        for hours in (0, 23, 25):
-            with create_beside(path) as file:
-                files.append(Path(file.name))
-            written = time.time() - 3600 * hours
-            os.utime(files[-1], (written, written))
-        write_beside(path, lambda file: file.write(b'a'))
-        assert sorted(list_beside(path)) == sorted(files[:2])
-        assert path.read_bytes() == b'a'
 
     def test_list(self, tmp_path: Path) -> None:
         """By their whole names: others belong to somebody else."""

@@ -5,7 +5,9 @@
 
 import argparse
 import contextlib
+import itertools
 import logging
+import os
 import re
 import sys
 import traceback
@@ -14,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from . import __version__
@@ -22,7 +25,7 @@ from .datasets.paths import without_secrets
 from .mistakes import explain, list_options
 from .predict import predict_scene
 from .released import format_weights
-from .safe_yaml import guard_parsers
+from .safe_yaml import guard_parsers, load_yaml
 
 _NAME = 'torchgeo-m2cd'
 
@@ -171,14 +174,50 @@ def _fail(error: Exception, options: Sequence[str] = ()) -> NoReturn:
     raise SystemExit(2) from error
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what jsonargparse misunderstands."""
+    for word, value in itertools.pairwise([*words, '']):
+        if word == '--districts' and not value.startswith('{'):
+            raise ValueError(
+                f'districts is {value!r}: expected --districts.path FILE '
+                '--districts.attribute NAME'
+            )
+        found = re.match(r'--(?:data\.)?(optical|sar)\.(?!help$)(\w+)', word)
+        if found:
+            image, setting = found.groups()
+            raise ValueError(
+                f'{word.partition("=")[0]} is no option of map: expected it beside the '
+                f'path, {image} as "{{paths: FILE, {setting}: ...}}"'
+            )
+
+
 def _check_mappings(options: Namespace) -> None:
     """Check images that are mappings: jsonargparse takes a wrong one for a path."""
     for name, kind in (('optical', Source), ('sar', SARSource)):
         text = options[name]
-        if isinstance(text, str) and text.startswith('{') and text.endswith('}'):
+        if (
+            isinstance(text, str)
+            and text.startswith('{')
+            and text.endswith('}')
+            and not os.path.exists(text)
+        ):
+            if not _is_mapping(text):
+                raise ValueError(
+                    f'{name} is {text!r}: expected a path, or a YAML mapping such as '
+                    '{paths: FILE, bands: [4]}'
+                )
             parser = ArgumentParser(exit_on_error=False)
             parser.add_argument(f'--{name}', type=kind | None)
             parser.parse_args([f'--{name}', text])
+
+
+def _is_mapping(text: str) -> bool:
+    """Whether a text is a YAML mapping of names to values."""
+    try:
+        values = load_yaml(text)
+    except yaml.YAMLError:
+        return False
+    return isinstance(values, dict) and None not in values.values()
 
 
 def _run_task(argv: list[str]) -> None:
@@ -219,6 +258,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     parser = make_parser()
     try:
+        if argv[:1] == ['map']:
+            _check_words(argv)
         parsed = parser.parse_args(argv)
         if parsed.subcommand == 'map':
             _check_mappings(parsed.map)

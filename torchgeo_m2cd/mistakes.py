@@ -6,6 +6,8 @@
 jsonargparse lists all that it has tried, which is kept for ``--debug``.
 """
 
+import ast
+import contextlib
 import difflib
 import pydoc
 import re
@@ -37,39 +39,45 @@ def explain(error: Exception, options: Sequence[str] = ()) -> str:
     if not isinstance(error, ArgumentError) and not re.match(_TRIED, message):
         return message
     # What is wrong inside is said before what contains it
-    place = re.findall(r'Parser key "([\w.]+)"', message)
+    place = '.'.join(re.findall(r'Parser key "([\w.]+)"', message))
     if found := re.search(
-        r"class_path '([\w.]+)': Option '([\w.]+)' is not acc|"
-        r"(?:accept option '|unrecognized arguments: --)([\w.]+)",
+        r"class_path '([\w.]+)': Option '([\w.-]+)' is not acc|"
+        r"(?:accept option '|unrecognized arguments: --)([\w.-]+)",
         message,
     ):
         class_path, option, of_command = found.groups()
-        name = of_command or option
         known = options if of_command else _list_arguments(class_path)
-        owner = f' of {class_path}' if class_path else ''
-        return f'unknown option {name!r}{owner}{_suggest(name, known)}'
+        return _unknown_option(of_command or option, class_path, known)
+    classes = re.findall(r"Problem with given class_path '([^']+)': ", message)
+    value = re.search(r'(?:Got|Given) value: (.*?)(?: - |$)', message)
+    for class_path in reversed(classes):
+        if name := _find_unknown_key(class_path, message):
+            return _unknown_option(name, class_path, _list_arguments(class_path))
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         module: Any = pydoc.locate(found[1])
         return f'unknown class {found[1]}.{found[2]}{_suggest(found[2], dir(module))}'
-    if found := re.search(r'Expected a dot import path string: (\S+)', message):
+    if found := re.search(
+        r'Expected a dot import path string: (.+?)(?: - |$)', message
+    ):
         from . import callbacks, datamodules, tasks
 
         names = [*callbacks.__all__, *datamodules.__all__, *tasks.__all__]
-        return f'unknown class {found[1]!r} for {place[0]}{_suggest(found[1], names)}'
+        where = f' for {place}' if place else ''
+        return f'unknown class {found[1]!r}{where}{_suggest(found[1], names)}'
     kinds = re.findall(
         r"Expected an? (?:<class '|typing\.Literal\[)(.+?)(?:'>|\])", message
     )
-    value = re.search(r'(?:Got|Given) value: (.*?)(?: - |$)', message)
-    if place and kinds and value:
-        # In the order of the type hint, and None goes without saying
-        words = [_KINDS.get(kind, kind) for kind in kinds if kind != 'NoneType']
+    # In the order of the type hint, and None goes without saying
+    words = [_KINDS.get(kind, kind) for kind in kinds if kind != 'NoneType']
+    causes = _find_causes(message)
+    if place and words and value and not causes:
         expected = ' or '.join(dict.fromkeys(words))
-        return f'{".".join(place)} is {_cut(value[1], 100)!r}: expected {expected}'
-    message = re.sub(_TRIED, '', message)
-    return _cut(
-        re.sub(r"( - Expected a <class 'NoneType'>)? Given value.*", '', message),
-        _LENGTH,
-    )
+        return f'{place} is {_cut(value[1], 100)!r}: expected {expected}'
+    if causes:
+        owner = f'{classes[-1]}: ' if classes else ''
+        where = f'{place}: ' if place else ''
+        message = f'{where}{owner}{causes[-1]}'
+    return _cut(message, _LENGTH)
 
 
 def list_options(parser: ArgumentParser) -> list[str]:
@@ -89,6 +97,43 @@ def _list_arguments(class_path: str) -> list[str]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(pydoc.locate(class_path), fail_untyped=False)
     return list_options(parser)
+
+
+def _unknown_option(name: str, class_path: str, known: Sequence[str]) -> str:
+    """Say that there is no such option, and which one is nearest."""
+    owner = f' of {class_path}' if class_path else ''
+    return f'unknown option {name!r}{owner}{_suggest(name.replace("-", "_"), known)}'
+
+
+def _find_unknown_key(class_path: str, message: str) -> str:
+    """Find the first key of the mapping for a class that is none of its arguments."""
+    value = re.search(r'Given value: (\{.*?\})(?: - |$)', message)
+    if value is None:
+        return ''
+    # Its module may have errors of its own, and the value may not be a literal
+    with contextlib.suppress(
+        pydoc.ErrorDuringImport, SyntaxError, TypeError, ValueError
+    ):
+        known = _list_arguments(class_path)
+        keys = ast.literal_eval(value[1])
+        return next((str(key) for key in keys if key not in known), '')
+    return ''
+
+
+def _find_causes(message: str) -> list[str]:
+    """Find what jsonargparse did not expect itself, the innermost last."""
+    parts = re.split(r' - |Errors: (?:- )?|Given value', message)
+    parts = [
+        re.sub(r'(Parser key|Problem with given class_path) \S+: ', '', p)
+        for p in parts
+    ]
+    noise = (
+        r'Expected an? (<class|typing|collections|path but|dot)|Not of type|Not a valid|'
+        r'Does not validate|a class path|a dict| type: |: |Unexpected import path'
+    )
+    return [
+        part.strip() for part in parts if part.strip() and not re.match(noise, part)
+    ]
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:

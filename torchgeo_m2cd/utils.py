@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
@@ -19,9 +18,6 @@ type Path = str | os.PathLike[str]
 #: Arguments of :class:`rasterio.Env` for reading and writing scenes. By default, the cache
 #: of each process may take a twentieth of the machine's memory.
 GDAL_ENV = {'GDAL_CACHEMAX': 64 * 2**20}  # in bytes, since rasterio does not take MiB
-
-
-_DAY = 24 * 60 * 60  # in seconds
 
 
 def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
@@ -98,8 +94,7 @@ def list_beside(path: pathlib.Path) -> list[pathlib.Path]:
 def write_beside(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside its place, and rename it when it is complete.
 
-    After a crash or a full disk there is the old file or the new one, never a part. What
-    a crash has left beside it is removed after a day, when nobody can still be writing.
+    After a crash or a full disk there is the old file or the new one, never a part.
 
     Args:
         path: File to write or replace.
@@ -108,10 +103,6 @@ def write_beside(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> Non
     Raises:
         OSError: If the file cannot be written; it names *path*.
     """
-    for rest in list_beside(path):
-        with contextlib.suppress(OSError):
-            if rest.stat().st_mtime < time.time() - _DAY:
-                rest.unlink()
     file = create_beside(path)
     part = pathlib.Path(file.name)
     try:

@@ -1,13 +1,18 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from torchmetrics.classification import BinaryConfusionMatrix, BinaryJaccardIndex
 
-from benchmarks.evaluate import COUNTS, average_orientations, count
+from benchmarks.evaluate import COUNTS, average_orientations, count, make_datamodule
 from benchmarks.scores import iou
+from tests.data.chips.data import make_chips
+from torchgeo_m2cd.configs import config_path
 
 
 def test_average_orientations() -> None:
@@ -41,3 +46,22 @@ def test_count_and_iou() -> None:
     jaccard = BinaryJaccardIndex(ignore_index=255)(p, m)
     values = np.array([counts[name] for name in COUNTS])
     assert iou(values) == pytest.approx(jaccard.item())
+
+
+def test_make_datamodule(tmp_path: Path) -> None:
+    """Sources may be mappings without a class path, as ``fit`` reads and writes them."""
+    make_chips(tmp_path)
+    config = yaml.safe_load(config_path('chips').read_text())
+    config['data']['init_args'] |= {
+        'root': str(tmp_path),
+        'optical': {'paths': '{split}/A/*', 'bands': [3]},
+        'sar': {'paths': '{split}/B/*', 'scale': 'db'},
+        'mask': {'paths': '{split}/label/*', 'classes': {0: 0, 255: 1}},
+    }
+    datamodule = make_datamodule(config, batch_size=1)
+    datamodule.setup('test')
+    assert datamodule.batch_size == 1
+    assert datamodule.num_workers == 0
+    sample = datamodule.test_dataset[0]
+    assert sample['mask'].unique().tolist() == [0, 1]
+    assert len(datamodule.test_dataset.bands) == 1

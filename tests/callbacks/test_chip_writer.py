@@ -94,7 +94,9 @@ class TestChipWriter:
         with rasterio.open(tmp_path / 'maps' / 'test' / '2.tif') as src:
             assert src.descriptions[2] == 'probability of class 2'
             np.testing.assert_allclose(src.read().sum(axis=0), 1, atol=1e-5)
-        with pytest.raises(FileExistsError, match=r'1\.tif exists and overwrite is F'):
+        with pytest.raises(
+            FileExistsError, match=r'1\.tif exists: expected another path'
+        ):
             predict(writer, datamodule, task)
         predict(ChipWriter(tmp_path / 'maps', overwrite=True), datamodule, task)
 

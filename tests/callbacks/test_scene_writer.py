@@ -277,7 +277,7 @@ class TestSceneWriter:
         np.testing.assert_array_equal(change[known] == 2, dark[known])
         np.testing.assert_array_equal(change[known] == 1, (changed & ~dark)[known])
         (summary,) = writer.summaries
-        assert summary['classes']['2'] == 'permanent water'
+        assert summary['classes']['2'] == 'water before'
         pixel = summary['mapped_km2'] / known.sum()
         for key, mask in (
             ('water_before_km2', dark),
@@ -679,6 +679,9 @@ class TestSeveralScenes:
         capfd.readouterr()
         run()
         out = capfd.readouterr().out
+        assert out.startswith(
+            '2 of 2 maps are complete already, and left as they are\n'
+        )
         assert [line for line in out.splitlines() if line.startswith('/')] == [
             str(first), str(second)
         ]  # fmt: skip

@@ -61,6 +61,28 @@ class TestRunLock:
         folders[1].mkdir()
         assert two.claim(folders[1])
 
+    def test_removed_by_another_run(
+        self, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder that goes while it is taken is made again; a file in its place stays."""
+        claim, calls = RunLock._claim, []
+
+        def miss_first(self: RunLock, folder: Path) -> bool:
+            calls.append(folder)
+            if len(calls) < 3:
+                raise FileNotFoundError(folder)
+            return claim(self, folder)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLock, '_claim', miss_first)
+            assert RunLock().claim(folders[0])
+        assert len(calls) == 3
+        folders[1].rmdir()
+        folders[1].write_text('precious')
+        with pytest.raises(OSError, match=r'a\.tif\.parts'):
+            RunLock().claim(folders[1])
+        assert folders[1].read_text() == 'precious'
+
     @pytest.mark.slow
     def test_killed(self, folders: list[Path]) -> None:
         """What a killed process had is free, in whatever order it is taken."""
@@ -73,6 +95,15 @@ class TestRunLock:
             assert process.stdout.readline() == b'[True, True, True, True]\n'
             assert not any(map(RunLock().claim, folders))
             process.kill()
+        last = RunLock()
+        assert last.claim(folders[3])
+        last.release(folders[3])
+        # Two runs share what it had, one of them its first folder
+        one, two = RunLock(), RunLock()
+        assert one.claim(folders[0])
+        assert two.claim(folders[1])
+        one.release(folders[0])
+        two.release(folders[1])
         lock = RunLock()
         # The lock of the killed process is that of the third one now
         assert all(lock.claim(folders[i]) for i in (2, 0, 1, 3))
@@ -81,7 +112,7 @@ class TestRunLock:
         assert not any(folder.exists() for folder in folders)
 
     @pytest.mark.parametrize(
-        'text', [b'../b.tif', b'', b'\xff\xfe', b'../c.parts/lock']
+        'text', [b'../b.tif', b'k ../b.tif', b'', b'\xff\xfe', b'k ../c.parts/lock']
     )
     def test_foreign_owner(self, text: bytes, folders: list[Path]) -> None:
         """A file that is no owner's is passed over, and what it names is not touched."""
@@ -99,7 +130,6 @@ class TestRunLock:
         assert lock.claim(folders[1])
         (folders[1] / 'owner').unlink()
         assert other.claim(folders[1])
-        acquire = 'torchgeo_m2cd.maps.lock._PATIENCE'
-        monkeypatch.setattr(acquire, 0.1)
+        monkeypatch.setattr('torchgeo_m2cd.maps.lock._PATIENCE', 0.1)
         lock.release(folders[1])
         assert (folders[1] / 'lock').exists()

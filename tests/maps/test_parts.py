@@ -66,7 +66,8 @@ class TestParts:
         """The plan is there first and last; nothing is left in the end."""
         parts = make_parts(scene, outputs)
         assert parts.start() == set()
-        assert list_names(outputs.parts) == {'lock', f'{parts.folder.name}/plan.json'}
+        names = {'lock', 'owner', f'{parts.folder.name}/plan.json'}
+        assert list_names(outputs.parts) == names
         assert parts.is_pending
         np.save(parts.folder / '000000.npy', VALUES)
         make_map(parts, Run())
@@ -300,6 +301,20 @@ class TestStartMaps:
         parts = [other, make_parts(scene, outputs)]
         assert start_maps(parts, self.make_strategy()) == {(1, 0)}
         assert other.is_pending
+
+    def test_resumed(
+        self, scene: SceneDataset, outputs: Outputs, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A run says that it goes on, and where."""
+        parts = make_parts(scene, outputs)
+        parts.start()
+        np.save(parts.folder / '000000.npy', VALUES)
+        parts.release()
+        again = [make_parts(scene, outputs)]
+        assert start_maps(again, self.make_strategy()) == {(0, 0)}
+        assert capsys.readouterr().out == (
+            'Going on: 1 of 1 rows of patches are there\n'
+        )
 
     def test_failure(
         self, scene: SceneDataset, outputs: Outputs, tmp_path: Path

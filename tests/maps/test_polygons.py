@@ -191,7 +191,7 @@ def make_table() -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(
         {
             'class': np.array([1, 2], np.int32),
-            'label': ['flood', 'permanent water'],
+            'label': ['flood', 'water before'],
             'area_m2': [20e6, 81.0],
             'mean_probability': [0.75, 0.25],
         },
@@ -222,7 +222,7 @@ class TestSavePolygons:
         found = found.sort_values('class', ignore_index=True)
         mean = 'mean_prob' if suffix == '.shp' else 'mean_probability'
         assert {'class', 'label', 'area_m2', mean} < set(found.columns)
-        assert list(found['label']) == ['flood', 'permanent water']
+        assert list(found['label']) == ['flood', 'water before']
         assert list(found[mean]) == [0.75, 0.25]
         same = found.to_crs(table.crs).geometry
         # GeoJSON has seven digits of a degree, a centimetre

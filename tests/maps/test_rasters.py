@@ -58,10 +58,10 @@ class TestRasters:
             assert (classes[16:60] == changed).all()
             assert (classes[60:] == 255).all()
             table = src.colormap(1)
-            labels = {0: 'dry', 1: 'flood', 2: 'permanent water'}
+            labels = {0: 'dry', 1: 'flood', 2: 'water before'}
             for value, color in color_classes(labels).items():
                 assert '#{:02x}{:02x}{:02x}'.format(*table[value]) == color
-            assert src.descriptions == ('class: 0 dry, 1 flood, 2 permanent water',)
+            assert src.descriptions == ('class: 0 dry, 1 flood, 2 water before',)
             assert src.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
             assert float(src.tags(1)['STATISTICS_MEAN']) == pytest.approx(
                 classes[:60].mean(), rel=1e-8

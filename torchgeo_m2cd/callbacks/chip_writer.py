@@ -85,7 +85,9 @@ class ChipWriter(Callback):
                 )
             taken.add(place)
             if path.exists() and not self.overwrite:
-                raise FileExistsError(f'{path} exists and overwrite is False')
+                raise FileExistsError(
+                    f'{path} exists: expected another path, or overwrite=True'
+                )
         trainer.predict_loop.return_predictions = False
 
     def on_predict_batch_end(

@@ -79,7 +79,7 @@ class SceneWriter(Callback):
             classes: GeoTIFF of the predicted classes to write, if any: uint8, 255 where
                 not valid. 0 is unchanged. Of a binary task, 1 is changed; if the inputs
                 of the model tell where water was before (see
-                :class:`~torchgeo_m2cd.transforms.Darkness`), that is 2, permanent water,
+                :class:`~torchgeo_m2cd.transforms.Darkness`), that is 2, water before,
                 whatever was predicted there. It has a style, too.
             polygons: Vector file of the outlines of the classes but 0 to write, if any:
                 ``.gpkg``, ``.geojson``, ``.json``, ``.shp``, ``.fgb``, or ``.parquet``,

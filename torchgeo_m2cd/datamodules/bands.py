@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..datasets import SceneDataset
-from ..datasets.bands import STACKS, agree, list_bands
+from ..datasets.bands import POLARISATIONS, STACKS, agree, list_bands
 from ..datasets.grid_raster import GridRaster
 from ..datasets.paths import name_paths
 from ..transforms import Inputs
@@ -118,7 +118,9 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
         if all(names):
             missing = [name for name in names if name not in found]
             twice = [name for name in names if found.count(name) > 1]
-            if missing and any(found):
+            if missing and _is_of_other_image(image.name, found):
+                advice = 'are the images swapped? The optical one, before, comes first'
+            elif missing and any(found):
                 advice = f'{", ".join(missing)} is missing; {advice}'
                 advice += ' instead, with check=False'
             elif twice:
@@ -127,3 +129,9 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
         f'{image.name} file {name_paths(image.paths)} has the bands '
         f'{list_bands(found)}{read}, but the inputs are for {list_bands(names)}: {advice}'
     )
+
+
+def _is_of_other_image(name: str, bands: Sequence[str]) -> bool:
+    """Whether names of bands are those of the other image of a pair."""
+    polarised = {*bands} & {*POLARISATIONS}
+    return polarised == {*bands} if name == 'optical' else any(bands) and not polarised

@@ -63,6 +63,9 @@ def _refuse_impossible(
         bad |= _find_sentinels(raw, bad)
     if not bad.any():
         return
+    if scale == 'db' and not bad.all():
+        # Bright points of linear values are no values for no data
+        _refuse_linear(name, float(np.median(values[~bad])))
     found, counts = np.unique(values[bad], return_counts=True)
     found = found[np.argsort(-counts, kind='stable')]
     shares = [
@@ -76,6 +79,15 @@ def _refuse_impossible(
         f'they stand for no data, set {setting} to it, such as '
         f'{setting}={_write(found[0])}; check=False takes them as they are'
     )
+
+
+def _refuse_linear(name: str, median: float) -> None:
+    """Refuse values of SAR that cannot be dB, by their median."""
+    if median > 0:
+        raise ValueError(
+            f"{name} has mostly positive values (median {median:.4g}), but scale is 'db': "
+            "expected negative ones, or sar.scale='power' or 'amplitude'"
+        )
 
 
 def find_impossible(
@@ -251,11 +263,8 @@ def check_values(
             "the values in other units (scale='other'), or is it a value for no data "
             '(sar.nodata)?'
         )
-    if source.scale == 'db' and sar > 0:
-        raise ValueError(
-            f'{sar_file} has mostly positive values (median {sar:.4g}), but scale is '
-            "'db': expected negative ones, or scale='power' or 'amplitude'"
-        )
+    if source.scale == 'db':
+        _refuse_linear(sar_file, sar)
     # A narrow border may be between the pixels that are looked at in all of a file
     for name, raster, image in zip(
         (optical_file, sar_file), (scene.optical, scene.sar), images, strict=True

@@ -26,7 +26,8 @@ _COLOURS = {
 _STACK = tuple(_COLOURS.values())
 
 #: Names of the bands, in the order in which a stack of single files is read.
-BANDS = ('VV', 'VH', 'HH', 'HV', *_STACK)
+POLARISATIONS = ('VV', 'VH', 'HH', 'HV')
+BANDS = (*POLARISATIONS, *_STACK)
 
 #: Bands of stacks without names, in the order that producers document: Sentinel-2 L1C
 #: products, and those without B10 (L2A has none), the 10 m bands of Sentinel-2, which are

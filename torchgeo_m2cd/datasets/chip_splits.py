@@ -76,9 +76,9 @@ def load_chips(
         if not chips:
             count = Counter(chip.split or 'none' for chip in divided)
             raise ValueError(
-                f'split {split!r} is empty: the {len(divided)} chips of '
-                f'{len({chip.group for chip in divided})} groups are divided as '
-                f'{dict(count)}, by splits={dict(splits)}'
+                f'split {split!r} is empty: the {len(divided)} chips, in '
+                f'{len({chip.group for chip in divided} - {""}) or _NUM_RUNS} groups, '
+                f'are divided as {dict(count)}, by splits={dict(splits)}'
             )
     elif splits is not None and not known:
         check_choice('split', split, {**splits, 'train': None})
@@ -108,13 +108,14 @@ def divide(
         root: Folder that the paths of text files are relative to.
 
     Returns:
-        The chips with their groups and splits.
+        The chips with their splits.
 
     Raises:
         FileNotFoundError: If a text file does not exist.
         ValueError: If splits are of different kinds, shares are not within [0, 1], a
             group or a name is unknown, or a chip is in two splits.
     """
+    given = chips
     if not any(chip.group for chip in chips):
         chips = [
             chip._replace(group=str(index * _NUM_RUNS // len(chips) + 1))
@@ -135,7 +136,7 @@ def divide(
     rest = '' if 'train' in splits else 'train'
     return [
         chip._replace(split=split or rest)
-        for chip, split in zip(chips, taken, strict=True)
+        for chip, split in zip(given, taken, strict=True)
     ]
 
 

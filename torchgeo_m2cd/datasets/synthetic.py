@@ -207,7 +207,9 @@ class SyntheticFlood(OpticalSARDataset):
         if not overwrite:
             for path in paths.values():
                 if path.exists():
-                    raise FileExistsError(f'{path} exists and overwrite is False')
+                    raise FileExistsError(
+                        f'{path} exists: expected another path, or overwrite=True'
+                    )
         folder.mkdir(parents=True, exist_ok=True)
 
         shift = size // 8

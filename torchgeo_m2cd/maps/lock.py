@@ -6,21 +6,23 @@
 import contextlib
 import os
 import pathlib
+import secrets
 
 from filelock import FileLock, Timeout
 
 _LOCK, _OWNER = 'lock', 'owner'
 # Seconds to wait for another run that only looks at a folder
 _PATIENCE = 10
+_ATTEMPTS = 10
 
 
 class RunLock:
     """Keep other runs out of the folders in which a run makes its maps.
 
     The file ``lock`` in the first folder is locked; the system unlocks it when the process
-    ends, however it does. A file ``owner`` in each other folder holds the path of that
-    lock. A lock in each of them would be an open file each, and a list may have thousands
-    of scenes.
+    ends, however it does. A file ``owner`` in each folder holds the key of the run, and
+    the path of that lock. A lock in each of them would be an open file each, and a list
+    may have thousands of scenes.
     """
 
     def __init__(self) -> None:
@@ -28,12 +30,13 @@ class RunLock:
         # Folders in the order in which they were taken, and the lock of the first one
         self._folders: list[pathlib.Path] = []
         self._lock: FileLock | None = None
+        self._key = secrets.token_hex(8)
 
     def claim(self, folder: pathlib.Path) -> bool:
         """Take a folder, unless another run has it.
 
         Args:
-            folder: The folder.
+            folder: The folder, created if missing.
 
         Returns:
             Whether it could be taken.
@@ -41,6 +44,15 @@ class RunLock:
         Raises:
             OSError: If the folder cannot be written.
         """
+        for _ in range(_ATTEMPTS):
+            # Another run that ends may be removing it
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                folder.mkdir(parents=True, exist_ok=True)
+                return self._claim(folder)
+        return self._claim(folder)
+
+    def _claim(self, folder: pathlib.Path) -> bool:
+        """Take a folder that exists."""
         lock = FileLock(folder / _LOCK, blocking=False, thread_local=False)
         with contextlib.ExitStack() as stack:
             try:
@@ -52,9 +64,9 @@ class RunLock:
             if self._lock is None:
                 self._lock = lock
                 stack.pop_all()  # It stays locked
-            else:
-                place = os.path.realpath(self._lock.lock_file)
-                (folder / _OWNER).write_text(os.path.relpath(place, folder.resolve()))
+            place = os.path.realpath(self._lock.lock_file)
+            path = os.path.relpath(place, folder.resolve())
+            (folder / _OWNER).write_text(f'{self._key} {path}')
         self._folders.append(folder)
         return True
 
@@ -94,21 +106,29 @@ class RunLock:
 
     def _is_taken(self, folder: pathlib.Path) -> bool:
         """Whether a folder belongs to the first folder of another run that is alive."""
-        try:
-            place = folder.resolve() / (folder / _OWNER).read_text().strip()
-        except (FileNotFoundError, UnicodeDecodeError):
-            return False
+        key, place = _read_owner(folder)
         # Nothing else is ever opened, whatever the file says
         is_lock = place.name == _LOCK and place.parent.suffix == folder.suffix
-        if not is_lock or not place.exists():
+        if not is_lock or not place.exists() or place.parent == folder.resolve():
             return False
-        if self._lock is not None and place.samefile(self._lock.lock_file):
+        # The run may be gone, and its lock be that of another one
+        if key != _read_owner(place.parent)[0]:
             return False
         try:
             with FileLock(place, blocking=False, thread_local=False):
                 return False
         except Timeout:
             return True
+
+
+def _read_owner(folder: pathlib.Path) -> tuple[str, pathlib.Path]:
+    """Read the key of the run that owns a folder, and the path of its lock."""
+    try:
+        text = (folder / _OWNER).read_text()
+    except (FileNotFoundError, UnicodeDecodeError):
+        text = ''
+    key, _, path = text.partition(' ')
+    return key, folder.resolve() / path
 
 
 def remove_empty(folder: pathlib.Path) -> None:

@@ -181,7 +181,9 @@ class Outputs:
         """
         for path in self.paths:
             if path.exists() and path not in ours and not self.overwrite:
-                raise FileExistsError(f'{path} exists and overwrite is False')
+                raise FileExistsError(
+                    f'{path} exists: expected another path, or overwrite=True'
+                )
 
     def check_early(self) -> None:
         """Check the same before there is a plan, which tells whether maps are the same.

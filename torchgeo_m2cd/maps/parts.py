@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_info
 
 from ..checks import checked
 from ..samplers import SceneSampler
@@ -76,12 +75,12 @@ class Parts:
         """
         everything = set(range(len(self.mosaic.tops)))
         is_new = not self.outputs.parts.exists()
-        if is_new and self._is_complete():
+        if is_new and self.outputs.is_complete(self.plan):
             return everything
         self._claim()
         try:
             # Now it can be that another run has just completed it
-            if self._is_complete():
+            if self.outputs.is_complete(self.plan):
                 self.clear()
                 self.release()
                 return everything
@@ -148,20 +147,12 @@ class Parts:
         """Keep other runs away."""
         root = self.outputs.parts
         with naming(root):
-            root.mkdir(parents=True, exist_ok=True)
             is_ours = self._lock.claim(root)
         if not is_ours:
             raise RuntimeError(
                 f'{self.outputs.probability} is being written by another process: '
                 'expected one run at a time. Wait until it ends, or choose another output'
             )
-
-    def _is_complete(self) -> bool:
-        """Whether the map is complete, and say so."""
-        if not self.outputs.is_complete(self.plan):
-            return False
-        rank_zero_info(f'{self.outputs.probability} is complete already')
-        return True
 
     def _list_renamed(self) -> set[pathlib.Path]:
         """List the files that a killed run of this plan has put in their places."""
@@ -206,6 +197,21 @@ def start_maps(parts: Sequence[Parts], strategy: Strategy) -> set[tuple[int, int
     if strategy.is_global_zero:
         try:
             done = {(i, row) for i, part in enumerate(parts) for row in part.start()}
+            unfinished = {i for i, part in enumerate(parts) if part.is_pending}
+            complete = len(parts) - len(unfinished)
+            if complete:
+                print(
+                    f'{complete} of {len(parts)} maps are complete already, and left as '
+                    'they are',
+                    flush=True,
+                )
+            there = sum(i in unfinished for i, _ in done)
+            if there:
+                total = sum(len(parts[i].mosaic.tops) for i in unfinished)
+                print(
+                    f'Going on: {there} of {total} rows of patches are there',
+                    flush=True,
+                )
         except Exception as error:  # noqa: BLE001 - the others must not wait for it
             for part in parts:
                 part.release()

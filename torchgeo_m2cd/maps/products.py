@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import geopandas as gpd
@@ -47,7 +47,7 @@ from .rasters import (
 )
 from .stac import make_item
 from .styles import WATER_BEFORE, name_classes, style_classes, style_probability
-from .summary import Run, make_tags, summarize, to_json
+from .summary import Run, format_change, make_tags, summarize, to_json
 
 # With less space on the disk, an error while files are made is taken for a full disk
 _LEAST_SPACE = 2**20
@@ -257,11 +257,13 @@ class _Maker:
                 style_classes(self.labels)
             )
 
-    def _draw(self, path: pathlib.Path) -> None:
+    def _draw(self, path: pathlib.Path, summary: Mapping[str, Any]) -> None:
         """Draw the quick look."""
         suffix = path.suffix.lower()
         made = self._add(path, f'quicklook{suffix}')
-        figure = plot_quicklook(self.scene, self.made[self.outputs.probability])
+        figure = plot_quicklook(
+            self.scene, self.rasters.classes, self.labels, format_change(summary)
+        )
         figure.savefig(made, format=suffix[1:], dpi=100)
 
     def _make_others(self, summary: dict[str, Any], measures: Measures) -> None:
@@ -269,7 +271,7 @@ class _Maker:
         outputs = self.outputs
         if outputs.quicklook is not None:
             try:
-                self._draw(outputs.quicklook)
+                self._draw(outputs.quicklook, summary)
             except (MemoryError, OSError, RuntimeError, ValueError) as error:
                 # The map is worth more than its picture
                 del self.made[outputs.quicklook]

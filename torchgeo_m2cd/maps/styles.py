@@ -11,6 +11,8 @@ from matplotlib.colors import to_hex
 
 #: Class of pixels that were water before the event, in binary maps.
 WATER_BEFORE = 2
+#: Its name. It may be a river, or an earlier flood.
+WATER_LABEL = 'water before'
 
 # QGIS loads a style that has the name of the file
 _HEADER = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
@@ -35,7 +37,7 @@ def name_classes(count: int, water: bool, task: str | None = None) -> dict[int, 
     if count > 1:
         return {0: 'unchanged', **{i: f'class {i}' for i in range(1, count)}}
     if water:
-        return {0: 'dry', 1: 'flood', WATER_BEFORE: 'permanent water'}
+        return {0: 'dry', 1: 'flood', WATER_BEFORE: WATER_LABEL}
     return {0: 'unchanged', 1: 'changed'}
 
 
@@ -48,7 +50,7 @@ def color_classes(labels: Mapping[int, str]) -> dict[int, str]:
     Returns:
         Colour of each class, as ``'#rrggbb'``.
     """
-    if 'permanent water' in labels.values() or len(labels) == 2:
+    if WATER_LABEL in labels.values() or len(labels) == 2:
         return dict(zip(labels, (_UNCHANGED, _CHANGED, _WATER), strict=False))
     ramp = matplotlib.colormaps['YlOrRd'].resampled(len(labels))
     return {i: _UNCHANGED if i == 0 else to_hex(ramp(i)) for i in labels}

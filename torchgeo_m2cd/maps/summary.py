@@ -19,7 +19,7 @@ from .district_areas import to_km2
 from .outputs import Outputs
 from .plan import MapPlan
 from .rasters import Measures
-from .styles import WATER_BEFORE
+from .styles import WATER_BEFORE, WATER_LABEL
 
 
 @checked
@@ -74,7 +74,7 @@ def summarize(
     """
     height, width = scene.shape
     axes = scene.crs.axis_info  # A local CRS may have none
-    knows_water = labels.get(WATER_BEFORE) == 'permanent water'
+    knows_water = labels.get(WATER_BEFORE) == WATER_LABEL
     before = float(measures.area[WATER_BEFORE]) if knows_water else None
     flooded = float(measures.area[1:255].sum()) - (before or 0.0)
     areas: dict[str, Any] = {
@@ -227,24 +227,22 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     )
 
 
+def format_change(summary: Mapping[str, Any]) -> str:
+    """Write how much has changed, in one or two lines.
+
+    Args:
+        summary: The summary of a map.
+
+    Returns:
+        The text, empty if pixels have several labels.
+    """
+    return ' '.join(next(iter(_format_change(summary).items()), ()))
+
+
 def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
     """Write what a map shows."""
     mapped = summary['mapped_km2']
-    rows = {}
-    flooded = summary['flooded_km2']
-    if flooded is not None:
-        share = f'{100 * flooded / mapped:.3g} % of what was mapped'
-        if summary['water_before_km2'] is None:
-            name = 'changed'
-            text = f'{_km2(flooded)}, {share}, water before included'
-        else:
-            name = 'flooded'
-            both = _km2(summary['flooded_km2_with_water_before'])
-            text = f'{_km2(flooded)}, {share} ({both} with water before)'
-        if summary['flooded_km2_90'] is not None:
-            low, high = map(_km2, summary['flooded_km2_90'])
-            text += f'\nin nine of ten cases {low} to {high}'
-        rows[name] = text
+    rows = _format_change(summary)
     if summary['rule'] is not None:
         share, by_rule = (
             f'{100 * summary["rule"][key]:.3g} %'
@@ -269,6 +267,23 @@ def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
             f'{_km2(most["flooded_km2"])}'
         )
     return rows
+
+
+def _format_change(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Write how much has changed, under its name."""
+    flooded = summary['flooded_km2']
+    if flooded is None:
+        return {}
+    share = f'{100 * flooded / summary["mapped_km2"]:.3g} % of what was mapped'
+    if summary['water_before_km2'] is None:
+        name, text = 'changed', f'{_km2(flooded)}, {share}, water before included'
+    else:
+        both = _km2(summary['flooded_km2_with_water_before'])
+        name, text = 'flooded', f'{_km2(flooded)}, {share} ({both} with water before)'
+    if summary['flooded_km2_90'] is not None:
+        low, high = map(_km2, summary['flooded_km2_90'])
+        text += f'\nin nine of ten cases {low} to {high}'
+    return {name: text}
 
 
 def _format_image(image: Mapping[str, Any]) -> str:

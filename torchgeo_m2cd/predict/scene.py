@@ -58,7 +58,8 @@ def predict_scene(
 
     Args:
         optical: Pre-event optical image: its paths, or a
-            :class:`~torchgeo_m2cd.datasets.Source`. None if *data_args* has ``scenes``.
+            :class:`~torchgeo_m2cd.datasets.Source`. In Python, None if *data_args* has
+            ``scenes``.
         sar: Post-event SAR image: its paths, or a
             :class:`~torchgeo_m2cd.datasets.SARSource`.
         output: GeoTIFF to write the probabilities to. A summary and a style for QGIS are

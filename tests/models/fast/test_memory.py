@@ -5,6 +5,7 @@ import ctypes
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,3 +47,23 @@ def test_other_libraries(
 
     monkeypatch.setattr(ctypes, 'CDLL', load)
     assert not keep_memory()
+
+
+@pytest.mark.parametrize(
+    ('largest', 'kept'), [(0, {}), (2**25, {-3: 2**25, -1: 2**30}), (2**30, None)]
+)
+def test_versions(
+    largest: int, kept: dict[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """glibc before 2.35 refuses large values; nothing is set without this one."""
+    found: dict[int, int] = {}
+
+    def mallopt(parameter: int, value: int) -> int:
+        if parameter == -3 and value > largest:
+            return 0
+        found[parameter] = value
+        return 1
+
+    monkeypatch.setattr(ctypes, 'CDLL', lambda name: SimpleNamespace(mallopt=mallopt))
+    assert keep_memory() == (largest > 0)
+    assert found == ({-3: 2**30, -1: 2**30} if kept is None else kept)

@@ -30,7 +30,7 @@ class FastMoEEncoder(StandIn, MoEEncoder):
         # the layout from strides, would take it for the other one.
         images = [x.clone(memory_format=torch.channels_last) for x in images]
         output = super()._encode(images, second, call)
-        if len(images[0]) > 1 or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or len(images[0]) > 1:
             return output
         # The same for the stride that view() gives to the dimension of a single pair
         features = [x.squeeze(1).unsqueeze(0).transpose(0, 1) for x in output.features]

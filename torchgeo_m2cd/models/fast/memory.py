@@ -17,7 +17,8 @@ def keep_memory() -> bool:
     By default, glibc maps new memory from the system for each tensor above 32 MiB, and
     returns memory at the end of its heap. The first write to new memory costs more than
     the arithmetic of most layers. This changes the allocation of the whole process from
-    now on. It does nothing where there is no glibc, that is, elsewhere than on most Linux.
+    now on. Only its main thread gains from it. It does nothing where there is no glibc,
+    that is, elsewhere than on most Linux.
 
     Returns:
         Whether the process keeps memory.
@@ -26,5 +27,8 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    parameters = (_TRIM_THRESHOLD, _MMAP_THRESHOLD)
-    return all(mallopt(parameter, _LARGEST) == 1 for parameter in parameters)
+    # glibc before 2.35 takes no more than 32 MiB. The other parameter alone would stop it
+    # from raising this one by itself, and cost time
+    if not any(mallopt(_MMAP_THRESHOLD, size) == 1 for size in (_LARGEST, 2**25)):
+        return False
+    return bool(mallopt(_TRIM_THRESHOLD, _LARGEST) == 1)
