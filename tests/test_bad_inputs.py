@@ -124,8 +124,8 @@ KINDS = {
         'name': 'decoder distance fusion gate interval loss task model',
         'name?': 'SARSource.scale',
         'text': 'path root split test_split attribute encoder_name name probability source '
-        'output version precision MapPlan.crs load_task.weights predict_scene.weights '
-        'load_encoder_weights.weights find_polygons.classes mean_probability.classes',
+        'output version precision title MapPlan.crs load_task.weights predict_scene.weights '
+        'load_encoder_weights.weights find_polygons.classes mean_probability.classes plot_quicklook.classes',
         'text?': 'ChipFolder.table ChipFolderDataModule.table area_layer layer backbone checkpoint crs date init_from polygons '
         'quicklook stac scenes second classes predict_split activation '
         'RoutingLogger.output MaskSource.attribute',
@@ -138,7 +138,7 @@ KINDS = {
         'paths?': 'optical sar mask area',
         'weights?': 'ChangeDetectionTask.weights',
         'mapping': 'taken batch summary shares MapPlan.arguments MapPlan.model MapPlan.inputs '
-        'find_polygons.labels',
+        'find_polygons.labels plot_quicklook.labels',
         'mapping?': 'ChipFolder.splits ChipFolderDataModule.splits decoder_args encoder_args experts model_args data_args trainer_args '
         'M2CD.inputs MaskSource.classes',
         'mapping or path': 'state_dict_or_path',

@@ -139,4 +139,4 @@ class TestRecipes:
         (matrix,) = find_blocks(RECIPES, 'yaml')
         Path('matrix.yaml').write_text(matrix)
         cells = read_matrix(Path('matrix.yaml'), folder / 'output')
-        assert len(cells) == 6
+        assert len(cells) == 7

@@ -201,6 +201,14 @@ def test_long() -> None:
     assert explain(ValueError(text)) == 'a ' * 999 + 'a'
 
 
+def test_odd() -> None:
+    """Messages that jsonargparse may have one day are shown as they are."""
+    text = "Expected a <class 'int'>"
+    assert explain(ArgumentError(None, text)) == text
+    text = "Problem with given class_path 'os.path': no Given value: {a b}"
+    assert explain(ArgumentError(None, text)) == 'os.path: no'
+
+
 class TestBomb:
     """A few lines of YAML that stand for billions of values end at once, wherever."""
 
