@@ -175,7 +175,7 @@ def _fail(error: Exception, options: Sequence[str] = ()) -> NoReturn:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuse what jsonargparse misunderstands."""
+    """Refuse options of ``map`` that jsonargparse would take for a path or a class."""
     for word, value in itertools.pairwise([*words, '']):
         if word == '--districts' and not value.startswith('{'):
             raise ValueError(

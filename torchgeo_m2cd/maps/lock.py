@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 _LOCK, _OWNER = 'lock', 'owner'
 # Seconds to wait for another run that only looks at a folder
 _PATIENCE = 10
+# How often a folder is tried that another run is removing
 _ATTEMPTS = 10
 
 
@@ -105,7 +106,7 @@ class RunLock:
             remove_empty(first)
 
     def _is_taken(self, folder: pathlib.Path) -> bool:
-        """Whether a folder belongs to the first folder of another run that is alive."""
+        """Whether another run that is alive has a folder which is not its first one."""
         key, place = _read_owner(folder)
         # Nothing else is ever opened, whatever the file says
         is_lock = place.name == _LOCK and place.parent.suffix == folder.suffix
