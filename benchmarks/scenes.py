@@ -5,6 +5,7 @@
 
 python -m benchmarks.scenes --countries
 python -m benchmarks.scenes --memory
+python -m benchmarks.scenes --device cuda --backbone mit_b1 --size 8192 --workers 0 4 12
 
 Maps synthetic scenes from file to file, each in a new process, and runs the model alone on the same
 number of patches. Variants take turns. Times leave out the start of the process. --memory measures
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import rasterio
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
 from rasterio.windows import Window
 
@@ -38,7 +40,7 @@ from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 TILE = 1024
-DATA: dict[str, Any] = {'batch_size': 4, 'patch_size': 512}
+PATCH_SIZE = 512
 
 #: Total areas in km², from The World Factbook.
 COUNTRIES = {'Albania': 28_748, 'Bangladesh': 148_460, 'Pakistan': 796_095}
@@ -71,12 +73,22 @@ def run_child(job: dict[str, Any]) -> None:
     folder, checkpoint = Path(job['scene']), job['checkpoint']
     paths = folder / 'optical.tif', folder / 'sar.tif'
     output = Path(job['output'])
-    trainer_args: dict[str, Any] = {'accelerator': 'cpu', 'enable_progress_bar': False}
+    trainer_args: dict[str, Any] = {
+        'accelerator': job['device'],
+        'devices': job['processes'],
+        'precision': job['precision'],
+        'enable_progress_bar': False,
+    }
     if job['processes'] > 1:
-        trainer_args.update(strategy='ddp', devices=job['processes'])
-    data = {**DATA, 'stride': job['stride'], 'num_workers': job['workers']}
+        trainer_args.update(strategy='ddp')
+    data = {
+        'batch_size': job['batch_size'],
+        'patch_size': PATCH_SIZE,
+        'stride': job['stride'],
+        'num_workers': job['workers'],
+    }
     if job['what'] == 'model':
-        seconds = run_model(paths, checkpoint, data)
+        seconds = run_model(paths, checkpoint, data, trainer_args)
     else:
         start = time.perf_counter()
         predict_scene(
@@ -93,23 +105,32 @@ def run_child(job: dict[str, Any]) -> None:
         print(json.dumps({'seconds': seconds, 'MiB': peak}))
 
 
-def run_model(paths: tuple[Path, Path], checkpoint: str, data: dict[str, Any]) -> float:
+def run_model(
+    paths: tuple[Path, Path],
+    checkpoint: str,
+    data: dict[str, Any],
+    trainer_args: dict[str, Any],
+) -> float:
     """Time the model alone on as many patches as the scene has."""
+    trainer = Trainer(logger=False, **trainer_args)
+    device = trainer.strategy.root_device
     task = ChangeDetectionTask.load_from_checkpoint(
-        checkpoint, map_location='cpu', weights_only=True
+        checkpoint, map_location=device, weights_only=True
     ).eval()
     module = SceneDataModule(*paths, **data)
-    module.choose_inputs(task.inputs)
-    module.trainer = Trainer(accelerator='cpu', logger=False)
+    module.trainer = trainer
     module.setup('predict')
+    module.choose_inputs(task.inputs)
     loader = module.predict_dataloader()
-    batch = module.aug(next(iter(loader)))
-    with torch.inference_mode():
-        task.predict_step(batch, 0)
+    batch = module.aug(move_data_to_device(next(iter(loader)), device))
+    with torch.inference_mode(), trainer.precision_plugin.predict_step_context():
+        for _ in range(3):
+            task.predict_step(batch, 0)
         start = time.perf_counter()
         for indices in loader.sampler:
             part = {key: value[: len(indices)] for key, value in batch.items()}
-            task.predict_step(part, 0)
+            probabilities = task.predict_step(part, 0)
+        probabilities.cpu()  # Waits for a GPU
         return time.perf_counter() - start
 
 
@@ -152,6 +173,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--sizes', type=int, nargs='+', default=[4096, 16384], help='for --memory'
     )
     parser.add_argument('--stride', type=int, default=256)
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument('--precision', default='32-true', help="the trainer's")
+    parser.add_argument('--batch-size', type=int, default=4)
+    parser.add_argument(
+        '--workers', type=int, nargs='+', default=[0, 1], help='that read'
+    )
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--countries', action='store_true')
     args = parser.parse_args(argv)
@@ -175,7 +202,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             return {
                 'what': what, 'scene': str(scene), 'checkpoint': str(checkpoint),
                 'processes': processes, 'workers': workers, 'stride': args.stride,
-                'output': str(folder / 'change.tif'),
+                'device': args.device, 'precision': args.precision,
+                'batch_size': args.batch_size, 'output': str(folder / 'change.tif'),
             }  # fmt: skip
 
         if args.memory:
@@ -183,23 +211,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 values = [measure(job('map', size), cores)]
                 rows.append(make_row('file to file', size, values))
         else:
-            rows = compare(
-                {
-                    'the model alone': (job('model', args.size), cores),
-                    'file to file': (job('map', args.size), cores),
-                    'file to file, 1 worker to read': (
-                        job('map', args.size, workers=1),
-                        cores,
-                    ),
-                    'file to file, 1 process of 1 thread': (job('map', args.size), 1),
-                    'file to file, 2 processes of 1 thread': (
-                        job('map', args.size, processes=2),
-                        1,
-                    ),
-                },
-                args.size,
-                args.repeats,
-            )
+            variants = {'the model alone': (job('model', args.size), cores)}
+            for workers in args.workers:
+                name = f'file to file, {workers} workers'
+                variants[name] = job('map', args.size, workers=workers), cores
+            if args.device == 'cpu':
+                for processes in (1, 2):
+                    name = f'file to file, {processes} processes of 1 thread'
+                    variants[name] = job('map', args.size, processes), 1
+            rows = compare(variants, args.size, args.repeats)
     name = 'scenes_memory.csv' if args.memory else 'scenes.csv'
     write_csv(args.output or RESULTS / name, rows)
     for row in rows:

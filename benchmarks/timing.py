@@ -4,14 +4,18 @@
 """Time, memory and multiply-accumulates of models, compared with the original.
 
 Memory is the peak above the memory in use before the first call: resident memory on a CPU (Linux
-only), memory of PyTorch's allocator on a GPU. Each case has its own process, which runs this module
-with the case as JSON.
+only), where each case has its own process, which runs this module with the case as JSON; memory of
+PyTorch's allocator on a GPU.
+
+The roofline is the least time of a case on a machine: each matrix product, convolution and attention
+takes as long as its arithmetic at the machine's peak or its inputs and outputs at the rate of its
+memory, whichever is longer, and all else is fused into them and takes no time.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -22,8 +26,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import (
+    flop_registry,
+    register_flop_formula,
+    sdpa_flop_count,
+)
 
 from benchmarks.original import Original
 from torchgeo_m2cd.models import M2CD, Experts, simulate_sar
@@ -35,6 +45,12 @@ MODELS = {
     'm2cd without O2SP': True,
     'm2cd without MoE': False,
 }
+
+#: Steps of one sample: a GPU would wait for the CPU after each of them.
+_STEPS = {'cpu': 1, 'cuda': 5}
+
+#: Edge of the matrices of the machine's peak.
+_PRODUCT_SIZE = {'cpu': 2048, 'cuda': 8192}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +88,8 @@ def make_step(case: Case) -> Callable[[], None]:
         Function that makes one prediction or one training step.
     """
     torch.manual_seed(0)
+    if case.device != 'cpu':
+        torch.set_float32_matmul_precision('high')  # TensorFloat-32
     experts = Experts(num_experts=case.experts, top_k=min(2, case.experts))
     model = M2CD(case.encoder, experts=experts if MODELS[case.model] else None)
     run: nn.Module = (
@@ -87,11 +105,16 @@ def make_step(case: Case) -> Callable[[], None]:
         case.device, torch.bfloat16, enabled=case.dtype == 'bfloat16'
     )
 
+    def compiled(function: Any) -> Any:
+        if not case.compiled:
+            return function
+        # Kernels are launched as one CUDA graph
+        mode = 'default' if case.device == 'cpu' else 'reduce-overhead'
+        return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+
     if case.mode == 'train':
-        forward: Any = run.forward_train
-        if case.compiled:
-            forward = torch.compile(forward, fullgraph=True)
-        optimizer = torch.optim.AdamW(run.parameters())
+        forward = compiled(run.forward_train)
+        optimizer = torch.optim.AdamW(run.parameters(), fused=case.device != 'cpu')
         for (
             parameter
         ) in run.parameters():  # Allocates the optimizer's state before the step
@@ -114,7 +137,7 @@ def make_step(case: Case) -> Callable[[], None]:
 
         return train
 
-    predict: Any = torch.compile(run, fullgraph=True) if case.compiled else run
+    predict = compiled(run)
 
     def infer() -> None:
         with torch.inference_mode(), autocast:
@@ -124,12 +147,13 @@ def make_step(case: Case) -> Callable[[], None]:
 
 
 def timed(step: Callable[[], None], device: str) -> float:
-    """Run a step and return its duration in seconds."""
+    """Run a step, on a GPU several times, and return its duration in seconds."""
     start = time.perf_counter()
-    step()
+    for _ in range(_STEPS[device]):
+        step()
     if device != 'cpu':
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / _STEPS[device]
 
 
 def peak_memory(case: Case) -> float:
@@ -161,7 +185,9 @@ def peak_memory(case: Case) -> float:
 
 
 def peak_memory_apart(case: Case) -> float:
-    """Measure the peak memory in a new process."""
+    """Measure the peak memory, on a CPU in a new process."""
+    if case.device != 'cpu':
+        return peak_memory(case)
     arguments = ['-m', 'benchmarks.timing', json.dumps(dataclasses.asdict(case))]
     process = subprocess.run(
         [sys.executable, *arguments], check=True, capture_output=True, text=True
@@ -170,13 +196,14 @@ def peak_memory_apart(case: Case) -> float:
 
 
 def products(dtype: str, device: str) -> list[Callable[[], None]]:
-    """Make products of 2048 x 2048 matrices, to measure the machine's peak performance.
+    """Make products of square matrices, to measure the machine's peak performance.
 
     The same product is computed as a matrix product and as a 1x1 convolution: on a CPU, PyTorch
     uses different libraries for them.
     """
-    a, b = torch.randn(2, 2048, 2048, dtype=getattr(torch, dtype), device=device)
-    image = a.view(1, 32, 64, 2048).permute(0, 3, 1, 2)
+    size = _PRODUCT_SIZE[device]
+    a, b = torch.randn(2, size, size, dtype=getattr(torch, dtype), device=device)
+    image = a.view(1, -1, 64, size).permute(0, 3, 1, 2)
 
     def product() -> None:
         a @ b
@@ -187,15 +214,110 @@ def products(dtype: str, device: str) -> list[Callable[[], None]]:
     return [product, convolution]
 
 
-def count_gmac(case: Case) -> float:
-    """Count the multiply-accumulates of one pair, in billions."""
-    case = dataclasses.replace(
-        case, dtype='float32', compiled=False, device='cpu', batch=1
-    )
-    step = make_step(case)
-    with FlopCounterMode(display=False) as counter:
+def make_copy(device: str) -> Callable[[], None]:
+    """Make the copy of a GiB, to measure the rate of the machine's memory."""
+    source = torch.randn(2**28, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+
+    return copy
+
+
+class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Arithmetic and bytes of each matrix product, convolution and attention."""
+
+    def __init__(self) -> None:
+        """Initialize a new Work."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        #: Floating-point operations and bytes of each call.
+        self.calls: list[tuple[int, int]] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run an operator and count it."""
+        kwargs = kwargs or {}
+        packet = func._overloadpacket
+        if packet not in flop_registry:
+            # Inference mode does not take operators apart
+            with self:
+                out = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if out is NotImplemented else out
+        out = func(*args, **kwargs)
+        if packet == torch.ops.aten.convolution_backward:
+            flops = _count_convolution_backward(*args)
+        else:
+            flops = flop_registry[packet](*args, **kwargs, out_val=out)
+        tensors = tree_leaves((args, kwargs, out))
+        size = sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
+        self.calls.append((flops, size))
+        return out
+
+    def gmac(self) -> float:
+        """Sum up the multiply-accumulates, in billions."""
+        return sum(flops for flops, _ in self.calls) / 2e9
+
+    def seconds(self, flops_rate: float, bytes_rate: float) -> float:
+        """Compute the roofline.
+
+        Args:
+            flops_rate: Floating-point operations per second.
+            bytes_rate: Bytes per second.
+
+        Returns:
+            Seconds.
+        """
+        return sum(
+            max(flops / flops_rate, size / bytes_rate) for flops, size in self.calls
+        )
+
+
+def _count_convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, sizes: Any, *args: Any
+) -> int:
+    """Count the operations of a backward pass, of which PyTorch ignores the groups."""
+    *settings, mask = args
+    count = flop_registry[torch.ops.aten.convolution]
+    forward = count(x, weight, None, *settings, out_val=grad)
+    return int(forward) * sum(mask[:2])
+
+
+# Attention on a CPU, which PyTorch does not count
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
+def _count_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Count the operations of attention."""
+    flops: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
+    return flops
+
+
+# The grouped product of experts on a GPU
+with contextlib.suppress(AttributeError):
+
+    @register_flop_formula(torch.ops.aten._grouped_mm)
+    def _count_grouped(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+        """Count the operations of a product of which each row meets one matrix."""
+        return 2 * int(x[0]) * int(x[1]) * int(weight[-1])
+
+
+def count_work(case: Case) -> Work:
+    """Count the work of a step.
+
+    On a GPU always in bfloat16: in single precision, experts see the tokens of others, too.
+    """
+    dtype = case.dtype if case.device == 'cpu' else 'bfloat16'
+    step = make_step(dataclasses.replace(case, dtype=dtype, compiled=False))
+    work = Work()
+    with work:
         step()
-    return float(counter.get_total_flops()) / 2e9
+    if dtype != case.dtype:
+        work.calls = [(flops, 2 * size) for flops, size in work.calls]
+    return work
 
 
 def measure(cases: Sequence[Case], repeats: int) -> Iterator[dict[str, Any]]:
@@ -208,15 +330,19 @@ def measure(cases: Sequence[Case], repeats: int) -> Iterator[dict[str, Any]]:
     Yields:
         One row per case.
     """
+    torch.compiler.reset()
     device = cases[0].device
     steps = [make_step(case) for case in cases]
     dtypes = sorted({case.dtype for case in cases})
     peaks = {dtype: products(dtype, device) for dtype in dtypes}
+    copy = make_copy(device)
     for step in steps:
-        step()  # Compiles
-        step()
+        # Compiles, and records CUDA graphs
+        for _ in range(3):
+            step()
     times: list[list[float]] = [[] for _ in cases]
     product_times: dict[str, list[list[float]]] = {d: [[], []] for d in dtypes}
+    copy_times: list[float] = []
     for _ in range(repeats):
         for step, values in zip(steps, times, strict=True):
             step()  # Not timed: fills the caches again after the previous case
@@ -224,27 +350,36 @@ def measure(cases: Sequence[Case], repeats: int) -> Iterator[dict[str, Any]]:
         for dtype in dtypes:
             for step, values in zip(peaks[dtype], product_times[dtype], strict=True):
                 values.append(timed(step, device))
-    del steps
+        copy_times.append(timed(copy, device))
+    del steps, peaks, copy
+    bytes_rate = 2 * 2**30 / statistics.median(copy_times)
+    flops = 2 * _PRODUCT_SIZE[device] ** 3
+    flops_rates = {
+        dtype: flops / min(statistics.median(values) for values in product_times[dtype])
+        for dtype in dtypes
+    }
     medians = [statistics.median(values) for values in times]
     memories = [peak_memory_apart(case) for case in cases]
     for case, seconds, memory in zip(cases, medians, memories, strict=True):
-        best = min(statistics.median(values) for values in product_times[case.dtype])
-        # PyTorch's counter ignores the groups of convolutions in the backward pass
-        gmac = count_gmac(case) if case.mode == 'inference' else math.nan
-        speed = gmac * 1e9 * case.batch / seconds
+        work = count_work(case)
+        gmac = work.gmac()
+        rate = flops_rates[case.dtype]
         yield {
             'mode': case.mode,
             'encoder': case.encoder,
             'batch': case.batch,
             'size': case.size,
             'variant': case.name,
-            'ms': round(seconds * 1e3, 1),
+            'ms': round(seconds * 1e3, 1 if device == 'cpu' else 2),
             'pairs/s': round(case.batch / seconds, 2),
             'speedup': round(medians[0] / seconds, 2),
             'MiB': round(memory),
             'memory ratio': round(memory / memories[0], 2),
-            'GMAC/pair': round(gmac, 2),
-            'of peak': round(speed / (2048**3 / best), 2),
+            'GMAC/pair': round(gmac / case.batch, 2),
+            'of peak': round(gmac * 2e9 / rate / seconds, 2),
+            'of roofline': round(work.seconds(rate, bytes_rate) / seconds, 2),
+            'peak, TFLOP/s': round(rate / 1e12, 2),
+            'memory, GB/s': round(bytes_rate / 1e9),
         }
 
 

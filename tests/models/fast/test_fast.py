@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from torchgeo_m2cd.models import M2CD, accelerate, set_fast, use_fast
 from torchgeo_m2cd.models.fast import FAST
@@ -178,3 +180,23 @@ class TestSetFast:
             text=True,
         )
         assert process.stdout.strip() == expected
+
+
+@pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18'])
+def test_on_gpu(encoder: str) -> None:
+    # Tensors without values, which take the GPU's way through the code on any machine
+    model = M2CD(encoder)
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with FakeTensorMode(), torch.no_grad():
+        fake = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device='cuda')
+            for name, tensor in state.items()
+        }
+        image = torch.empty(2, 2, 3, 64, 64, device='cuda')
+        logits = functional_call(model, fake, image)
+        assert (logits.device.type, *logits.shape) == ('cuda', 2, 1, 64, 64)
+        half = {
+            n: x.bfloat16() if x.is_floating_point() else x for n, x in fake.items()
+        }
+        logits = functional_call(model.eval(), half, image.bfloat16())
+        assert (logits.dtype, *logits.shape) == (torch.bfloat16, 2, 1, 64, 64)

@@ -107,8 +107,7 @@ class FastMLPHead(StandIn, MLPHead):
 def _resize_sum(maps: Sequence[Tensor]) -> Tensor:
     """Resize maps to twice the size of the first, and add them up."""
     size = [2 * n for n in maps[0].shape[-2:]]
-    # A CPU is many times slower in other layouts
-    on_cpu = maps[0].device.type == 'cpu'
-    layout = torch.channels_last if on_cpu else torch.preserve_format
-    images = (resize(x.contiguous(memory_format=layout), size) for x in maps)
-    return functools.reduce(Tensor.add_, images)
+    if maps[0].device.type == 'cpu':
+        # A CPU is many times slower in other layouts
+        maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
+    return functools.reduce(Tensor.add_, (resize(x, size) for x in maps))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..moe import ExpertLinear, MixtureOfExperts
-from .linear import linear, linear_weight_grad
+from .linear import is_exporting, linear, linear_weight_grad
 from .stand_in import StandIn
 
 
@@ -35,7 +35,7 @@ class FastMixtureOfExperts(StandIn, MixtureOfExperts):
             x = x.to(torch.get_autocast_dtype(device))
         # The grouped product of other data types synchronises
         grouped = x.is_cuda and x.dtype == torch.bfloat16
-        if torch.compiler.is_exporting() or (x.is_cuda and not grouped):
+        if is_exporting() or (x.is_cuda and not grouped):
             return super().mix(x, gates)
         return self._mix_grouped(x, gates) if grouped else self._mix_sparse(x, gates)
 

@@ -51,6 +51,11 @@ def linear_weight_grad(x: Tensor, grad: Tensor) -> Tensor:
     return weight[:, :, 0, 0]
 
 
+def is_exporting() -> bool:
+    """Tell whether a model is exported; in PyTorch 2.11, compiled models say so, too."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def _as_convolution(x: Tensor, other: Tensor) -> bool:
     """Whether a convolution is the faster way to multiply."""
     return (
@@ -58,7 +63,7 @@ def _as_convolution(x: Tensor, other: Tensor) -> bool:
         and x.dtype == other.dtype == torch.float32
         and not torch.is_autocast_enabled('cpu')
         and x.numel() > 0
-        and not torch.compiler.is_exporting()
+        and not is_exporting()
     )
 
 
