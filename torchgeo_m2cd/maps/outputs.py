@@ -188,7 +188,7 @@ class Outputs:
         for path in self.paths:
             if path.exists() and path not in ours and not self.overwrite:
                 keeps = plan is not None and self.has_probabilities(plan)
-                more = ', which makes it anew of the same probabilities, in seconds'
+                more = ', which makes it anew of the same probabilities'
                 raise FileExistsError(
                     f'{path} exists: expected another path, or overwrite=True'
                     f'{more if keeps else ""}'
