@@ -284,8 +284,8 @@ def _count_convolution_backward(
     """Count the operations of a backward pass, of which PyTorch ignores the groups."""
     *settings, mask = args
     count = flop_registry[torch.ops.aten.convolution]
-    forward = count(x, weight, None, *settings, out_val=grad)
-    return int(forward) * sum(mask[:2])
+    forward = int(count(x, weight, None, *settings, out_val=grad))
+    return forward * sum(map(int, mask[:2]))
 
 
 # Attention on a CPU, which PyTorch does not count

@@ -106,6 +106,7 @@ class TestMap:
             'sar': SARSource(['b.tif', 'c.tif'], scale='power'),
             'output': 'o.tif',
             'weights': 'M2CD_Weights.DEFAULT',
+            'scenes': None,
             'data_args': {'patch_size': 64},
             'trainer_args': {'enable_model_summary': False, 'accelerator': 'cpu'},
             'classes': 'c.tif',
@@ -119,6 +120,55 @@ class TestMap:
         }
         assert called.keys() >= MapOptions.__annotations__.keys()
 
+    @pytest.mark.parametrize(
+        ('words', 'expected'),
+        [
+            (['--overwrite'], True),
+            (['--overwrite', '--classes', 'c.tif'], True),
+            (['--overwrite', 'true'], True),
+            (['--overwrite=false'], False),
+            (['--overwrite', 'False'], False),
+        ],
+    )
+    def test_overwrite(
+        self, words: list[str], expected: bool, called: dict[str, Any]
+    ) -> None:
+        """A flag, before or after the images, or an option with a value."""
+        for arguments in ([*words, 'a.tif', 'b.tif'], ['a.tif', 'b.tif', *words]):
+            cli.main(['map', *arguments])
+            assert (called['optical'], called['sar']) == ('a.tif', 'b.tif')
+            assert called['overwrite'] is expected
+
+    def test_scenes(
+        self, scene: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A list of scenes is mapped into a folder that does not exist yet."""
+        table = tmp_path / 'scenes.csv'
+        optical, sar = scene
+        lines = [f'{name},{optical},{sar}' for name in ('here', 'there')]
+        table.write_text('\n'.join(['name,optical,sar', *lines]))
+        command = ['map', '--scenes', str(table), *PATCHES]
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert "or a folder as output, such as 'maps/'" in capsys.readouterr().err
+        folder = tmp_path / 'maps'
+        cli.main([*command, '--output', f'{folder}/'])
+        assert {path.name for path in folder.iterdir()} == {
+            f'{name}_change{suffix}'
+            for name in ('here', 'there')
+            for suffix in ('.tif', '.json', '.qml')
+        }
+        # Other files of the same probabilities
+        command += ['--output', str(folder), '--overwrite', '--threshold', '0.4']
+        cli.main([*command, '--polygons', str(folder / '{name}.gpkg')])
+        assert (folder / 'there.gpkg').exists()
+        output = capsys.readouterr().out
+        assert '2 of 2 maps: new files of the probabilities that are there' in output
+        assert output.count('no interval: it is known for the threshold') == 2
+        # Settings for all of them
+        cli.main([*command, '{gain: 2}', '{scale: db}'])
+        assert 'assumed' not in capsys.readouterr().out
+
     def test_several_files(self, called: dict[str, Any]) -> None:
         cli.main(['map', '[a.tif, b.tif]', 'c.tif', '--weights', 'DEFAULT'])
         assert called['optical'] == ['a.tif', 'b.tif']
@@ -129,7 +179,7 @@ class TestMap:
         [
             ([], 'expected "subcommand"'),
             (['mapp'], "invalid choice: 'mapp'"),
-            (['map', 'a.tif'], 'required: '),
+            (['map', 'a.tif'], 'expected the paths of optical and sar, or scenes'),
             (['map', 'no.tif', 'b.tif'], "optical file 'no.tif' does not exist"),
             (['map', 'a.tif', 'b.tif', '--weights', 'x'], "weights 'x' do not exist"),
             (['map', 'a.tif', 'b.tif', '--threshold', '7'], 'threshold is 7'),
@@ -172,6 +222,35 @@ class TestMap:
         monkeypatch.setattr(cli, 'predict_scene', bug)
         with pytest.raises(KeyError, match='bug'):
             cli.main(['map', 'a.tif', 'b.tif'])
+
+    @pytest.mark.parametrize('by_lightning', [False, True])
+    def test_interrupt(
+        self,
+        by_lightning: bool,
+        monkeypatch: pytest.MonkeyPatch,
+        called: dict[str, Any],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Ctrl-C has the status that shells expect, and the user learns how to go on."""
+
+        def stop(**kwargs: Any) -> None:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                if by_lightning:
+                    sys.exit(1)
+                raise
+
+        monkeypatch.setattr(cli, 'predict_scene', stop)
+        with pytest.raises(SystemExit) as caught:
+            cli.main(['map', 'a.tif', 'b.tif'])
+        assert caught.value.code == 130
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith('torchgeo-m2cd: interrupted. Rows of patches')
+        monkeypatch.setattr(cli, 'predict_scene', lambda **kwargs: sys.exit(3))
+        with pytest.raises(SystemExit) as caught:
+            cli.main(['map', 'a.tif', 'b.tif'])
+        assert caught.value.code == 3
 
     def test_warnings(
         self,

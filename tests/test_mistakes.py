@@ -100,6 +100,25 @@ def fail(capsys: pytest.CaptureFixture[str], *args: str) -> str:
             f"unknown class {CALLBACK[:-1]}, did you mean 'ModelCheckpoint'?",
         ),
         (
+            ('--lr_scheduler', 'CosineAnneling'),
+            "unknown class 'CosineAnneling' for lr_scheduler, did you mean 'CosineAnnealingLR'?",
+        ),
+        (
+            ('--optimizer', 'AdamWx'),
+            "unknown class 'AdamWx' for optimizer, did you mean 'AdamW'?",
+        ),
+        (
+            ('--trainer.logger', 'TensorBordLogger'),
+            (
+                "unknown class 'TensorBordLogger' for trainer.logger, did you mean "
+                "'TensorBoardLogger'?"
+            ),
+        ),
+        (
+            ('--model.o2sp', 'PhysicalO2S'),
+            "unknown class 'PhysicalO2S' for model.o2sp, did you mean 'PhysicalO2SP'?",
+        ),
+        (
             ('--data', 'OMBRIADataModul'),
             "unknown class 'OMBRIADataModul' for data, did you mean 'OMBRIADataModule'?",
         ),

@@ -93,8 +93,8 @@ def test_list_of_scenes(checkpoint: Path, tmp_path: Path) -> None:
     scenes = tmp_path / 'scenes.csv'
     scenes.write_text('name,optical,sar\nhere,scene/optical.tif,scene/sar.tif\n')
     summaries = predict_scene(
-        None, None, tmp_path / '{name}.tif', checkpoint, trainer_args=CPU,
-        data_args={'scenes': scenes, 'patch_size': 64},
+        output=tmp_path / '{name}.tif', weights=checkpoint, scenes=scenes,
+        trainer_args=CPU, data_args={'patch_size': 64},
     )  # fmt: skip
     assert isinstance(summaries, list)
     (summary,) = summaries
@@ -649,7 +649,7 @@ class TestWeights:
         assert summary['model']['checkpoint'] == str(tmp_path / 'model')
         with rasterio.open(tmp_path / 'a.tif') as src:
             found = src.read()
-        assert len(found) == classes
+        assert len(found) == max(classes, 2)  # One, and where water was before
         if classes == 1:
             self.map(scene, tmp_path / 'b.tif', M2CD_Weights.DEFAULT)
             with rasterio.open(tmp_path / 'b.tif') as src:

@@ -3,6 +3,7 @@
 
 """``torchgeo-m2cd fit``, ``validate``, ``test`` and ``predict``."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchgeo_m2cd import cli
 from torchgeo_m2cd.checkpoints import AtomicCheckpointIO
 from torchgeo_m2cd.configs import config_path
 from torchgeo_m2cd.task_cli import TaskCLI
+from torchgeo_m2cd.tasks import ChangeDetectionTask
 
 pytestmark = pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many')
 
@@ -137,6 +139,53 @@ class TestCheckpoint:
         args = arguments('test', tmp_path, '--ckpt_path', 'best', '--debug')
         with pytest.raises(ValueError, match=r'did not find|no path|not configured'):
             cli.main(args)
+
+
+class TestInterrupt:
+    """After Ctrl-C, the message says how to go on."""
+
+    @pytest.fixture
+    def interrupt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Interrupt the second epoch of a training, or the first batch of a test."""
+
+        def stop(self: Any, *args: Any) -> None:
+            if self.current_epoch == 1 or self.trainer.testing:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(ChangeDetectionTask, 'on_train_epoch_start', stop)
+        monkeypatch.setattr(ChangeDetectionTask, 'on_test_start', stop)
+        # Lightning ignores further signals
+        monkeypatch.setattr('signal.signal', lambda *args: None)
+
+    @pytest.mark.usefixtures('interrupt')
+    def test_fit(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        command = arguments('fit', tmp_path, '--trainer.max_epochs', '2')
+        with pytest.raises(SystemExit) as caught:
+            cli.main(command)
+        assert caught.value.code == 130
+        (path,) = tmp_path.rglob('last.ckpt')
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == f'torchgeo-m2cd: interrupted. Go on with --ckpt_path {path}'
+        with pytest.raises(SystemExit):
+            cli.main([*command, '--trainer.enable_checkpointing', 'false',
+                      '--trainer.callbacks', '[]'])  # fmt: skip
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == 'torchgeo-m2cd: interrupted. No checkpoint was written'
+
+    @pytest.mark.usefixtures('interrupt')
+    def test_test(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments('test', tmp_path))
+        assert caught.value.code == 130
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == 'torchgeo-m2cd: interrupted. Run the same command again'
+
+    def test_exit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another exit stays what it is."""
+        monkeypatch.setattr(Trainer, 'fit', lambda *args, **kwargs: sys.exit(3))
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments('fit', tmp_path))
+        assert caught.value.code == 3
 
 
 class TestRun:

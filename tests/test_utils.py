@@ -5,12 +5,18 @@ import errno
 import re
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from unittest.mock import Mock
 
 import pytest
 
-from torchgeo_m2cd.utils import check_choice, create_beside, list_beside, write_beside
+from torchgeo_m2cd.utils import (
+    check_choice,
+    count_values,
+    create_beside,
+    list_beside,
+    write_beside,
+)
 
 
 def test_check_choice() -> None:
@@ -94,3 +100,35 @@ class TestWriteBeside:
         (tmp_path / 'a.csv.part').touch()
         assert list_beside(path) == [Path(file.name)]
         assert list_beside(tmp_path / 'missing' / 'a.csv') == []
+
+
+class TestCountValues:
+    def list_children(self, value: Any) -> list[Any]:
+        return value if isinstance(value, list) else []
+
+    def test_number(self) -> None:
+        """As many values as are printed: containers that are there twice count twice."""
+        twice = [1, 2]
+        assert count_values(7, self.list_children, 10) == 1
+        assert count_values([twice, twice, [], 'x'], self.list_children, 9) == 9
+        with pytest.raises(OverflowError, match='more than 8 values'):
+            count_values([twice, twice, [], 'x'], self.list_children, 8)
+
+    def test_bomb(self) -> None:
+        value: list[Any] = ['x']
+        for _ in range(100):
+            value = [value, value]
+        with pytest.raises(OverflowError):
+            count_values(value, self.list_children, 1000)
+        value.append(value)
+        with pytest.raises(OverflowError):
+            count_values(value, self.list_children, 10**40)
+
+    def test_temporary_values(self) -> None:
+        """Containers that are made while they are counted are all counted."""
+        children = {5: [4, 4], 4: [3, 3, 3]}
+
+        def list_children(value: list[int]) -> list[list[int]]:
+            return [[n] for n in children.get(value[0], [])]
+
+        assert count_values([5], list_children, 100) == 9

@@ -6,7 +6,7 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .utils import list_beside, write_beside
+from .utils import count_values, list_beside, write_beside
 
 #: Most values that a checkpoint may hold, tensors and numbers each counted once. An optimizer
 #: has a few per parameter.
@@ -63,8 +63,8 @@ def read_checkpoint(
         )
         raise ValueError(f'{name} {reason}') from error
     try:
-        _count(content, {})
-    except (RecursionError, ValueError) as error:
+        count_values(content, _list_children, MAX_VALUES)
+    except (OverflowError, RecursionError) as error:
         raise ValueError(
             f'{name} contains itself, or more than {MAX_VALUES:,} values: expected a '
             'checkpoint'
@@ -93,22 +93,11 @@ def _check_file(path: Path, name: str) -> None:
         raise ValueError(f'{name} begins with {start!r}: expected a file of torch.save')
 
 
-def _count(value: Any, counts: dict[int, int]) -> int:
-    """Count the values in containers, each as often as it would be printed."""
+def _list_children(value: Any) -> Iterable[Any]:
+    """List the values in a container."""
     if isinstance(value, Mapping):
-        children = [*value, *value.values()]
-    elif isinstance(value, list | tuple | set):
-        children = list(value)
-    else:
-        return 1
-    key = id(value)
-    if key not in counts:
-        # More than allowed, until the containers within are counted
-        counts[key] = MAX_VALUES + 1
-        counts[key] = 1 + sum(_count(child, counts) for child in children)
-    if counts[key] > MAX_VALUES:
-        raise ValueError('too many values')
-    return counts[key]
+        return [*value, *value.values()]
+    return value if isinstance(value, list | tuple | set) else ()
 
 
 def find_resumable(path: str | os.PathLike[str]) -> str:

@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from . import __version__
 from .datasets import SARSource, Source
-from .datasets.paths import without_secrets
+from .datasets.paths import Paths, without_secrets
 from .mistakes import explain, list_options
 from .predict import predict_scene
 from .released import format_weights
@@ -32,6 +32,14 @@ _NAME = 'torchgeo-m2cd'
 _MAP = """Map the change between an optical image and a later SAR image: floods, for example.
 Images are files, folders, patterns or URLs; a mapping says what files do not say of themselves:
 torchgeo-m2cd map "{paths: before.tif, bands: [4]}" "{paths: after.tif, scale: power}"."""
+
+_IMAGE = '{} image: its paths, or a mapping of settings.'
+
+# After Ctrl-C
+_GO_ON = (
+    'Rows of patches that were complete are kept beside the map, in a folder whose name '
+    'ends with .parts: the same command goes on from there'
+)
 
 #: Commands of Lightning, which :class:`~torchgeo_m2cd.task_cli.TaskCLI` runs.
 TASK_COMMANDS = ('fit', 'validate', 'test', 'predict')
@@ -64,11 +72,20 @@ def make_map_parser() -> ArgumentParser:
     """
     parser = ArgumentParser(
         description=_MAP,
-        usage=f'{_NAME} map [options] optical sar',
+        usage=f'{_NAME} map [options] {{optical sar | --scenes FILE}}',
         exit_on_error=False,
         formatter_class=_HelpFormatter,
     )
-    parser.add_function_arguments(predict_scene, as_group=False, as_positional=True)
+    # Neither is needed with --scenes
+    parser.add_argument(
+        'optical', nargs='?', type=Source | Paths | None, help=_IMAGE.format('Optical')
+    )
+    parser.add_argument(
+        'sar', nargs='?', type=SARSource | Paths | None, help=_IMAGE.format('SAR')
+    )
+    parser.add_function_arguments(
+        predict_scene, as_group=False, skip={'optical', 'sar'}
+    )
     parser.add_argument(
         '--debug', action='store_true', help='Show the traceback of an error.'
     )
@@ -174,6 +191,25 @@ def _fail(error: Exception, options: Sequence[str] = ()) -> NoReturn:
     raise SystemExit(2) from error
 
 
+def _stop(error: KeyboardInterrupt | SystemExit, kept: str) -> NoReturn:
+    """Say after Ctrl-C how to go on."""
+    # Lightning turns it into an exit with status 1
+    if KeyboardInterrupt not in (type(error), type(error.__context__)):
+        raise error
+    print(f'{_NAME}: interrupted. {kept}', file=sys.stderr)
+    raise SystemExit(130) from error
+
+
+def _complete_flags(words: Sequence[str]) -> list[str]:
+    """Let ``--overwrite`` alone mean that it is true."""
+    return [
+        '--overwrite=true'
+        if word == '--overwrite' and value.lower() not in ('true', 'false')
+        else word
+        for word, value in itertools.pairwise([*words, ''])
+    ]
+
+
 def _check_words(words: Sequence[str]) -> None:
     """Refuse options of ``map`` that jsonargparse would take for a path or a class."""
     for word, value in itertools.pairwise([*words, '']):
@@ -228,6 +264,8 @@ def _run_task(argv: list[str]) -> None:
     debug = '--debug' in argv
     try:
         TaskCLI([word for word in argv if word != '--debug'])
+    except KeyboardInterrupt as error:
+        _stop(error, str(error))
     except _MISTAKES as error:
         if debug or _is_bug(error):
             raise
@@ -249,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Arguments (defaults to those of the process).
 
     Raises:
-        SystemExit: With status 2 after a mistake of the user.
+        SystemExit: With status 2 after a mistake of the user, and 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     guard_parsers()
@@ -259,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     try:
         if argv[:1] == ['map']:
+            argv = _complete_flags(argv)
             _check_words(argv)
         parsed = parser.parse_args(argv)
         if parsed.subcommand == 'map':
@@ -278,6 +317,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with _quiet():
             predict_scene(**options, trainer_args=trainer)
+    except (KeyboardInterrupt, SystemExit) as error:
+        _stop(error, _GO_ON)
     except _MISTAKES as error:
         if debug:
             raise

@@ -18,6 +18,19 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 _KINDS = {'int': 'an integer', 'float': 'a number', 'bool': 'true or false'}
 
+_OURS = tuple(
+    f'{__package__}.{name}'
+    for name in ('callbacks', 'datamodules', 'losses', 'models', 'tasks', 'transforms')
+)
+
+# Where the classes of an option are, if not in all of our packages
+_CLASSES = {
+    'optimizer': ('torch.optim',),
+    'lr_scheduler': ('torch.optim.lr_scheduler',),
+    'trainer.logger': ('lightning.pytorch.loggers',),
+    'trainer.callbacks': ('lightning.pytorch.callbacks', f'{__package__}.callbacks'),
+}
+
 # Longest message in characters
 _LENGTH = 300
 
@@ -59,9 +72,7 @@ def explain(error: Exception, options: Sequence[str] = ()) -> str:
     if found := re.search(
         r'Expected a dot import path string: (.+?)(?: - |$)', message
     ):
-        from . import callbacks, datamodules, tasks
-
-        names = [*callbacks.__all__, *datamodules.__all__, *tasks.__all__]
+        names = _list_classes(place)
         where = f' for {place}' if place else ''
         return f'unknown class {found[1]!r}{where}{_suggest(found[1], names)}'
     kinds = re.findall(
@@ -90,6 +101,17 @@ def list_options(parser: ArgumentParser) -> list[str]:
         Their names, without dashes.
     """
     return re.findall(r'(?<![\w-])--([\w.]+)', parser.format_help())
+
+
+def _list_classes(option: str) -> list[str]:
+    """List the names of classes that an option may take."""
+    modules: list[Any] = [pydoc.locate(name) for name in _CLASSES.get(option, _OURS)]
+    return [
+        name
+        for module in modules
+        for name in module.__all__
+        if isinstance(getattr(module, name), type)
+    ]
 
 
 def _list_arguments(class_path: str) -> list[str]:

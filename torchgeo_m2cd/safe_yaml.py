@@ -4,10 +4,13 @@
 """YAML texts of the command line: configs, and values of options."""
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
+
+from .utils import count_values
 
 #: Most values that a text may hold, each alias counted with all that it stands for.
 MAX_VALUES = 100_000
@@ -55,7 +58,7 @@ def check_yaml(text: str) -> None:
         yaml.YAMLError: If it is no YAML.
     """
     try:
-        _count(yaml.compose(text, _Loader), {})
+        count_values(yaml.compose(text, _Loader), _list_children, MAX_VALUES)
     except (OverflowError, RecursionError) as error:
         start = ' '.join(text.split())
         raise ValueError(
@@ -64,18 +67,13 @@ def check_yaml(text: str) -> None:
         ) from error
 
 
-def _count(node: yaml.Node | None, counts: dict[yaml.Node, int]) -> int:
-    """Count the values of a node, each as often as it would be printed."""
-    if node not in counts:
-        # More than allowed, until the nodes within are counted: they may contain this one
-        counts[node] = MAX_VALUES + 1
-        children = node.value if isinstance(node, yaml.CollectionNode) else []
-        if isinstance(node, yaml.MappingNode):
-            children = [child for pair in children for child in pair]
-        elif isinstance(node, yaml.ScalarNode) and {'&', '*'} <= set(node.value):
-            with contextlib.suppress(yaml.YAMLError):
-                children = [yaml.compose(node.value, _Loader)]
-        counts[node] = 1 + sum(_count(child, counts) for child in children)
-    if counts[node] > MAX_VALUES:
-        raise OverflowError
-    return counts[node]
+def _list_children(node: yaml.Node | None) -> Iterable[yaml.Node]:
+    """List the nodes in a node; those of a text that may be parsed later, too."""
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    if isinstance(node, yaml.CollectionNode):
+        return list(node.value)
+    if isinstance(node, yaml.ScalarNode) and {'&', '*'} <= set(node.value):
+        with contextlib.suppress(yaml.YAMLError):
+            return [yaml.compose(node.value, _Loader)]
+    return ()

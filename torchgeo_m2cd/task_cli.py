@@ -4,7 +4,9 @@
 """The commands of Lightning, which look at checkpoints before anything else."""
 
 import argparse
+import os
 import pydoc
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,6 +96,29 @@ class TaskCLI(LightningCLI):
         self._arguments = {
             key: value for key, value in arguments.items() if key not in LIGHTNING_KEYS
         }
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run a command; after Ctrl-C, say which checkpoint is kept."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as error:
+            # Lightning turns Ctrl-C into an exit with status 1
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            paths = [
+                str(getattr(callback, name, ''))
+                for callback in self.trainer.checkpoint_callbacks
+                for name in ('last_model_path', 'best_model_path')
+            ]
+            kept = filter(os.path.exists, paths)
+            last = max(kept, key=os.path.getmtime, default=None)
+            raise KeyboardInterrupt(
+                f'Go on with --ckpt_path {shlex.quote(last)}'
+                if subcommand == 'fit' and last
+                else 'No checkpoint was written'
+                if subcommand == 'fit'
+                else 'Run the same command again'
+            ) from error
 
     def _parse_ckpt_path(self) -> None:
         """Take the arguments of the checkpoint, but never its class."""

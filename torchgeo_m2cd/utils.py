@@ -10,7 +10,7 @@ import pathlib
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 # Copied from TorchGeo, which takes long to import
 type Path = str | os.PathLike[str]
@@ -141,3 +141,42 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def count_values(
+    value: Any, list_children: Callable[[Any], Iterable[Any]], most: int
+) -> int:
+    """Count values in containers, each as often as it would be printed.
+
+    Few containers that hold each other may stand for billions of values.
+
+    Args:
+        value: The value.
+        list_children: Function that lists the values in a container, none in others.
+        most: Most values that there may be.
+
+    Returns:
+        Number of values, containers among them.
+
+    Raises:
+        OverflowError: If there are more than *most*, or a container contains itself.
+        RecursionError: If containers are nested too deeply.
+    """
+    # With the containers, or else others might get their identity
+    known: dict[int, tuple[int, Any]] = {}
+
+    def count(value: Any) -> int:
+        key = id(value)
+        if key not in known:
+            children = list(list_children(value))
+            if not children:
+                return 1
+            # More than allowed, until the values within are counted
+            known[key] = most + 1, value
+            known[key] = 1 + sum(map(count, children)), value
+        number, _ = known[key]
+        if number > most:
+            raise OverflowError(f'more than {most:,} values')
+        return number
+
+    return count(value)

@@ -68,8 +68,10 @@ class TestRasters:
             )
         with rasterio.open(tmp_path / 'a.tif') as src:
             np.testing.assert_array_equal(src.read(1), values[0])
-            assert src.descriptions == ('probability of change',)
-            assert src.units == ('1',)
+            before = np.where(np.isfinite(values[0]), values[1] >= 0.5, math.nan)
+            np.testing.assert_array_equal(src.read(2), before)
+            assert src.descriptions == ('probability of change', 'water before')
+            assert src.units == ('1', '1')
             tags = src.tags(1)
             known = values[0, :60].astype(np.float64)
             for name, number in (

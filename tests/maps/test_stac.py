@@ -53,7 +53,8 @@ class TestMakeItem:
             assert path.stat().st_size == asset.ext.file.size
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             assert asset.ext.file.checksum == f'1220{digest}'
-        (band,) = item['assets']['output']['bands']
+        band, *more = item['assets']['output']['bands']
+        assert len(more) == water
         assert band['statistics']['mean'] == pytest.approx(0.9)
         classes = read.assets['classes'].ext.classification.classes
         assert [c.value for c in classes or ()] == list(range(2 + water))

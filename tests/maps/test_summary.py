@@ -12,6 +12,7 @@ import rasterio
 from tests.maps.helpers import make_plan, make_scene, map_values
 from torchgeo_m2cd.maps import Outputs, Run, format_summary
 from torchgeo_m2cd.maps.summary import to_json
+from torchgeo_m2cd.models import Reliability
 
 SUMMARY: dict[str, Any] = {
     'files': {'output': 'maps/change.tif', 'summary': 'maps/change.json'},
@@ -19,6 +20,7 @@ SUMMARY: dict[str, Any] = {
     'valid_share': 0.987654,
     'flooded_km2': 345.678,
     'flooded_km2_90': None,
+    'flooded_km2_90_missing': 'it was not measured',
     'flooded_km2_with_water_before': 400.1,
     'rule': None,
     'water_before_km2': 80.0,
@@ -51,6 +53,7 @@ class TestFormatSummary:
         assert format_summary(SUMMARY).splitlines() == [
             'maps/change.tif',
             '  flooded    346 km², 2.87 % of what was mapped (400 km² with water before)',
+            '             no interval: it was not measured',
             '  mapped     12,046 km², 98.8 % of the scene has data',
             '  polygons   321, from 1000 m²',
             '  districts  2, most in There: 2 km²',
@@ -71,23 +74,27 @@ class TestFormatSummary:
         assert text.endswith(r'WARNING    \x1b[31mred\x07')
 
     def test_check(self) -> None:
-        rule = {'flooded_share': 0.0287, 'flooded_share_by_rule': 0.031, 'iou': 0.7149}
+        rule = {
+            'flooded_share': 0.0287, 'flooded_share_by_rule': 0.031, 'iou': 0.7149,
+            'flooded_km2': 373.4,
+        }  # fmt: skip
         checked = {**SUMMARY, 'flooded_km2_90': [241.9, 518.6], 'rule': rule}
         assert format_summary(checked).splitlines()[1:4] == [
             '  flooded    346 km², 2.87 % of what was mapped (400 km² with water before)',
             '             in nine of ten cases 242 km² to 519 km²',
-            '  rule       floods 3.1 % where the map floods 2.87 %, IoU of both 0.71',
+            '  rule       373 km² (no interval is known), 3.1 % where the map floods 2.87 %, IoU of both 0.71',
         ]
 
     def test_unknown(self) -> None:
         """Neither what was water before, nor classes."""
         nothing = {'water_before_km2': None, 'polygons': None, 'districts': None}
         lines = format_summary({**SUMMARY, **nothing}).splitlines()
-        assert lines[1:3] == [
+        assert lines[1:4] == [
             '  changed    346 km², 2.87 % of what was mapped, water before included',
+            '             no interval: it was not measured',
             '  mapped     12,046 km², 98.8 % of the scene has data',
         ]
-        assert lines[3].startswith('  grid')
+        assert lines[4].startswith('  grid')
         lines = format_summary({**SUMMARY, **nothing, 'flooded_km2': None}).splitlines()
         assert lines[1].startswith('  mapped')
 
@@ -118,6 +125,39 @@ class TestSummarize:
         assert 0 <= summary['seconds'] < 60
         with rasterio.open(tmp_path / 'a.tif') as src:
             assert 'seconds' not in str(src.tags()).lower()
+
+    @pytest.mark.parametrize(
+        ('model', 'area', 'threshold', 'missing'),
+        [
+            ('m2cd', [0.5, 2], 0.3, None),
+            ('m2cd', [0.5, 2], 0.5, 'it is known for the threshold 0.3 only'),
+            ('m2cd', None, 0.3, 'areas was not measured for this model'),
+            ('threshold', None, 0.5, 'for the rule, IoU was measured'),
+        ],
+    )
+    def test_interval(
+        self, model: str, area: Any, threshold: float, missing: str | None,
+        tmp_path: Path,
+    ) -> None:  # fmt: skip
+        """Where there is none, the summary says why."""
+        scene = make_scene(tmp_path / 'in')
+        summary = map_values(
+            scene,
+            np.full((1, 64, 64), 0.9, np.float32),
+            Outputs(tmp_path / 'a.tif', threshold=threshold),
+            make_plan(scene, arguments={'model': model}),
+            Run(reliability=Reliability(area, threshold=0.3)),
+        )
+        text = format_summary(summary)
+        if missing is None:
+            ends = pytest.approx([0.2048, 0.8192], rel=1e-3)
+            assert summary['flooded_km2_90'] == ends
+            assert summary['flooded_km2_90_missing'] is None
+            assert 'no interval: ' not in text
+        else:
+            assert summary['flooded_km2_90'] is None
+            assert missing in summary['flooded_km2_90_missing']
+            assert f'no interval: {summary["flooded_km2_90_missing"]}' in text
 
     def test_multilabel(self, tmp_path: Path) -> None:
         scene = make_scene(tmp_path / 'in')

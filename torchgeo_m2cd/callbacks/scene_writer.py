@@ -71,11 +71,14 @@ class SceneWriter(Callback):
         """Initialize a new SceneWriter instance.
 
         Args:
-            output: GeoTIFF of the probabilities to write: float32, one band, the
-                probability of change, for a binary task, else one per class; NaN where
-                not valid. Beside it, there are always a summary, ``change.json`` for
+            output: GeoTIFF of the probabilities to write: float32, the probability of
+                change, for a binary task, else a band per class; NaN where not valid.
+                Beside it, there are always a summary, ``change.json`` for
                 ``change.tif``, and a style for QGIS, ``change.qml``. With several scenes,
-                this path and those below hold ``{name}`` for the name of the scene.
+                this path and those below hold ``{name}`` for the name of the scene. A
+                folder, one that exists or a path that ends with a slash, stands for
+                ``{name}_change.tif`` in it. If the inputs of a binary model tell where
+                water was before, that is a second band: 1, else 0.
             classes: GeoTIFF of the predicted classes to write, if any: uint8, 255 where
                 not valid. 0 is unchanged. Of a binary task, 1 is changed; if the inputs
                 of the model tell where water was before (see
@@ -96,7 +99,9 @@ class SceneWriter(Callback):
             min_area: Smallest area in m². What is smaller, in pixels of one class that
                 share an edge, is unchanged in the classes, polygons and sums.
             overwrite: Whether to replace existing files. If not, maps that are complete,
-                of the same plan, are left as they are.
+                of the same plan, are left as they are, and only files that are missing
+                are made. In both cases, the probabilities of a finished map of the same
+                plan are used again.
 
         Raises:
             ValueError: If two of the files are the same, a suffix cannot be written,
@@ -108,7 +113,7 @@ class SceneWriter(Callback):
             for file in (classes, polygons, quicklook, stac)
         )
         self.outputs = Outputs(
-            pathlib.Path(os.path.expanduser(output)),
+            _find_output(os.path.expanduser(output)),
             classes=classes,
             polygons=polygons,
             quicklook=quicklook,
@@ -153,7 +158,7 @@ class SceneWriter(Callback):
             raise ValueError(
                 f'there are {len(entries)} scenes, and the files to write are '
                 f'{[str(path) for path in self.outputs.paths]}: expected {{name}} in each '
-                'of them'
+                "of them, or a folder as output, such as 'maps/'"
             )
         outputs = [self.outputs.named(entry.name) for entry in entries]
         check_outputs(outputs, _list_taken(datamodule, checkpoint or self.checkpoint))
@@ -356,6 +361,15 @@ class SceneWriter(Callback):
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
+
+
+def _find_output(path: str | pathlib.Path) -> pathlib.Path:
+    """Find the raster of a map, which may be in a folder that the user has named."""
+    is_new = os.fspath(path).endswith(os.sep)
+    path = pathlib.Path(path)
+    if is_new or (not path.suffix and path.is_dir()):
+        return path / '{name}_change.tif'
+    return path
 
 
 def _get_datamodule(trainer: Trainer) -> SceneDataModule:

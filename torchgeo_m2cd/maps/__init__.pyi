@@ -5,6 +5,7 @@ from .areas import Areas
 from .check import Check, check_map
 from .district_areas import DistrictAreas, check_districts
 from .districts import Districts
+from .finished import FinishedMap
 from .lock import RunLock
 from .mosaic import Mosaic, PatchRow, blend_weights
 from .outputs import Outputs, check_outputs
@@ -22,6 +23,7 @@ __all__ = (
     'Check',
     'DistrictAreas',
     'Districts',
+    'FinishedMap',
     'MapPlan',
     'Mosaic',
     'NoDataError',

@@ -22,8 +22,11 @@ from .districts import Districts
 from .plan import MapPlan
 from .polygons import check_vector_suffix, list_side_files
 
-#: Tag of a map that says which plan and products it was made of.
+#: Tag of a map that says of which plan its probabilities are.
 PLAN_TAG = 'PLAN_SHA256'
+
+#: Tag that says in addition what was made of them: of which threshold, for example.
+OUTPUTS_TAG = 'OUTPUTS_SHA256'
 
 
 @checked
@@ -170,19 +173,25 @@ class Outputs:
                 )
             _check_kind(path)
 
-    def check_new(self, ours: Collection[pathlib.Path] = ()) -> None:
+    def check_new(
+        self, ours: Collection[pathlib.Path] = (), plan: MapPlan | None = None
+    ) -> None:
         """Check that no existing file would be replaced without being asked.
 
         Args:
             ours: Files that may be replaced, as they are of the same map.
+            plan: The plan of the map, if it is known.
 
         Raises:
             FileExistsError: If another file exists and *overwrite* is False.
         """
         for path in self.paths:
             if path.exists() and path not in ours and not self.overwrite:
+                keeps = plan is not None and self.has_probabilities(plan)
+                more = ', which makes it anew of the same probabilities'
                 raise FileExistsError(
                     f'{path} exists: expected another path, or overwrite=True'
+                    f'{more if keeps else ""}'
                 )
 
     def check_early(self) -> None:
@@ -191,7 +200,7 @@ class Outputs:
         Raises:
             FileExistsError: If a file exists that is of no map.
         """
-        if not (self._read_tag() or self.parts.exists()):
+        if not (self._read_tag(PLAN_TAG) or self.parts.exists()):
             self.check_new()
 
     def digest(self, plan: MapPlan) -> str:
@@ -225,18 +234,58 @@ class Outputs:
             Whether they are; never if they are to be overwritten. A picture that could
             not be drawn is not missed.
         """
-        if self.overwrite or self._read_tag() != self.digest(plan):
+        if self.overwrite or not self._is_same(plan):
             return False
         missing = {name for name, path in self.files.items() if not path.exists()}
         if missing == {'quicklook'}:
-            summary = json.loads(self.summary.read_bytes())
-            return summary['files']['quicklook'] is None
+            return self._read_files().get('quicklook', '') is None
         return not missing
 
-    def _read_tag(self) -> str:
-        """Read the tag of the map, empty if there is no map."""
+    def has_probabilities(self, plan: MapPlan) -> bool:
+        """Whether a finished map of this plan is there, whatever was made of it.
+
+        Args:
+            plan: The plan of the map.
+
+        Returns:
+            Whether the raster of its probabilities is there.
+        """
         with contextlib.suppress(RasterioError), rasterio.open(self.probability) as src:
-            return str(src.tags().get(PLAN_TAG, ''))
+            is_same = src.tags().get(PLAN_TAG) == plan.digest()
+            return bool(is_same and list(src.shape) == list(plan.shape))
+        return False
+
+    def list_made(self, plan: MapPlan) -> set[pathlib.Path]:
+        """List the files that are there, and that this plan and these settings made.
+
+        Args:
+            plan: The plan of the map.
+
+        Returns:
+            Those that the summary names. A file that is asked for now, and was not then,
+            is somebody else's.
+        """
+        if not self._is_same(plan):
+            return set()
+        names = self._read_files()
+        if names.get('output') != str(self.probability):  # From another folder
+            return set()
+        return {path for path in self.paths if str(path) in names.values()}
+
+    def _read_files(self) -> dict[str, str | None]:
+        """Read in the summary which files were made, none if it cannot be read."""
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            return dict(json.loads(self.summary.read_bytes())['files'])
+        return {}
+
+    def _is_same(self, plan: MapPlan) -> bool:
+        """Whether a map is there of the same plan and settings."""
+        return self._read_tag(OUTPUTS_TAG) == self.digest(plan)
+
+    def _read_tag(self, name: str) -> str:
+        """Read a tag of the map, empty if there is no map."""
+        with contextlib.suppress(RasterioError), rasterio.open(self.probability) as src:
+            return str(src.tags().get(name, ''))
         return ''
 
 
@@ -281,7 +330,8 @@ def _check_kind(path: pathlib.Path) -> None:
 def _check_suffix(name: str, path: pathlib.Path | None, known: Sequence[str]) -> None:
     """Check that a file has a suffix that can be written."""
     if path is not None and path.suffix.lower() not in known:
+        folder = f", or a folder, as '{path}/'" if name == 'output' else ''
         raise ValueError(
             f'{name} is {str(path)!r}: expected a file with one of the suffixes '
-            f'{", ".join(known)}'
+            f'{", ".join(known)}{folder}'
         )

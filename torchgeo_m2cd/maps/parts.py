@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import Strategy
 from ..checks import checked
 from ..samplers import SceneSampler
 from ..utils import list_beside, naming, write_beside
+from .finished import FinishedMap
 from .lock import RunLock, remove_empty
 from .mosaic import Mosaic
 from .outputs import Outputs
@@ -84,12 +85,13 @@ class Parts:
                 self.clear()
                 self.release()
                 return everything
-            self.outputs.check_new(self._list_renamed())
+            ours = self._list_renamed() | self.outputs.list_made(self.plan)
+            self.outputs.check_new(ours, self.plan)
             if not is_new:
                 self._sweep()
             self.folder.mkdir(exist_ok=True)
             write_beside(self.folder / 'plan.json', self.plan.write)
-            return self.mosaic.find()
+            return everything if self.is_mapped else self.mosaic.find()
         except BaseException:
             self.release()
             raise
@@ -98,6 +100,18 @@ class Parts:
     def is_pending(self) -> bool:
         """Whether the map is not made yet: its plan is still there."""
         return (self.folder / 'plan.json').exists()
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the probabilities are those of a finished map that is there."""
+        return self.outputs.has_probabilities(self.plan)
+
+    @property
+    def probabilities(self) -> Mosaic | FinishedMap:
+        """The rows of patches, or the finished map of the same plan."""
+        if self.is_mapped:
+            return FinishedMap(self.outputs.probability, self.mosaic.dataset)
+        return self.mosaic
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[pathlib.Path]:
@@ -205,6 +219,14 @@ def start_maps(parts: Sequence[Parts], strategy: Strategy) -> set[tuple[int, int
                     'they are',
                     flush=True,
                 )
+            mapped = {i for i in unfinished if parts[i].is_mapped}
+            if mapped:
+                print(
+                    f'{len(mapped)} of {len(parts)} maps: new files of the probabilities '
+                    'that are there',
+                    flush=True,
+                )
+            unfinished -= mapped
             there = sum(i in unfinished for i, _ in done)
             if there:
                 total = sum(len(parts[i].mosaic.tops) for i in unfinished)

@@ -21,6 +21,7 @@ from ..checks import checked
 from ..utils import GDAL_ENV
 from .areas import Areas
 from .mosaic import strips
+from .rasters import is_binary
 
 #: Formats of vector files, by suffix, and what GDAL has to know to write them. GeoJSON
 #: is in degrees of WGS84, and cut at 180 degrees (RFC 7946).
@@ -147,8 +148,10 @@ def mean_probability(
             zones = _burn(table, src, window)
             if zones is None:
                 continue
-            values = src.read(window=window)
-            if src.count > 1:
+            if is_binary(src):
+                values = src.read(1, window=window)
+            else:
+                values = src.read(window=window)
                 own = labels.read(window=window).clip(max=src.count - 1)
                 values = np.take_along_axis(values, own.astype(np.int64), axis=0)
             zones, values = zones.ravel(), values.ravel()

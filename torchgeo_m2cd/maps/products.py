@@ -26,8 +26,9 @@ from ..utils import beside, create_beside, naming, sync
 from .areas import Areas
 from .check import check_map
 from .district_areas import COLUMNS, DistrictAreas, read_districts
-from .mosaic import strips
-from .outputs import PLAN_TAG
+from .finished import FinishedMap
+from .mosaic import Mosaic, strips
+from .outputs import OUTPUTS_TAG, PLAN_TAG
 from .parts import Parts
 from .polygons import (
     erase_polygons,
@@ -69,7 +70,8 @@ def make_map(parts: Parts, run: Run) -> None:
         RuntimeError: If a row of patches is missing, or broken.
     """
     outputs, mosaic = parts.outputs, parts.mosaic
-    if mosaic.missing:
+    probabilities = parts.probabilities
+    if probabilities.missing:
         raise RuntimeError(
             f'{outputs.probability} is not written: {mosaic.missing} of '
             f'{len(mosaic.tops)} rows of patches are missing in {mosaic.folder}. Run the '
@@ -78,7 +80,7 @@ def make_map(parts: Parts, run: Run) -> None:
     new: dict[pathlib.Path, pathlib.Path] = {}
     with parts.stage() as folder:
         with _noticing_full_disks(folder, outputs.probability):
-            made = _Maker(parts, run, folder).make()
+            made = _Maker(parts, probabilities, run, folder).make()
         try:
             for path, step in made.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,9 +121,15 @@ def _noticing_full_disks(folder: pathlib.Path, output: pathlib.Path) -> Iterator
 class _Maker:
     """Makes the files of a map in a folder of their own."""
 
-    def __init__(self, parts: Parts, run: Run, folder: pathlib.Path) -> None:
-        self.mosaic = mosaic = parts.mosaic
-        self.scene = mosaic.dataset
+    def __init__(
+        self,
+        parts: Parts,
+        probabilities: Mosaic | FinishedMap,
+        run: Run,
+        folder: pathlib.Path,
+    ) -> None:
+        self.probabilities = probabilities
+        self.scene = probabilities.dataset
         self.outputs = parts.outputs
         self.plan = plan = parts.plan
         self.run = run
@@ -129,7 +137,7 @@ class _Maker:
         self.rasters = Rasters(folder / 'probability', folder / 'classes')
         self.areas = Areas(self.scene.grid, self.scene.shape)
         task = plan.arguments.get('task')
-        self.labels = name_classes(mosaic.classes, mosaic.water, task)
+        self.labels = name_classes(probabilities.classes, probabilities.water, task)
         self.made: dict[pathlib.Path, pathlib.Path] = {}
 
     def make(self) -> dict[pathlib.Path, pathlib.Path]:
@@ -156,7 +164,7 @@ class _Maker:
 
             with step('blending'):
                 if not write_rasters(
-                    self.mosaic, outputs.threshold, self.rasters, bar.update
+                    self.probabilities, outputs.threshold, self.rasters, bar.update
                 ):
                     raise NoDataError(
                         f'{outputs.probability} is not written: no pixel of the scene '
@@ -221,7 +229,11 @@ class _Maker:
         if districts is not None:
             water = WATER_BEFORE if summary['water_before_km2'] is not None else None
             summary['districts'] = districts.to_records(water)
-        tags = {**make_tags(summary, self.plan), PLAN_TAG: outputs.digest(self.plan)}
+        tags = {
+            **make_tags(summary, self.plan),
+            PLAN_TAG: self.plan.digest(),
+            OUTPUTS_TAG: outputs.digest(self.plan),
+        }
         tag_rasters(self.rasters, tags, measures, self.labels)
         return summary, measures
 
@@ -232,18 +244,22 @@ class _Maker:
             self.scene,
             self.rasters.classes,
             Inputs.from_dict(self.plan.inputs),
-            self.mosaic.classes == 1
+            self.probabilities.classes == 1
             and arguments.get('task') != 'multilabel'
             and arguments.get('model') != 'threshold',
             self.run.reliability,
         )
-        summary['rule'] = check.to_dict()
+        summary['rule'] = rule = check.to_dict()
+        if rule is not None:
+            # Of all that was mapped, as far as the patches that were compared are like it
+            share = check.by_rule / check.compared
+            rule['flooded_km2'] = round(share * summary['mapped_km2'], 6)
         summary['warnings'] = check.warn(self.run.reliability)
 
     def _make_rasters(self) -> None:
         """Make the rasters, and their styles."""
         outputs = self.outputs
-        band = min(self.mosaic.classes, 2)
+        band = min(self.probabilities.classes, 2)
         label = 'change' if band == 1 else self.labels[1]
         write_cog(
             self.rasters.probability, self._add(outputs.probability, 'probability.tif')

@@ -5,29 +5,32 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from matplotlib.colors import to_rgb
-from rasterio.io import DatasetWriter
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window
 from torchgeo.datasets.utils import Path
 
 from ..checks import checked
+from ..datasets import SceneDataset
 from ..utils import GDAL_ENV
 from .areas import Areas
 from .district_areas import DistrictAreas
-from .mosaic import Mosaic, strips
-from .styles import WATER_BEFORE, color_classes
+from .mosaic import strips
+from .styles import WATER_BEFORE, WATER_LABEL, color_classes
 
 
 class Rasters(NamedTuple):
     """The raster files in the making."""
 
-    #: Probability of change, or of each class.
+    #: Probability of change, then where water was before if that is known (1, else 0), or
+    #: probability of each class.
     probability: pathlib.Path
     #: Classes.
     classes: pathlib.Path
@@ -42,18 +45,40 @@ class Measures(NamedTuple):
     changed: float
     #: Number of pixels with data.
     valid: int
-    #: Minimum, maximum, mean and standard deviation of each probability, then of the
-    #: classes.
+    #: Minimum, maximum, mean and standard deviation of each band of the probabilities,
+    #: then of the classes.
     statistics: list[dict[str, float]]
 
 
+class Probabilities(Protocol):
+    """Probabilities of a scene, blended or read."""
+
+    @property
+    def dataset(self) -> SceneDataset:
+        """The scene."""
+
+    @property
+    def classes(self) -> int:
+        """Number of probabilities of a pixel."""
+
+    @property
+    def water(self) -> bool:
+        """Whether the last band is where water was before."""
+
+    def strips(self) -> Iterator[tuple[Window, npt.NDArray[np.float32]]]:
+        """Yield them from top to bottom, see :meth:`Mosaic.strips`."""
+
+
 def write_rasters(
-    mosaic: Mosaic, threshold: float, rasters: Rasters, advance: Callable[[], object]
+    mosaic: Probabilities,
+    threshold: float,
+    rasters: Rasters,
+    advance: Callable[[], object],
 ) -> bool:
-    """Blend the patches, and write probabilities and classes.
+    """Write probabilities and classes, strip by strip.
 
     Args:
-        mosaic: The patches of the scene.
+        mosaic: The probabilities, from patches or from a finished map.
         threshold: Probability from which on a pixel of a binary task is changed.
         rasters: The files to write.
         advance: Called after each strip.
@@ -62,33 +87,37 @@ def write_rasters(
         Whether any pixel is valid.
     """
     ignored = mosaic.dataset.ignore_index
+    has_water = mosaic.water and mosaic.classes == 1
+    count = mosaic.classes + has_water
     any_valid = False
     with (
         rasterio.Env(**GDAL_ENV),
-        _create(
-            mosaic, rasters.probability, mosaic.classes, 'float32', math.nan
-        ) as file,
+        _create(mosaic, rasters.probability, count, 'float32', math.nan) as file,
         _create(mosaic, rasters.classes, 1, 'uint8', ignored) as labels,
     ):
+        if has_water:
+            file.set_band_description(count, WATER_LABEL)
         for window, strip in mosaic.strips():
-            values = strip[: mosaic.classes]
-            known = np.isfinite(values[0])
+            bands = strip[: mosaic.classes]
+            known = np.isfinite(bands[0])
             any_valid |= bool(known.any())
-            if len(values) > 1:
-                chosen = values.argmax(axis=0).astype(np.uint8)
+            if len(bands) > 1:
+                chosen = bands.argmax(axis=0).astype(np.uint8)
             else:
-                chosen = (values[0] >= threshold).astype(np.uint8)
-                if mosaic.water:
-                    chosen[strip[-1] >= 0.5] = WATER_BEFORE
+                chosen = (bands[0] >= threshold).astype(np.uint8)
+                if has_water:
+                    water = strip[-1] >= 0.5
+                    chosen[water] = WATER_BEFORE
+                    bands = np.stack([bands[0], np.where(known, water, math.nan)])
             chosen[~known] = ignored
-            file.write(values, window=window)
+            file.write(bands, window=window)
             labels.write(chosen, 1, window=window)
             advance()
     return any_valid
 
 
 def _create(
-    mosaic: Mosaic, path: pathlib.Path, count: int, dtype: str, nodata: float
+    mosaic: Probabilities, path: pathlib.Path, count: int, dtype: str, nodata: float
 ) -> DatasetWriter:
     """Create a raster file of the scene."""
     return rasterio.open(
@@ -137,7 +166,10 @@ def measure_rasters(
             pixels = areas.pixels(window)
             known = classes != labels.nodata
             area += np.bincount(classes.ravel(), pixels.ravel(), 256)
-            changed += pixels[_changed(values, classes, threshold)].sum()
+            chosen = (classes > 0) & known
+            if is_binary(src):
+                chosen &= (classes != WATER_BEFORE) | (values[0] >= threshold)
+            changed += pixels[chosen].sum()
             for band, summed in zip([*values, classes], statistics, strict=True):
                 summed.add(band[known].astype(np.float64))
             if districts is not None:
@@ -148,14 +180,16 @@ def measure_rasters(
     )
 
 
-def _changed(
-    values: npt.NDArray[np.float32], classes: npt.NDArray[np.uint8], threshold: float
-) -> npt.NDArray[np.bool_]:
-    """Find what has changed, also where water was before, shape (H, W)."""
-    changed = (classes > 0) & (classes < 255)
-    if len(values) == 1:
-        changed &= (classes != WATER_BEFORE) | (values[0] >= threshold)
-    return changed
+def is_binary(file: DatasetReader) -> bool:
+    """Whether a raster of a map holds the probability of change, not one per class.
+
+    Args:
+        file: The open raster of probabilities.
+
+    Returns:
+        Whether it does. Where water was before may be a second band.
+    """
+    return bool(file.count == 1 or file.descriptions[-1] == WATER_LABEL)
 
 
 class _Statistics:
@@ -204,10 +238,12 @@ def tag_rasters(
     *of_bands, of_classes = measures.statistics
     with rasterio.open(rasters.probability, 'r+') as file:
         share = 100 * measures.valid / (file.height * file.width)
+        binary = is_binary(file)
         file.update_tags(**tags)
         for band, statistics in enumerate(of_bands, 1):
-            what = 'change' if file.count == 1 else labels[band - 1]
-            file.set_band_description(band, f'probability of {what}')
+            if file.descriptions[band - 1] != WATER_LABEL:
+                what = 'change' if binary else labels[band - 1]
+                file.set_band_description(band, f'probability of {what}')
             file.set_band_unit(band, '1')
             _tag_statistics(file, band, statistics, share)
     with rasterio.open(rasters.classes, 'r+') as file:

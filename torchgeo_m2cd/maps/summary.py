@@ -69,17 +69,20 @@ def summarize(
         Plain values. ``flooded_km2`` leaves out what was water before, if the inputs
         tell; ``flooded_km2_with_water_before`` does not. ``water_before_km2`` is None if
         they do not tell. ``flooded_km2_90`` are the ends of an interval that held the
-        area in nine of ten groups of scenes, None if it is not known for the model or
-        for this threshold. Areas are None where pixels have several labels.
+        area in nine of ten groups of scenes; where it is None,
+        ``flooded_km2_90_missing`` says why. Areas are None where pixels have several
+        labels.
     """
     height, width = scene.shape
     axes = scene.crs.axis_info  # A local CRS may have none
     knows_water = labels.get(WATER_BEFORE) == WATER_LABEL
     before = float(measures.area[WATER_BEFORE]) if knows_water else None
     flooded = float(measures.area[1:255].sum()) - (before or 0.0)
+    interval, missing = _find_interval(flooded, outputs, plan, run.reliability)
     areas: dict[str, Any] = {
         'flooded_km2': to_km2(flooded),
-        'flooded_km2_90': _find_interval(flooded, outputs, run.reliability),
+        'flooded_km2_90': interval,
+        'flooded_km2_90_missing': missing,
         'flooded_km2_with_water_before': to_km2(measures.changed),
         'water_before_km2': None if before is None else to_km2(before),
         'class_km2': {
@@ -119,14 +122,16 @@ def summarize(
 
 
 def _find_interval(
-    flooded: float, outputs: Outputs, reliability: Reliability | None
-) -> list[float] | None:
-    """Compute the interval of a flooded area in m², in km²."""
+    flooded: float, outputs: Outputs, plan: MapPlan, reliability: Reliability | None
+) -> tuple[list[float] | None, str | None]:
+    """Compute the interval of a flooded area in m², in km², or say why there is none."""
+    if plan.arguments.get('model') == 'threshold':
+        return None, 'for the rule, IoU was measured, and not the error of areas'
     if reliability is None or reliability.area is None:
-        return None
+        return None, 'the error of areas was not measured for this model'
     if outputs.threshold != reliability.threshold:
-        return None
-    return [to_km2(factor * flooded) for factor in reliability.area]
+        return None, f'it is known for the threshold {reliability.threshold:g} only'
+    return [to_km2(factor * flooded) for factor in reliability.area], None
 
 
 def make_tags(summary: Mapping[str, Any], plan: MapPlan) -> dict[str, str]:
@@ -244,13 +249,14 @@ def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
     mapped = summary['mapped_km2']
     rows = _format_change(summary)
     if summary['rule'] is not None:
+        rule = summary['rule']
         share, by_rule = (
-            f'{100 * summary["rule"][key]:.3g} %'
+            f'{100 * rule[key]:.3g} %'
             for key in ('flooded_share', 'flooded_share_by_rule')
         )
         rows['rule'] = (
-            f'floods {by_rule} where the map floods {share}, IoU of both '
-            f'{summary["rule"]["iou"]:.2f}'
+            f'{_km2(rule["flooded_km2"])} (no interval is known), {by_rule} where the map '
+            f'floods {share}, IoU of both {rule["iou"]:.2f}'
         )
     rows['mapped'] = (
         f'{_km2(mapped)}, {100 * summary["valid_share"]:.3g} % of the scene has data'
@@ -283,6 +289,8 @@ def _format_change(summary: Mapping[str, Any]) -> dict[str, str]:
     if summary['flooded_km2_90'] is not None:
         low, high = map(_km2, summary['flooded_km2_90'])
         text += f'\nin nine of ten cases {low} to {high}'
+    else:
+        text += f'\nno interval: {summary["flooded_km2_90_missing"]}'
     return {name: text}
 
 

@@ -24,8 +24,7 @@ class MapOptions(TypedDict, total=False):
         quicklook: Picture of images and map to draw.
         stac: STAC item of the map to write.
         districts: Polygons to sum up areas in: their ``path`` and name ``attribute``.
-        threshold: Probability from which on a pixel has changed (default: that of the
-            weights, or 0.5).
+        threshold: Least probability of a change (default: that of the weights, or 0.5).
         min_area: Smallest area in m² (default: 0).
         overwrite: Whether to replace existing files (default: false).
     """
@@ -42,12 +41,13 @@ class MapOptions(TypedDict, total=False):
 
 @checked
 def predict_scene(
-    optical: Source | Paths | None,
-    sar: SARSource | Paths | None,
+    optical: Source | Paths | None = None,
+    sar: SARSource | Paths | None = None,
     output: Path = 'change.tif',
     weights: Enum | Path = 'M2CD_Weights.DEFAULT',
     data_args: Mapping[str, Any] | None = None,
     trainer_args: Mapping[str, Any] | None = None,
+    scenes: Path | None = None,
     **options: Unpack[MapOptions],
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """Map the change of a scene, or of several scenes.
@@ -58,18 +58,19 @@ def predict_scene(
 
     Args:
         optical: Pre-event optical image: its paths, or a
-            :class:`~torchgeo_m2cd.datasets.Source`. In Python, None if *data_args* has
-            ``scenes``.
+            :class:`~torchgeo_m2cd.datasets.Source`.
         sar: Post-event SAR image: its paths, or a
             :class:`~torchgeo_m2cd.datasets.SARSource`.
-        output: GeoTIFF to write the probabilities to. A summary and a style for QGIS are
-            written beside it.
+        output: GeoTIFF of the probabilities to write, beside a summary and a style for
+            QGIS; or a folder, with a slash at its end, for ``{name}_change.tif``.
         weights: Released weights or their name (one of
             :class:`~torchgeo_m2cd.models.M2CD_Weights`), the checkpoint of a
             :class:`~torchgeo_m2cd.tasks.ChangeDetectionTask`, the folder of a model of
             ``save_pretrained``, or ``'threshold'``, a rule without weights.
         data_args: Further arguments of the data module, such as ``{'batch_size': 4}``.
         trainer_args: Arguments of the trainer, such as ``{'precision': 'bf16-mixed'}``.
+        scenes: List of scenes to map instead of two images: a CSV file with the columns
+            ``optical``, ``sar`` and, optionally, ``name``.
         **options: Further arguments of :class:`~torchgeo_m2cd.callbacks.SceneWriter`: the
             files ``classes``, ``polygons``, ``quicklook`` and ``stac``, ``districts``,
             ``threshold``, ``min_area`` and ``overwrite``.
@@ -92,7 +93,7 @@ def predict_scene(
         5.02
 
     Returns:
-        The summary of the map, which is also in the JSON file beside it; with ``scenes``,
+        The summary of the map, which is also in the JSON file beside it; with *scenes*,
         a list with the summary of each. ``flooded_km2`` leaves out what was water before
         the event, if the inputs of the model tell (``water_before_km2``, else None), and
         ``flooded_km2_with_water_before`` does not.
@@ -115,7 +116,7 @@ def predict_scene(
     from ..tasks import load_task
 
     writer = SceneWriter(output, **options)
-    datamodule = SceneDataModule(optical, sar, **(data_args or {}))
+    datamodule = SceneDataModule(optical, sar, scenes=scenes, **(data_args or {}))
     # Before anything is read, let alone replaced
     path = None if isinstance(weights, Enum) else weights
     writer.check(datamodule, path)
@@ -132,6 +133,4 @@ def predict_scene(
         }
     )
     trainer.predict(task, datamodule=datamodule)
-    summaries = writer.summaries
-    one = (data_args or {}).get('scenes') is None
-    return summaries[0] if one else summaries
+    return writer.summaries[0] if scenes is None else writer.summaries
