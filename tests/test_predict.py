@@ -11,7 +11,6 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import onnxruntime
 import pytest
 import rasterio
 import torch
@@ -20,10 +19,9 @@ from lightning.pytorch import Callback, Trainer
 from shapely.geometry import box
 from torch import Tensor, nn
 
-from tests.models.test_m2cd import untraced
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood, stack_pair
-from torchgeo_m2cd.models import M2CD, M2CD_Weights, PhysicalO2SP, export_onnx, m2cd
+from torchgeo_m2cd.models import M2CD, M2CD_Weights, PhysicalO2SP, m2cd
 from torchgeo_m2cd.predict import predict_pair, predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask, load_task
 from torchgeo_m2cd.transforms import (
@@ -543,17 +541,6 @@ class TestAgreement:
             for optical, sar in chips()
         ]
         self.check(found, expected)
-
-    @pytest.mark.slow
-    def test_onnx(self, path: Path, expected: Tensor, tmp_path: Path) -> None:
-        with untraced():
-            export_onnx(self.load(path).model, tmp_path / 'model.onnx', size=64)
-        session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
-        metadata = session.get_modelmeta().custom_metadata_map
-        inputs = Inputs.from_dict(json.loads(metadata['inputs']))
-        images = torch.stack([stack_pair(*pair) for pair in chips()])
-        (logits,) = session.run(None, {'image': inputs(images).numpy()})
-        self.check(list(torch.from_numpy(logits)[:, 0].sigmoid()), expected)
 
     def test_scene(self, path: Path, tmp_path: Path) -> None:
         """A scene of one patch gives the same as a chip."""

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import geopandas as gpd
 import numpy as np
@@ -19,6 +19,7 @@ import pytest
 import rasterio
 import shapely
 import torch
+import torchgeo.main
 from lightning.pytorch import LightningModule, Trainer
 from pyproj import Transformer
 from rasterio.transform import from_origin
@@ -756,7 +757,9 @@ class TestSeveralScenes:
             trainer.predict(PixelTask(), datamodule=datamodule)
 
     @pytest.mark.slow
-    def test_two_processes(self, two_scenes: Path, tmp_path: Path) -> None:
+    def test_two_processes(
+        self, two_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Two processes of torchrun write the same files as one process."""
         checkpoint = tmp_path / 'model.ckpt'
         trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
@@ -799,22 +802,23 @@ class TestSeveralScenes:
             },
         }
         (tmp_path / 'config.json').write_text(json.dumps(config))
-        command = ['torchgeo', 'predict', '--config', 'config.json']
+        command = ['predict', '--config', 'config.json']
+        monkeypatch.chdir(tmp_path)
+        with patch.dict(os.environ):
+            torchgeo.main.main(command)
+        launcher = ['torch.distributed.run', '--standalone', '--nproc-per-node=2']
         several = [
             '--trainer.strategy=ddp', '--trainer.devices=2',
             '--trainer.callbacks.output=two/{name}.tif',
         ]  # fmt: skip
-        launcher = ['torch.distributed.run', '--standalone', '--nproc-per-node=2']
-        for arguments in (command, [*launcher, '-m', *command, *several]):
-            result = subprocess.run(
-                [sys.executable, '-m', *arguments],
-                cwd=tmp_path,
-                env={**os.environ, 'OMP_NUM_THREADS': '1'},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert result.returncode == 0, result.stderr[-2000:]
+        result = subprocess.run(
+            [sys.executable, '-m', *launcher, '-m', 'torchgeo', *command, *several],
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
         for name in ('scene0.tif', 'scene1.tif'):
             one, two = (tmp_path / n / name for n in ('one', 'two'))
             assert one.read_bytes() == two.read_bytes()
