@@ -86,7 +86,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_list_of_scenes(checkpoint: Path, tmp_path: Path) -> None:
-    """There is a summary for each, also for a single one."""
+    """A list of scenes gives a list of summaries, also for one scene."""
     SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
     scenes = tmp_path / 'scenes.csv'
     scenes.write_text('name,optical,sar\nhere,scene/optical.tif,scene/sar.tif\n')
@@ -573,7 +573,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 class TestWeights:
-    """What ``predict_scene`` takes for weights."""
+    """``predict_scene`` takes released weights, folders and checkpoints."""
 
     def map(
         self, scene: tuple[Path, Path], output: Path, weights: Any
@@ -587,7 +587,7 @@ class TestWeights:
     def test_released(
         self, scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The optical file has names of bands, so that two arguments are enough."""
+        """Two arguments are enough if the optical file names its bands."""
         monkeypatch.chdir(tmp_path)
         # One patch, filled up with zeros as predict_pair does
         summary = predict_scene(*scene, data_args={'patch_size': 96}, trainer_args=CPU)
@@ -678,7 +678,7 @@ class TestWeights:
         error: type[Exception],
         message: str,
     ) -> None:
-        """There is an error before the images, which do not exist, are looked for."""
+        """A wrong file of weights is reported before the images, which do not exist."""
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
@@ -699,7 +699,7 @@ class TestWeights:
     def test_unreadable(
         self, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The error of the system says what is wrong."""
+        """The error of the operating system is passed on."""
 
         def refuse(*args: Any, **kwargs: Any) -> None:
             raise error('not yours')

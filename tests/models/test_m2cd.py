@@ -235,7 +235,7 @@ class TestM2CD:
             )
 
     def test_other_weights(self, tmp_path: Path) -> None:
-        """Nothing is left random because a file is that of another model."""
+        """Weights of another model are refused: no parameter may stay random."""
         M2CD('mit_b0', experts=None).save_pretrained(tmp_path)
         config = json.loads((tmp_path / 'config.json').read_text())
         for changes in ({'experts': Experts().to_dict()}, {'decoder': 'unet'}):
@@ -272,7 +272,7 @@ class TestM2CD:
 
     @pytest.mark.parametrize('inputs', [None, INPUTS])
     def test_model_card(self, inputs: Inputs | None, tmp_path: Path) -> None:
-        """Its code runs, and its values are those of the model."""
+        """The code of the model card runs, and its values are those of the model."""
         model = M2CD('mit_b0', in_channels=4, inputs=inputs).eval()
         details = (
             {'metrics': {'IoU': 0.5}, 'dataset': 'Floods of 2021'} if inputs else {}
