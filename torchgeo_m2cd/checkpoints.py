@@ -112,7 +112,7 @@ def _count(value: Any, counts: dict[int, int]) -> int:
 
 
 def find_resumable(path: str | os.PathLike[str]) -> str:
-    """Find the checkpoint that a training can go on from.
+    """Find the checkpoint that a training can resume from.
 
     Args:
         path: Path of the checkpoint that the user wants.
@@ -167,7 +167,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
 
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # Of trainings that were killed while they wrote
+        # Left by trainings that were killed while writing
         for old in list_beside(Path(path)):
             old.unlink(missing_ok=True)
         write_beside(Path(path), lambda file: torch.save(checkpoint, file))
