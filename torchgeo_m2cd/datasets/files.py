@@ -19,8 +19,8 @@ from rasterio.warp import Affine
 from ..utils import write_beside
 from .paths import name_paths, refuse_pipe, without_secrets
 
-#: With these settings, GDAL opens no URL that a VRT or WMS file names. Its file systems of
-#: URLs may open no suffix; its other drivers get a proxy that does not exist.
+#: With these settings, GDAL opens no URL that a VRT or WMS file names: its file systems of
+#: URLs open no suffix, and its other drivers get a proxy that does not exist.
 _OFFLINE = {
     'CPL_VSIL_CURL_ALLOWED_EXTENSIONS': '.none',
     'GDAL_HTTP_PROXY': '127.0.0.1:9',

@@ -174,7 +174,7 @@ class GridFile:
         )
 
     def _says_nodata(self) -> bool:
-        """Whether no data are those that the file declares, or zeros of optical data."""
+        """Whether no data are those that the file declares, or optical zeros."""
         nodata, own = self.layer.nodata, self.layer.header.nodata
         if nodata == 0 and self.is_optical:
             return True
