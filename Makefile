@@ -26,8 +26,7 @@ TESTS := $(VENV)/.installed-tests
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
-# passive, here and below: waiting threads sleep instead of spinning, which helps on a busy
-# machine
+# passive: waiting threads sleep instead of spinning, which helps on a busy machine
 .PHONY: demo
 demo: $(PACKAGE) ## Train on synthetic floods for a few minutes, then map one and draw it
 	OMP_WAIT_POLICY=passive $(BIN)/python -m torchgeo_m2cd.demo
@@ -82,7 +81,8 @@ dist: $(BIN)/python ## Build the distributions and check them
 
 .PHONY: docs
 docs: $(TESTS) ## Build the documentation, run its tutorials, check its links; warnings are errors
-	OMP_WAIT_POLICY=passive $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python docs/run_tutorials.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
 	@echo 'The documentation is in docs/_build/html/index.html'
 
 .PHONY: format

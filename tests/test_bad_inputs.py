@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Every argument of every public function and constructor, with values that are wrong.
+"""Call every public function and constructor with wrong values of each argument.
 
 :data:`KINDS` says what each argument takes. A new argument that is not in this table, or
 that takes what its kind forbids, makes a test fail.
@@ -174,49 +174,49 @@ KINDS = {
 }
 
 
-def list_doors() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """List the public functions and classes that take arguments of ours."""
+def list_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """List the public functions, and the classes with a constructor of their own."""
     modules = [importlib.import_module(f'torchgeo_m2cd.{name}') for name in PACKAGES]
-    doors = {
+    targets = {
         name: getattr(module, name) for module in modules for name in module.__all__
     }
-    doors |= {
-        door.__name__: door
-        for door in (
+    targets |= {
+        target.__name__: target
+        for target in (
             torchgeo_m2cd.predict.predict_scene,
             torchgeo_m2cd.predict.predict_pair,
         )
     }
-    for name, door in doors.items():
-        if isinstance(door, type):
-            # Outputs of ours are tuples; some classes have a constructor of a library
-            if issubclass(door, tuple | enum.Enum) or '__init__' not in vars(door):
+    for name, target in targets.items():
+        if isinstance(target, type):
+            # Our outputs are tuples; some classes inherit the constructor of a library
+            if issubclass(target, tuple | enum.Enum) or '__init__' not in vars(target):
                 continue
-            if inspect.isabstract(door):
+            if inspect.isabstract(target):
                 continue  # Subclasses have the same arguments
-        yield name, door
+        yield name, target
 
 
 def list_arguments() -> Iterator[tuple[str, str, inspect.Parameter]]:
-    """List function, name and parameter of all arguments."""
-    for door, function in list_doors():
+    """List owner (function or class), name and parameter of all arguments."""
+    for owner, function in list_callables():
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.kind is not parameter.VAR_KEYWORD:
-                yield door, name, parameter
+                yield owner, name, parameter
 
 
-DOORS = dict(list_doors())
+CALLABLES = dict(list_callables())
 ARGUMENTS = list(list_arguments())
 
 
-def find_kind(door: str, name: str) -> tuple[str, bool]:
+def find_kind(owner: str, name: str) -> tuple[str, bool]:
     """Find the kind of an argument, and whether it may be None."""
-    kind = KINDS.get(f'{door}.{name}') or KINDS.get(name, '')
+    kind = KINDS.get(f'{owner}.{name}') or KINDS.get(name, '')
     return kind.removesuffix('?'), kind.endswith('?')
 
 
 def example(hint: Any) -> Any:
-    """Make a value that a type hint allows, to stand for what is not tested."""
+    """Make a value that a type hint allows, for the arguments that are not tested."""
     while isinstance(hint, TypeAliasType):
         hint = hint.__value__
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -244,38 +244,38 @@ def example(hint: Any) -> Any:
     return mock.Mock(spec=origin or hint)
 
 
-def call(door: str, name: str, value: Any) -> None:
-    """Call a function with one argument, and examples of those that it needs."""
+def call(owner: str, name: str, value: Any) -> None:
+    """Call a function with one argument and examples of its required arguments."""
     needed = {
         other: example(parameter.annotation)
-        for other_door, other, parameter in ARGUMENTS
-        if other_door == door and parameter.default is parameter.empty
+        for other_owner, other, parameter in ARGUMENTS
+        if other_owner == owner and parameter.default is parameter.empty
     }
-    DOORS[door](**{**needed, name: value})
+    CALLABLES[owner](**{**needed, name: value})
 
 
 def test_all_listed() -> None:
-    """All arguments are in the table, and the table has no others."""
+    """The table lists all arguments and no others."""
     used = set()
-    for door, name, _ in ARGUMENTS:
-        key = f'{door}.{name}' if f'{door}.{name}' in KINDS else name
-        assert key in KINDS, f'say in KINDS what {door}({name}=...) takes'
+    for owner, name, _ in ARGUMENTS:
+        key = f'{owner}.{name}' if f'{owner}.{name}' in KINDS else name
+        assert key in KINDS, f'say in KINDS what {owner}({name}=...) takes'
         used.add(key)
     assert KINDS.keys() - used == set()
     assert {kind.removesuffix('?') for kind in KINDS.values()} == TAKES.keys()
 
 
-@pytest.mark.parametrize(('door', 'name'), [argument[:2] for argument in ARGUMENTS])
-def test_bad(door: str, name: str) -> None:
-    """A wrong value is refused, by name, before anything is done."""
-    kind, optional = find_kind(door, name)
+@pytest.mark.parametrize(('owner', 'name'), [argument[:2] for argument in ARGUMENTS])
+def test_bad(owner: str, name: str) -> None:
+    """The error of a wrong value names the argument."""
+    kind, optional = find_kind(owner, name)
     takes = {*TAKES[kind].split(), *(['none'] if optional else [])}
     silent, unclear = [], []
     for what, value in BAD.items():
         if what in takes:
             continue
         try:
-            call(door, name, value)
+            call(owner, name, value)
         except (TypeError, ValueError) as error:
             if name.lower() not in str(error).lower().replace(' ', '_'):
                 unclear.append((what, str(error)))
@@ -301,9 +301,9 @@ def is_allowed(kind: str, value: float) -> bool:
 
 
 NUMBERS = [
-    (find_kind(door, name)[0], parameter.annotation)
-    for door, name, parameter in ARGUMENTS
-    if find_kind(door, name)[0]
+    (find_kind(owner, name)[0], parameter.annotation)
+    for owner, name, parameter in ARGUMENTS
+    if find_kind(owner, name)[0]
     in ('count or zero', 'integer', 'share', 'positive', 'positive or zero', 'finite',
         'any number', 'zero or one')
 ]  # fmt: skip

@@ -55,7 +55,7 @@ def bomb() -> list[Any]:
 
 class TestReadCheckpoint:
     def test_same(self, tmp_path: Path) -> None:
-        """Shared parts are no loop, and old files of a single pickle are read, too."""
+        """Shared parts do not count as a loop. Old files, a single pickle, are read."""
         shared = torch.arange(3)
         content = {'a': [shared, shared], 'b': {'c': (1, 'x', None)}}
         for zipped in (True, False):
@@ -93,7 +93,7 @@ class TestReadCheckpoint:
             read_checkpoint(path)
 
     def test_code(self, tmp_path: Path) -> None:
-        """It does not run, and nobody is told to let it."""
+        """Code in a file does not run, and the error does not advise to allow it."""
         content = {'state_dict': {}, 'more': Code(tmp_path / 'pwned')}
         torch.save(content, tmp_path / 'a.ckpt')
         with pytest.raises(
@@ -127,7 +127,7 @@ class TestReadCheckpoint:
             read_checkpoint(tmp_path / 'pipe')
 
     def test_system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Errors of the system say what is wrong."""
+        """Errors of the operating system are passed on."""
 
         def fail(*args: Any, **kwargs: Any) -> None:
             raise PermissionError('not yours')
@@ -138,7 +138,7 @@ class TestReadCheckpoint:
             read_checkpoint(tmp_path / 'a.ckpt')
 
     def test_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A file is not damaged because there is no room for it."""
+        """Lack of memory is not reported as a damaged file."""
 
         def fail(*args: Any, **kwargs: Any) -> None:
             raise MemoryError
@@ -169,7 +169,7 @@ class TestFindResumable:
                 find_resumable(path)
 
     def test_missing(self, tmp_path: Path) -> None:
-        """A typo is not taken for damage."""
+        """A missing file is not reported as damaged."""
         torch.save({}, tmp_path / 'best.ckpt')
         with pytest.raises(FileNotFoundError, match=r'lasst\.ckpt'):
             find_resumable(tmp_path / 'lasst.ckpt')
@@ -177,7 +177,7 @@ class TestFindResumable:
             find_resumable(tmp_path)
 
 
-# Saves again and again, and says so before each time
+# Saves again and again, and prints a line before each time
 _SAVE = """
 import sys, torch
 from torchgeo_m2cd.checkpoints import AtomicCheckpointIO
@@ -201,7 +201,7 @@ class TestAtomicCheckpointIO:
         assert not path.exists()
 
     def test_failure(self, tmp_path: Path) -> None:
-        """The old file stays, and no part of the new one."""
+        """A failed write keeps the old file and removes the new one."""
         path = tmp_path / 'last.ckpt'
         plugin = AtomicCheckpointIO()
         plugin.save_checkpoint({'epoch': 1}, path)
@@ -216,7 +216,7 @@ class TestAtomicCheckpointIO:
             AtomicCheckpointIO().load_checkpoint(tmp_path / 'a.ckpt')
 
     def test_remote(self) -> None:
-        """Files that are not of this machine are Lightning's."""
+        """Lightning writes files that are not on this machine."""
         path, plugin = 'memory://folder/a.ckpt', AtomicCheckpointIO()
         plugin.save_checkpoint({'epoch': 1}, path)
         assert plugin.load_checkpoint(path) == {'epoch': 1}
@@ -224,7 +224,7 @@ class TestAtomicCheckpointIO:
             plugin.save_checkpoint({}, path, storage_options={})
 
     def test_remote_code(self, tmp_path: Path) -> None:
-        """It is not run, although Lightning would."""
+        """Code in a remote file does not run, although Lightning would run it."""
         fs, path = fsspec.filesystem('memory'), 'memory://folder/code.ckpt'
         fs.pipe(path, make_bytes(Code(tmp_path / 'pwned'), tmp_path))
         with pytest.raises(pickle.UnpicklingError, match='Weights only'):
@@ -232,7 +232,7 @@ class TestAtomicCheckpointIO:
         assert not (tmp_path / 'pwned').exists()
 
     def test_rests(self, tmp_path: Path) -> None:
-        """What a killed training was writing is removed."""
+        """The partial file of a killed training is removed."""
         path = tmp_path / 'last.ckpt'
         with create_beside(path) as file:
             rest = Path(file.name)
@@ -242,7 +242,10 @@ class TestAtomicCheckpointIO:
 
     @pytest.mark.slow
     def test_kill(self, tmp_path: Path) -> None:
-        """Also if the temporary folder is on another file system."""
+        """A kill while saving leaves a complete checkpoint.
+
+        The temporary folder is on another file system.
+        """
         path = tmp_path / 'last.ckpt'
         process = subprocess.Popen(
             [sys.executable, '-c', _SAVE, str(path)],

@@ -67,7 +67,7 @@ class TestMap:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """They give the map of ``predict_scene``, a summary, and a progress bar."""
+        """Two images give the map of ``predict_scene``, a summary and progress."""
         monkeypatch.chdir(tmp_path)
         level = logging.getLogger('lightning.pytorch').level
         cli.main(['map', *scene])
@@ -189,7 +189,7 @@ class TestMap:
     def test_mistakes(
         self, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """They are told in one line."""
+        """The message of a mistake is one line."""
         with pytest.raises(SystemExit) as caught:
             cli.main(arguments)
         assert caught.value.code == 2
@@ -214,7 +214,7 @@ class TestMap:
             cli.main(['map', 'no.tif', 'no.tif', '--debug'])
 
     def test_bug(self, monkeypatch: pytest.MonkeyPatch, called: dict[str, Any]) -> None:
-        """Its traceback is for its author."""
+        """A bug keeps its traceback."""
 
         def bug(**kwargs: Any) -> None:
             raise KeyError('bug')
@@ -258,7 +258,7 @@ class TestMap:
         called: dict[str, Any],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Those of the map are one line each, at once; those of libraries are hidden."""
+        """Warnings of the map are one line each; those of libraries are hidden."""
 
         def warn(**kwargs: Any) -> None:
             for _ in range(2):
@@ -276,7 +276,7 @@ class TestMap:
     def test_help(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It fits a screen, and needs no knowledge of Sphinx or of types."""
+        """The help fits a screen, without markup of Sphinx or type hints."""
         monkeypatch.setenv('COLUMNS', '100')
         with pytest.raises(SystemExit):
             cli.main(['map', '--help'])
@@ -290,7 +290,7 @@ class TestMap:
 
 @pytest.mark.parametrize('command', cli.TASK_COMMANDS)
 def test_help_of_tasks(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It fits a screen, and says nothing that the whole help does not."""
+    """The short help fits a screen and is a part of the whole help."""
     with pytest.raises(SystemExit):
         cli.main([command, '--help'])
     text = capsys.readouterr().out
@@ -321,7 +321,7 @@ class TestWeights:
 
 @pytest.mark.parametrize('command', [['--help'], ['weights'], ['map', '--help']])
 def test_start(command: list[str]) -> None:
-    """Help does not wait for what only a command needs, which takes seconds."""
+    """Help does not import the slow libraries that only commands need."""
     code = f"""
 import sys
 from torchgeo_m2cd import cli
@@ -339,7 +339,7 @@ sys.exit(str(found) if (found := slow & sys.modules.keys()) else 0)
 
 @pytest.mark.parametrize('package', ['datasets', 'maps', 'predict'])
 def test_lazy_packages(package: str) -> None:
-    """They have the names that type checkers read, and no others."""
+    """Lazy packages export the names of their stubs and no others."""
     module = importlib.import_module(f'torchgeo_m2cd.{package}')
     assert module.__file__ is not None
     stub = ast.parse(Path(module.__file__).with_suffix('.pyi').read_text())
@@ -369,7 +369,7 @@ def test_console_script() -> None:
 
 @pytest.mark.slow
 def test_process() -> None:
-    """As a process, the status is that of a mistake, without a traceback."""
+    """A process exits with the status of a mistake, without a traceback."""
     command = [sys.executable, '-m', 'torchgeo_m2cd.cli', 'map', 'a.tif', 'no.tif']
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2

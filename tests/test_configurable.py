@@ -83,5 +83,5 @@ def test_plain() -> None:
 
 
 def test_class_path() -> None:
-    """It is the path that users import from."""
+    """The class path is the one that users import from."""
     assert OriginalO2SP.class_path() == 'torchgeo_m2cd.models.OriginalO2SP'

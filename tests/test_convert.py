@@ -54,7 +54,7 @@ class TestMain:
     def fails(
         self, capsys: pytest.CaptureFixture[str], folder: Path, *args: object
     ) -> str:
-        """Run it and return its error; it may leave no file behind."""
+        """Run the command, check that it leaves no file, and return its error."""
         before = sorted(folder.rglob('*'))
         with pytest.raises(SystemExit) as error:
             main([str(arg) for arg in args])

@@ -52,10 +52,10 @@ def find_commands(path: Path) -> list[list[str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of someone who follows the recipes."""
+    """Make the folder in which the recipes are followed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    # Classes that a recipe defines are not there for other tests
+    # Other tests must not see the classes that a recipe defines
     monkeypatch.delitem(sys.modules, 'steps', raising=False)
     Path('mine.yaml').write_text(config_path('ombria').read_text())
     return tmp_path
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize('path', EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The examples of the API print what they say."""
+    """The examples of the API print the output that they show."""
     monkeypatch.chdir(tmp_path)
     flags = doctest.ELLIPSIS
     if path.suffix == '.rst':
@@ -78,7 +78,7 @@ def test_examples(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize('path', sorted(ROOT.glob('*.md')), ids=lambda path: path.name)
 def test_links(path: Path) -> None:
-    """Files that a page names are there, with the heading that it names."""
+    """The files and headings that a page links to exist."""
     for link in re.findall(r'\]\((?!https?:)([^)]+)\)', path.read_text()):
         file, _, anchor = link.partition('#')
         text = (ROOT / file).read_bytes().decode(errors='ignore')

@@ -209,7 +209,7 @@ def test_map(
 
 
 def test_debug() -> None:
-    """All that jsonargparse says is there."""
+    """With debugging, the whole message of jsonargparse is shown."""
     with pytest.raises(Exception, match='Does not validate against any of the Union'):
         cli.main(['map', 'a.tif', 'b.tif', '--threshold', 'x', '--debug'])
 
@@ -221,7 +221,7 @@ def test_long() -> None:
 
 
 def test_odd() -> None:
-    """Messages that jsonargparse may have one day are shown as they are."""
+    """Unknown messages of jsonargparse are shown as they are."""
     text = "Expected a <class 'int'>"
     assert explain(ArgumentError(None, text)) == text
     text = "Problem with given class_path 'os.path': no Given value: {a b}"
@@ -229,7 +229,7 @@ def test_odd() -> None:
 
 
 class TestBomb:
-    """A few lines of YAML that stand for billions of values end at once, wherever."""
+    """Short YAML that expands to billions of values is refused at once, everywhere."""
 
     bomb = '{' + make_bomb(12).strip().replace('\n', ', ') + '}'
 

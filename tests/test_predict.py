@@ -11,7 +11,6 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import onnxruntime
 import pytest
 import rasterio
 import torch
@@ -20,10 +19,9 @@ from lightning.pytorch import Callback, Trainer
 from shapely.geometry import box
 from torch import Tensor, nn
 
-from tests.models.test_m2cd import untraced
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SceneDataset, SyntheticFlood, stack_pair
-from torchgeo_m2cd.models import M2CD, M2CD_Weights, PhysicalO2SP, export_onnx, m2cd
+from torchgeo_m2cd.models import M2CD, M2CD_Weights, PhysicalO2SP, m2cd
 from torchgeo_m2cd.predict import predict_pair, predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask, load_task
 from torchgeo_m2cd.transforms import (
@@ -88,7 +86,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_list_of_scenes(checkpoint: Path, tmp_path: Path) -> None:
-    """There is a summary for each, also for a single one."""
+    """A list of scenes gives a list of summaries, also for one scene."""
     SyntheticFlood().write_scene(tmp_path / 'scene', size=64)
     scenes = tmp_path / 'scenes.csv'
     scenes.write_text('name,optical,sar\nhere,scene/optical.tif,scene/sar.tif\n')
@@ -544,17 +542,6 @@ class TestAgreement:
         ]
         self.check(found, expected)
 
-    @pytest.mark.slow
-    def test_onnx(self, path: Path, expected: Tensor, tmp_path: Path) -> None:
-        with untraced():
-            export_onnx(self.load(path).model, tmp_path / 'model.onnx', size=64)
-        session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
-        metadata = session.get_modelmeta().custom_metadata_map
-        inputs = Inputs.from_dict(json.loads(metadata['inputs']))
-        images = torch.stack([stack_pair(*pair) for pair in chips()])
-        (logits,) = session.run(None, {'image': inputs(images).numpy()})
-        self.check(list(torch.from_numpy(logits)[:, 0].sigmoid()), expected)
-
     def test_scene(self, path: Path, tmp_path: Path) -> None:
         """A scene of one patch gives the same as a chip."""
         paths = SyntheticFlood().write_scene(
@@ -586,7 +573,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 class TestWeights:
-    """What ``predict_scene`` takes for weights."""
+    """``predict_scene`` takes released weights, folders and checkpoints."""
 
     def map(
         self, scene: tuple[Path, Path], output: Path, weights: Any
@@ -600,7 +587,7 @@ class TestWeights:
     def test_released(
         self, scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The optical file has names of bands, so that two arguments are enough."""
+        """Two arguments are enough if the optical file names its bands."""
         monkeypatch.chdir(tmp_path)
         # One patch, filled up with zeros as predict_pair does
         summary = predict_scene(*scene, data_args={'patch_size': 96}, trainer_args=CPU)
@@ -691,7 +678,7 @@ class TestWeights:
         error: type[Exception],
         message: str,
     ) -> None:
-        """There is an error before the images, which do not exist, are looked for."""
+        """A wrong file of weights is reported before the images, which do not exist."""
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
@@ -712,7 +699,7 @@ class TestWeights:
     def test_unreadable(
         self, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The error of the system says what is wrong."""
+        """The error of the operating system is passed on."""
 
         def refuse(*args: Any, **kwargs: Any) -> None:
             raise error('not yours')

@@ -55,7 +55,7 @@ def fail(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 class TestCheckpoint:
-    """It is named before the data, which do not exist, are looked for."""
+    """A wrong checkpoint is reported before the data, which do not exist."""
 
     data = (
         *('--data', 'torchgeo_m2cd.datamodules.OMBRIADataModule'),
@@ -121,7 +121,7 @@ class TestCheckpoint:
     def test_other_task(
         self, content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Of TorchGeo's tasks, only the file and the class are looked at."""
+        """Only the file and the class are checked for tasks of TorchGeo."""
         torch.save(content, tmp_path / 'a.ckpt')
         args = [
             *('test', '--model', 'torchgeo.tasks.ChangeDetection', *self.data),
@@ -135,7 +135,7 @@ class TestCheckpoint:
             cli.main(args)
 
     def test_words(self, tmp_path: Path) -> None:
-        """Lightning looks for the best checkpoint itself."""
+        """Lightning resolves the words for checkpoints itself."""
         args = arguments('test', tmp_path, '--ckpt_path', 'best', '--debug')
         with pytest.raises(ValueError, match=r'did not find|no path|not configured'):
             cli.main(args)
@@ -197,7 +197,7 @@ class TestRun:
         assert 0 <= float(line.split()[-1].strip('│ ')) <= 1
 
     def test_damaged(self, last: Path, tmp_path: Path) -> None:
-        """A training goes on from the best checkpoint, and says so."""
+        """If the last checkpoint is damaged, training continues from the best one."""
         path = tmp_path / 'last.ckpt'
         path.write_bytes(last.read_bytes()[:1000])
         (tmp_path / 'best.ckpt').write_bytes(last.with_name('best.ckpt').read_bytes())
@@ -212,7 +212,7 @@ class TestRun:
         assert torch.load(new, weights_only=True)['epoch'] == 1
 
     def test_bug(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What fails within a training, and is not ours, keeps its traceback."""
+        """An error of a library during training keeps its traceback."""
 
         def fail(*args: Any, **kwargs: Any) -> None:
             torch.ones(2) @ torch.ones(3)

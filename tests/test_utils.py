@@ -49,7 +49,7 @@ def test_many_choices() -> None:
 
 class TestWriteBeside:
     def test_contents(self, tmp_path: Path) -> None:
-        """Replaced as a whole, with the permissions of any new file."""
+        """The file is replaced as a whole and gets the permissions of a new file."""
         path = tmp_path / 'a.csv'
         for text in (b'1', b'22'):
             write_beside(path, lambda file, text=text: file.write(text))  # type: ignore[misc]
@@ -62,7 +62,7 @@ class TestWriteBeside:
         assert list_beside(path) == []
 
     def test_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What was there stays, nothing else does, and the error names the file."""
+        """On a full disk, the old file stays, no part remains, and the error names it."""
         path = tmp_path / 'a.csv'
         path.write_text('before')
         full = Mock(side_effect=OSError(errno.ENOSPC, 'No space left on device'))
@@ -73,7 +73,7 @@ class TestWriteBeside:
         assert list(tmp_path.iterdir()) == [path]
 
     def test_other_errors(self, tmp_path: Path) -> None:
-        """They are what they are."""
+        """Other errors are not changed."""
 
         def write(file: BinaryIO) -> None:
             raise OSError('no number')
@@ -82,7 +82,7 @@ class TestWriteBeside:
             write_beside(tmp_path / 'a.csv', write)
 
     def test_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A link that waits under the name, should somebody guess it, is not followed."""
+        """A symbolic link with the name of the temporary file is not followed."""
         path, target = tmp_path / 'a.csv', tmp_path / 'precious'
         target.write_text('precious')
         monkeypatch.setattr('secrets.token_hex', lambda size: 'ab' * size)
@@ -92,7 +92,7 @@ class TestWriteBeside:
         assert target.read_text() == 'precious'
 
     def test_list(self, tmp_path: Path) -> None:
-        """By their whole names: others belong to somebody else."""
+        """Only files with exactly such names are listed."""
         path = tmp_path / 'a.csv'
         with create_beside(path) as file:
             assert list_beside(path) == [Path(file.name)]

@@ -101,7 +101,7 @@ def _list_children(value: Any) -> Iterable[Any]:
 
 
 def find_resumable(path: str | os.PathLike[str]) -> str:
-    """Find the checkpoint that a training can go on from.
+    """Find the checkpoint that a training can resume from.
 
     Args:
         path: Path of the checkpoint that the user wants.
@@ -156,7 +156,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
 
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # Of trainings that were killed while they wrote
+        # Left by trainings that were killed while writing
         for old in list_beside(Path(path)):
             old.unlink(missing_ok=True)
         write_beside(Path(path), lambda file: torch.save(checkpoint, file))

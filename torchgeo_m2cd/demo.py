@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             SceneDataset(*paths, mask=classes),
         )
     )
-    # What was water before, and known to be, is another class
+    # Known water before the flood is a class of its own
     prediction = (predicted['mask'] == 1).long()
     scene_iou = float(
         binary_jaccard_index(

@@ -64,7 +64,7 @@ def beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
 def create_beside(path: pathlib.Path) -> BinaryIO:
     """Create a file of a new name beside another one, in the same folder.
 
-    Nobody can guess the name, so no link waits there, and two processes never share it.
+    The name is random: no link can wait there, and two processes never share it.
 
     Args:
         path: The other path.
@@ -77,7 +77,7 @@ def create_beside(path: pathlib.Path) -> BinaryIO:
 
 
 def list_beside(path: pathlib.Path) -> list[pathlib.Path]:
-    """List what :func:`create_beside` has left beside a path.
+    """List the files that :func:`create_beside` left beside a path.
 
     Args:
         path: The path.

@@ -1,13 +1,18 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import torchgeo.main
 import yaml
 
+from benchmarks import evaluate
 from tests.data.ombria.data import make_ombria
 
 
@@ -39,6 +44,31 @@ def matrix(tmp_path: Path) -> dict[str, Any]:
         'models': {'Global': {'threshold': 'global', 'seeds': [1]}},
         'seeds': [0, 1],
     }
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train and test cells in this process: a new one imports torch for seconds.
+
+    test_failing_cell and test_rule start processes.
+    """
+    mains: dict[str, Callable[[list[str]], None]] = {
+        'torchgeo': torchgeo.main.main,
+        'benchmarks.evaluate': evaluate.main,
+    }
+
+    def run(command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+        _, _, module, *arguments = command
+        with (
+            # The commands set environment variables
+            patch.dict(os.environ),
+            log.open('a') as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            mains[module](arguments)
+
+    monkeypatch.setattr('benchmarks.compare._run', run)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ class TestThresholds:
         assert best_threshold(samples) == 20
         assert best_threshold(samples[1:]) == -1
 
-    @pytest.mark.slow
+    @pytest.mark.usefixtures('in_process')
     @pytest.mark.parametrize('kind', ['rule', 'global', 'oracle', 'smooth-oracle'])
     def test_kinds(
         self, matrix: dict[str, Any], write: Write, tmp_path: Path, kind: str

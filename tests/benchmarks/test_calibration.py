@@ -37,7 +37,7 @@ def make_group(temperature: float, offset: float, total: int = 100_000) -> Tenso
 
 class TestFit:
     def test_known(self) -> None:
-        """The values that the groups were made with, whatever their sizes."""
+        """The fit finds the values that the groups were made with, for any sizes."""
         groups = {'a': make_group(2.5, -0.7), 'b': make_group(2.5, -0.7, 3_000_000)}
         temperature, offset = fit(groups)
         assert temperature == pytest.approx(2.5, rel=0.01)

@@ -18,6 +18,8 @@ Write = Callable[[dict[str, Any]], Path]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('in_process')
+@pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many workers')
 def test_trained_cell(matrix: dict[str, Any], write: Write, tmp_path: Path) -> None:
     matrix['models'] = {
         'FCN': {
@@ -76,6 +78,9 @@ def test_failing_cell(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     matrix['arguments']['data.root'] = str(tmp_path / 'nowhere')
+    matrix['models'] = {'FCN': {'arguments': {'model.model': 'fcn'}, 'seeds': [1]}}
     assert compare.main([str(write(matrix)), str(tmp_path / 'out')]) == 1
-    assert 'exit code 1' in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert 'fit.log: exit code 1' in output
+    assert 'nowhere' in output
     assert not (tmp_path / 'out' / 'counts.csv').exists()

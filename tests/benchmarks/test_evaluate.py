@@ -17,7 +17,7 @@ from torchgeo_m2cd.configs import config_path
 
 def test_average_orientations() -> None:
     class Corner:
-        """Sees only the upper left pixel."""
+        """A model of the upper left pixel only."""
 
         def predict_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
             output = torch.zeros_like(batch['image'][:, 0])

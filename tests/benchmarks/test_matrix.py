@@ -60,7 +60,7 @@ class TestReadMatrix:
     def test_no_best(
         self, matrix: dict[str, Any], write: Write, tmp_path: Path
     ) -> None:
-        """Noticed before the trainings, not after them."""
+        """A missing checkpoint is an error before training."""
         config = tmp_path / 'mine.yaml'
         config.write_text('trainer: {callbacks: [{class_path: a.B}]}')
         matrix |= {'config': str(config), 'models': {'U-Net': None}}

@@ -137,7 +137,7 @@ def test_average(tmp_path: Path) -> None:
 class TestErrors:
     @pytest.mark.parametrize('model', ['m2cd', 'unet'])
     def test_model(self, tmp_path: Path, model: str) -> None:
-        """Only M²CD, and only with inputs."""
+        """Only M²CD with inputs can be released."""
         path = save(tmp_path / 'a.ckpt', None, model=model, backbone='resnet18')
         with pytest.raises(ValueError, match='is not the checkpoint of an M²CD with'):
             run(tmp_path, path)

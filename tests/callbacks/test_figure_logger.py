@@ -91,7 +91,7 @@ class TestFigureLogger:
         assert datamodule.inputs is self.task.inputs
 
     def test_other_data_module(self, tmp_path: Path) -> None:
-        """TorchGeo's data modules do not keep source units: the figure shows the batch."""
+        """TorchGeo's data modules keep no source units: the figure shows the batch."""
 
         class Module(NonGeoDataModule):
             def setup(self, stage: str) -> None:

@@ -23,7 +23,7 @@ def draw() -> list[float]:
 
 
 class Batches(Callback):
-    """Records what the model is shown."""
+    """Record what the model is shown."""
 
     def __init__(self) -> None:
         self.sums: list[float] = []
@@ -38,7 +38,7 @@ class Batches(Callback):
 class TestRandomState:
     @pytest.mark.parametrize('world_size', [1, 2])
     def test_generators(self, world_size: int, tmp_path: Path) -> None:
-        """A checkpoint holds plain values; one process does not know of the others."""
+        """The plain values of a checkpoint are restored once, in a single process only."""
         trainer: Any = SimpleNamespace(world_size=world_size)
         task: Any = None
         callback = RandomState()
@@ -54,7 +54,7 @@ class TestRandomState:
         assert draw() != expected
 
     def test_cuda(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Devices that are not there any more are left out."""
+        """States of missing devices are skipped."""
         restored: list[tuple[int, int]] = []
         states = [torch.tensor([5]), torch.tensor([6])]
         monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
@@ -74,7 +74,7 @@ class TestRandomState:
 
     @pytest.mark.filterwarnings('ignore:The .*dataloader.* does not have many')
     def test_resumed(self, tmp_path: Path) -> None:
-        """Same batches, same augmentation, same weights as without interruption."""
+        """A resumed run has the batches, augmentation and weights of a whole run."""
 
         def fit(name: str, epochs: int, path: str | None = None) -> Any:
             seed_everything(1 if path is None else 2)

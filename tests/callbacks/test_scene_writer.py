@@ -11,7 +11,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import geopandas as gpd
 import numpy as np
@@ -19,6 +19,7 @@ import pytest
 import rasterio
 import shapely
 import torch
+import torchgeo.main
 from lightning.pytorch import LightningModule, Trainer
 from pyproj import Transformer
 from rasterio.transform import from_origin
@@ -45,7 +46,7 @@ INPUTS = Inputs(Standardize(MEAN, STD), Standardize([-12.0], [5.0]))
 
 
 class PixelTask(LightningModule):
-    """A model that looks at each pixel by itself: patches cannot change its result."""
+    """A model of single pixels, whose result does not depend on patches."""
 
     def __init__(self, classes: int = 1) -> None:
         super().__init__()
@@ -239,7 +240,7 @@ class TestSceneWriter:
 
     @pytest.mark.parametrize('own', [True, False])
     def test_threshold(self, own: bool, paths: dict[str, Path], tmp_path: Path) -> None:
-        """That of the user, or else of the model."""
+        """The threshold is that of the user, or else that of the model."""
         output, mask = tmp_path / 'change.tif', tmp_path / 'mask.tif'
         task = PixelTask()
         task.reliability = Reliability(threshold=0.9 if own else 0.2)
@@ -258,7 +259,7 @@ class TestSceneWriter:
     def test_water_before(
         self, step: Any, paths: dict[str, Path], tmp_path: Path
     ) -> None:
-        """What the optical image shows as water is a class, by what the model saw."""
+        """Water in the optical image is a class of its own."""
         inputs = Inputs(step, INPUTS.sar, window=300)
         writer = SceneWriter(tmp_path / 'change.tif', tmp_path / 'mask.tif')
         datamodule = predict(paths, writer, PixelTask(), inputs=inputs, patch_size=64)
@@ -289,7 +290,7 @@ class TestSceneWriter:
     def test_summary(
         self, paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Printed, kept and in a file, with the warnings of the run."""
+        """The summary is printed, kept and in a file, with the warnings of the run."""
 
         class Odd(PixelTask):
             def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -316,7 +317,7 @@ class TestSceneWriter:
         assert {'optical.tif', 'optical_classes.tif'} < set(names(tmp_path))
 
     def test_districts(self, paths: dict[str, Path], tmp_path: Path) -> None:
-        """They are checked before anything is predicted."""
+        """Districts are checked before anything is predicted."""
         districts = Districts(tmp_path / 'districts.gpkg', 'name')
         writer = SceneWriter(tmp_path / 'change.tif', districts=districts)
         with pytest.raises(
@@ -675,7 +676,7 @@ class TestSeveralScenes:
         run()
         assert first.exists()
         assert (second.read_bytes(), second.stat().st_mtime_ns) == before
-        # Nothing is left to do, and the summaries are those of before
+        # All maps are complete, and the summaries are those of the first run
         capfd.readouterr()
         run()
         out = capfd.readouterr().out
@@ -697,7 +698,7 @@ class TestSeveralScenes:
             run()
 
     def test_empty_scene(self, two_scenes: Path, tmp_path: Path) -> None:
-        """The others are mapped, and it is named in the end."""
+        """An empty scene is named in the end; the others are mapped."""
         lines = two_scenes.read_text().splitlines()
         with rasterio.open(two_scenes.parent / '0' / 'sar.tif') as src:
             profile, shape = src.profile, (src.count, *src.shape)
@@ -727,7 +728,7 @@ class TestSeveralScenes:
         assert not list((tmp_path / 'maps').glob('*/lock'))
 
     def test_list_is_not_replaced(self, two_scenes: Path, tmp_path: Path) -> None:
-        """Nor is a checkpoint, by whichever name."""
+        """A map never replaces the list of scenes or the checkpoint, by any path."""
         (tmp_path / 'a.json').write_text(two_scenes.read_text())
         text = two_scenes.read_text().splitlines()
         scenes = tmp_path / 'scene0.csv'
@@ -756,7 +757,9 @@ class TestSeveralScenes:
             trainer.predict(PixelTask(), datamodule=datamodule)
 
     @pytest.mark.slow
-    def test_two_processes(self, two_scenes: Path, tmp_path: Path) -> None:
+    def test_two_processes(
+        self, two_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Two processes of torchrun write the same files as one process."""
         checkpoint = tmp_path / 'model.ckpt'
         trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
@@ -799,22 +802,23 @@ class TestSeveralScenes:
             },
         }
         (tmp_path / 'config.json').write_text(json.dumps(config))
-        command = ['torchgeo', 'predict', '--config', 'config.json']
+        command = ['predict', '--config', 'config.json']
+        monkeypatch.chdir(tmp_path)
+        with patch.dict(os.environ):
+            torchgeo.main.main(command)
+        launcher = ['torch.distributed.run', '--standalone', '--nproc-per-node=2']
         several = [
             '--trainer.strategy=ddp', '--trainer.devices=2',
             '--trainer.callbacks.output=two/{name}.tif',
         ]  # fmt: skip
-        launcher = ['torch.distributed.run', '--standalone', '--nproc-per-node=2']
-        for arguments in (command, [*launcher, '-m', *command, *several]):
-            result = subprocess.run(
-                [sys.executable, '-m', *arguments],
-                cwd=tmp_path,
-                env={**os.environ, 'OMP_NUM_THREADS': '1'},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert result.returncode == 0, result.stderr[-2000:]
+        result = subprocess.run(
+            [sys.executable, '-m', *launcher, '-m', 'torchgeo', *command, *several],
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
         for name in ('scene0.tif', 'scene1.tif'):
             one, two = (tmp_path / n / name for n in ('one', 'two'))
             assert one.read_bytes() == two.read_bytes()

@@ -19,7 +19,7 @@ def test_config_path() -> None:
 
 
 def test_read_configs() -> None:
-    """Values of the later one replace those of the earlier one, and no others."""
+    """Values of the later config replace those of the earlier one."""
     text = read_configs('original', 'original_bright')
     assert text.startswith('# original + original_bright\n')
     base, top, merged = (

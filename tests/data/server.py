@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Sends a file, or a part of it, whatever the query of the URL."""
+    """Send a file, or a part of it, whatever the query of the URL."""
 
     def do_GET(self) -> None:
         self._send(with_body=True)
@@ -24,7 +24,7 @@ class Handler(SimpleHTTPRequestHandler):
         self._send(with_body=False)
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Log no requests."""
 
     def _send(self, with_body: bool) -> None:
         file = Path(self.translate_path(self.path))

@@ -143,7 +143,7 @@ class TestMatchBands:
         assert read(scene) == [[400], [6]]
 
     def test_chosen(self, optical: Path, tmp_path: Path) -> None:
-        """Bands that were chosen are read, but not if they are others than the model's."""
+        """Chosen bands are read; bands other than the model's are refused."""
         sar = write_bands(tmp_path / 'sar.tif', ['VV', 'VH'])
         scene = SceneDataset(optical, SARSource(sar, bands=[2]))
         match_bands(scene, make_inputs(['B04'], ['VH']))
@@ -250,7 +250,7 @@ class TestStacks:
         match_bands(SceneDataset(optical, SARSource(swapped, bands=[2])), inputs)
 
     def test_other_stack(self, tmp_path: Path) -> None:
-        """B08 and B8A are nearly the same, if these they are."""
+        """A stack is refused if its B08 and B8A, which are nearly the same, differ."""
         sar = write_bands(tmp_path / 'sar.tif', ['VV'])
         path = self.write(tmp_path / 'optical.tif', ['?'] * 13)
         inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['nir'], ['VV'])
@@ -259,7 +259,7 @@ class TestStacks:
             match_bands(SceneDataset(path, sar), inputs)
 
     def test_no_data(self, tmp_path: Path) -> None:
-        """Where nothing is seen, nothing is checked."""
+        """Bands without data are not checked."""
         sar = write(tmp_path / 'sar.tif', np.full((40, 40), np.nan, np.float32))
         path = self.write(tmp_path / 'optical.tif', ['?'] * 13)
         inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['nir'], ['VV'])
@@ -268,7 +268,7 @@ class TestStacks:
         assert scene.optical.band_names == ['B08']
 
     def test_names_that_files_have(self, tmp_path: Path) -> None:
-        """They are never replaced."""
+        """Names in files are never replaced."""
         sar = write_bands(tmp_path / 'sar.tif', ['VV'])
         path = write_bands(tmp_path / 'optical.tif', ['B08', '', '', ''])
         inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['B02'], ['VV'])
@@ -353,7 +353,7 @@ class TestSceneDataModule:
         assert [plan['bands'] for plan in plans] == [['VV', 'VH']] * 3
 
     def test_missing(self, tmp_path: Path) -> None:
-        """Errors come before anything is predicted, and whatever check is."""
+        """A missing band is an error before predicting, also with check=False."""
         optical = write_bands(tmp_path / 'o.tif', ['B04'])
         sar = write_bands(tmp_path / 's.tif', ['VH'])
         trained = make_inputs(['B04'], ['VV'])

@@ -492,7 +492,7 @@ class TestChooseInputs:
         assert datamodule.choose_inputs(trained) is trained
 
     def test_measured(self) -> None:
-        """Without inputs, the training split is measured, and nothing else."""
+        """Without inputs, the training split is measured, and no other."""
         datamodule = make(inputs=None)
         with pytest.raises(ValueError, match='inputs are not given, and the model has'):
             datamodule.choose_inputs()

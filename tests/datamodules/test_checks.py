@@ -111,7 +111,7 @@ class TestCheckValues:
 
 class TestCheckMask:
     def test_elsewhere(self, tmp_path: Path) -> None:
-        """A mask that has nothing to say of the scene."""
+        """A mask elsewhere has no labels of the scene."""
         optical = write(tmp_path / 'o.tif', np.ones((3, 100, 120)))
         sar = write(tmp_path / 's.tif', np.ones((100, 120)))
         values = np.zeros((50, 50), np.uint8)
@@ -279,7 +279,7 @@ class TestFindImpossible:
 
 
 class TestCheckPossible:
-    """All of the files are looked at, at low resolution."""
+    """All files are checked at low resolution."""
 
     @pytest.fixture
     def optical(self, tmp_path: Path) -> Path:
@@ -314,7 +314,7 @@ class TestCheckPossible:
         check_possible(SceneDataset(optical, path))
 
     def test_power(self, optical: Path, tmp_path: Path) -> None:
-        """Noise that was removed leaves power about zero; -9999 is none."""
+        """Power may be slightly negative after noise removal, but not 65535 or inf."""
         power = 10 ** (DECIBELS / 10)
         calm = put(power, 0, 0.1)
         calm[0, 30:40] = -0.001
@@ -344,7 +344,7 @@ class TestCheckPossible:
             check_possible(SceneDataset(optical, SARSource(other, scale='other')))
 
     def test_several(self, optical: Path, tmp_path: Path) -> None:
-        """The message names the three that most pixels have."""
+        """The message names the three most frequent values."""
         image = DECIBELS.copy()
         image[:, 0, :10] = np.arange(-1010, -1000)
         image[:, 1:11] = -9999
@@ -362,7 +362,7 @@ class TestCheckPossible:
             check_possible(SceneDataset(optical, tmp_path / 'sar'))
 
     def test_border(self, tmp_path: Path) -> None:
-        """A border that is too narrow for the low resolution is seen in full."""
+        """A border narrower than a coarse pixel is found."""
         sar = RNG.normal(-12, 3, (1, 64, 3000)).astype(np.float32)
         sar[:, :, 0] = -9999
         scene = SceneDataset(
@@ -376,7 +376,7 @@ class TestCheckPossible:
             check_values(scene)
 
     def test_anywhere(self, tmp_path: Path) -> None:
-        """Also between the windows that units are checked in, in a large file."""
+        """Values between the windows of the unit check are found in a large file."""
         sar = RNG.normal(-12, 3, (1, 1500, 2600)).astype(np.float32)
         sar[:, 700:760, 1000:1100] = -9999
         scene = SceneDataset(

@@ -56,7 +56,7 @@ class TestChipFolderDataModule:
         assert batch['image'].shape == (1, 2, 4, SIZE, SIZE)
 
     def test_statistics(self, root: Path) -> None:
-        """They are those of the chips for training, in the units of the samples."""
+        """Statistics are those of the training chips, in the units of the samples."""
         datamodule = make(
             root,
             optical=Source(bands=[4, 1], gain=0.1),

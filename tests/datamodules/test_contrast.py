@@ -120,7 +120,7 @@ class TestPicture:
         assert len(sar.describe()['assumed']) == 2
 
     def test_given(self, optical: Path, trained: Inputs, tmp_path: Path) -> None:
-        """What the user says is not estimated."""
+        """A contrast that the user gives is not estimated."""
         picture = write(tmp_path / 'picture.tif', to_grey(make_decibels()))
         for kwargs, unit in (
             ({'decibels': 0.3}, 1.0),
@@ -148,7 +148,7 @@ class TestPicture:
         assert datamodule.scenes.scenes[0].sar.describe()['scale'] == 'db'
 
     def test_other_inputs(self, optical: Path, tmp_path: Path) -> None:
-        """Inputs that do not depend on decibels are of the values of the file."""
+        """Inputs that do not depend on decibels use the values of the file."""
         picture = write(tmp_path / 'picture.tif', np.full((SIZE, SIZE), 90, np.uint8))
         for sar in (Standardize([80.0], [10.0]), LeftOut(1)):
             inputs = Inputs(RelativeDarkness([0.5]), sar)
@@ -173,7 +173,7 @@ class TestPicture:
         assert f'one grey value is {values} dB' in description['assumed'][-1]
 
     def test_corners(self, optical: Path, trained: Inputs, tmp_path: Path) -> None:
-        """Black corners of a swath are no data; black water is."""
+        """Black corners of a swath are no data; black water is data."""
         grey = to_grey(make_decibels())
         grey[:80, :80] = 0
         grey[220:250, 100:140] = 0
@@ -257,7 +257,7 @@ class TestCheckContrast:
         tmp_path: Path,
         recwarn: pytest.WarningsRecorder,
     ) -> None:
-        """Speckle tells of another stretch, if it is one, and if there are enough data."""
+        """Speckle reveals another stretch if there are enough data."""
         values = (make_decibels() / unit + 100).astype(np.float32)
         margin = (SIZE - columns) // 2
         values[:, :margin] = values[:, SIZE - margin :] = np.nan

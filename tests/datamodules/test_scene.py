@@ -196,7 +196,7 @@ class TestSceneDataModule:
     def test_impossible(
         self, inputs: Inputs | None, stage: str, paths: dict[str, Path], tmp_path: Path
     ) -> None:
-        """No value for no data that is not declared, and not in statistics either."""
+        """Undeclared no-data values are refused and do not enter statistics."""
         if inputs is None and stage != 'fit':
             pytest.skip('measured in training only')
         with rasterio.open(paths['sar']) as src:
@@ -246,7 +246,7 @@ class TestSceneDataModule:
         )
         with pytest.raises(ValueError, match=match):
             getattr(datamodule, f'{split}_dataloader')()
-        # Nothing to predict is for the writer to say
+        # The writer reports a scene without data
         inputs = Inputs(StandardizeImage(MEAN, STD), Relative([5.0]))
         datamodule = make({**paths, 'sar': tmp_path / 'sar.tif'}, inputs=inputs)
         datamodule.setup('predict')
@@ -296,7 +296,7 @@ class TestSceneDataModule:
         assert count == 140 * 140
 
     def test_own_statistics(self, paths: dict[str, Path]) -> None:
-        """Without statistics, those of the training split are taken."""
+        """Without inputs, the statistics of the training split are used."""
         datamodule = fit(paths, inputs=None)
         datamodule.setup('fit')
         datamodule.val_dataloader()
@@ -340,7 +340,7 @@ class TestSceneDataModule:
     @pytest.mark.parametrize('window', [20, 48, 100, 300])
     @pytest.mark.parametrize('stage', ['predict', 'test', 'fit'])
     def test_window(self, stage: str, window: int, paths: dict[str, Path]) -> None:
-        """What is measured is the window around a patch, within the scene."""
+        """The window around a patch, within the scene, is measured."""
         inputs = Inputs(
             RelativeDarkness([0, 0, 0, 0.4]), Relative([5.0], ['otsu', 0.85]), window
         )
@@ -388,7 +388,7 @@ class TestSceneDataModule:
             assert sorted({row for row, _ in starts}) == [0, 22, 40]
 
     def test_units_of_sar(self, paths: dict[str, Path]) -> None:
-        """In dB, unless the scene is of the units that the model was trained with."""
+        """SAR is read in dB, or in the units that the model was trained with."""
         trained = Inputs(OPTICAL, Relative([5.0], decibels=0.4))
         scales = {}
         for scale in get_args(SARScale):

@@ -38,7 +38,7 @@ class TestMeasureStatistics:
         )
 
     def test_zeros(self, tmp_path: Path) -> None:
-        """They are no data where all optical bands have them, as for a model."""
+        """Zeros in all optical bands are no data, as for a model."""
         inputs = measure_statistics(self.make(tmp_path), (32, 32))
         optical, sar = inputs.optical, inputs.sar
         assert isinstance(optical, Standardize)
@@ -98,13 +98,13 @@ class TestMeasureChips:
         assert sar.std == pytest.approx([3], rel=0.03)
 
     def test_spread_over_the_dataset(self) -> None:
-        """Not all of many chips are read, but some everywhere."""
+        """A part of many chips is read, spread over the dataset."""
         optical = measure_chips(Named(4000)).optical
         assert isinstance(optical, Standardize)
         assert optical.mean == pytest.approx([2099, 2099], abs=2)
 
     def test_no_names(self) -> None:
-        """Datasets of TorchGeo have images of equal bands, and name none."""
+        """Datasets of TorchGeo have equal bands in both images and do not name them."""
         assert measure_chips(Fake(2)).band_counts == (2, 2)
 
     def test_errors(self) -> None:

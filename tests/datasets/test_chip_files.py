@@ -70,7 +70,7 @@ class TestImageReader:
         assert valid.all()
 
     def test_four_bands_of_a_picture(self, tmp_path: Path) -> None:
-        """The fourth is a band, and not what is transparent."""
+        """The fourth band of a picture is a band, not transparency."""
         array = ramp(4, 'uint8')
         array[3, :2] = 0
         path = save(tmp_path / 'a.png', array)
@@ -122,7 +122,7 @@ class TestImageReader:
             optical(path, bands=bands)
 
     def test_other_file(self, tmp_path: Path) -> None:
-        """All files have the bands of the first, as far as they have names."""
+        """All files must have the named bands of the first file."""
         reader = optical(save(tmp_path / 'a.tif', ramp(2), descriptions=('B04', None)))
         reader.read(save(tmp_path / 'b.tif', ramp(2)))
         path = save(tmp_path / 'c.tif', ramp(2), descriptions=('B08', 'B04'))
@@ -150,7 +150,7 @@ class TestImageReader:
         [({}, {}), ({}, {'nodata': -9}), ({'nodata': -9}, {'nodata': -8})],
     )
     def test_no_data(self, tmp_path: Path, settings: Any, tags: Any) -> None:
-        """It is what the settings, the tags, or NaN say, in any band that is read."""
+        """Settings, tags or NaN in any band that is read mark no data."""
         array = ramp(2) + 1
         array[0, 0, 0] = array[1, 0, 1] = (tags and -9) or np.nan
         path = save(tmp_path / 'a.tif', array, **tags)
@@ -226,7 +226,7 @@ class TestImageReader:
 
     @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes with names')
     def test_pipe(self, tmp_path: Path) -> None:
-        """A pipe is refused, not waited for."""
+        """A pipe is refused without waiting for it."""
         os.mkfifo(tmp_path / 'a.tif')
         with pytest.raises(ValueError, match=r"optical file '.*a\.tif' is a pipe"):
             optical(str(tmp_path / 'a.tif'))
@@ -297,7 +297,7 @@ class TestReadMask:
             read_mask(path, MaskSource(**settings))
 
     def test_bands(self, tmp_path: Path) -> None:
-        """Pictures of three bands are masks, if these are equal."""
+        """A picture of three bands is a mask if its bands are equal."""
         array = np.zeros((3, H, W), np.uint8)
         array[:, 0] = 1
         path = save(tmp_path / 'a.png', array)

@@ -20,7 +20,7 @@ def chip(name: str, group: str = '') -> Chip:
 
 class TestDivide:
     def test_runs(self) -> None:
-        """Neighbours stay together, and a share is that of the chips."""
+        """Neighbours stay together; a share is a share of the chips."""
         chips = [chip(f'{number}') for number in range(320)]
         divided = divide(chips, {'val': 0.125, 'test': 0.25})
         count = Counter(chip.split for chip in divided)
@@ -55,7 +55,7 @@ class TestDivide:
             assert count == {'train': 3, 'val': 3, 'test': 3}
 
     def test_rest(self) -> None:
-        """What nobody takes is for training, or left out if training has a share."""
+        """Remaining chips are for training, or left out if training has a share."""
         chips = [chip(str(n), str(n)) for n in range(10)]
         count = Counter(c.split for c in divide(chips, {'val': 0.2}))
         assert count == {'train': 8, 'val': 2}
@@ -123,7 +123,7 @@ class TestLoadChips:
             self.load(root, 'val')
 
     def test_part_of_training(self, root: Path) -> None:
-        """Where there is no folder, a part of that for training is taken."""
+        """A split without a folder is a part of the training folder."""
         splits = {'val': 0.25}
         train, val = (self.load(root, split, splits) for split in ('train', 'val'))
         assert (len(train), len(val)) == (12, 4)

@@ -20,7 +20,7 @@ def keys(chips: list[Chip]) -> list[str]:
 
 class TestFindChips:
     def test_default(self, tmp_path: Path) -> None:
-        """Pairs have the same stem, numbers are sorted by value, the rest is ignored."""
+        """Pairs share a stem, numbers are sorted by value, other files are ignored."""
         for number in (10, 9):
             touch(tmp_path, f'train/A/c_{number}.tif', f'train/B/c_{number}.png')
             touch(tmp_path, f'train/label/c_{number}.png')

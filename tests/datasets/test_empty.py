@@ -22,7 +22,7 @@ class TestFindEmpty:
 
     @pytest.mark.parametrize('size', [(200, 100), (100, 1500)])
     def test_corner(self, size: tuple[int, int], tmp_path: Path) -> None:
-        """A triangle is found, whatever the resolution it is looked at with."""
+        """A triangle is found at any resolution."""
         height, width = size
         rows, columns = np.mgrid[:height, :width]
         image = np.ones(size, np.float32)
@@ -61,7 +61,7 @@ class TestFindEmpty:
         )
 
     def test_none(self, tmp_path: Path) -> None:
-        """Neither single zeros, nor zeros of one band, nor a lake are a empty."""
+        """Single zeros, zeros of one band, and a lake are not empty areas."""
         image = np.ones((2, 100, 100), np.float32)
         image[:, 30:60, 30:60] = 0
         image[0, :20] = 0
@@ -75,7 +75,7 @@ class TestFindEmpty:
 
     @pytest.mark.parametrize('nodata', [-9999.0, np.nan])
     def test_fringe(self, nodata: float, tmp_path: Path) -> None:
-        """Zeros between data and what is declared as no data; a lake at an edge is none."""
+        """Zeros beside declared no data are empty; a lake at an edge is not."""
         rows, columns = np.mgrid[:100, :100]
         image = np.ones((100, 100), np.float32)
         image[rows + columns < 60] = 0

@@ -63,7 +63,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 class TestZeros:
-    """Where 0 is no data, and where it is a value."""
+    """0 may be no data or a value."""
 
     @pytest.mark.parametrize('offset', [0, 0.5])
     @pytest.mark.parametrize('separate', [False, True])
@@ -156,7 +156,7 @@ class TestZeros:
     @pytest.mark.parametrize('scale', ['power', 'amplitude', 'db'])
     @pytest.mark.parametrize('res', [15, 20, 30, 7])
     def test_slanted_border(self, res: float, scale: Any, tmp_path: Path) -> None:
-        """Nothing is mixed with it, whatever the grid."""
+        """A slanted border of zeros is not mixed with its neighbours, on any grid."""
         values = np.full((SIZE, SIZE), -13 if scale == 'db' else 0.05, np.float32)
         rows, columns = np.mgrid[:SIZE, :SIZE]
         values[rows * 0.3 + columns < 25] = 0
@@ -227,7 +227,7 @@ class TestZeros:
         _, _, valid = read(dataset)
         assert not valid[:, -7:].any()
         assert valid[:, :-7].all()
-        # As the argument says
+        # The argument decides
         settled = SARSource(tmp_path / 's.tif', nodata=math.nan)
         assert read(SceneDataset(tmp_path / 'o.tif', settled))[2].all()
         # Pictures of 8 bit may be black
@@ -235,7 +235,7 @@ class TestZeros:
         assert read(SceneDataset(tmp_path / 'o.tif', picture))[2].all()
 
     def test_border_of_a_picture(self, tmp_path: Path) -> None:
-        """As models take 0 in all bands for no data, it shows what is below."""
+        """A border of zeros in all bands is no data and shows the image below."""
         first, second = optical(seed=2), optical(seed=3)
         first[:, :20] = 0
         first[:3, 40:50, 40:50] = 0
@@ -275,7 +275,7 @@ class TestRadiometry:
         equal(found[3], image[3] * 0.275)
         assert valid.all()
         np.testing.assert_allclose(radar, decibels, atol=0.011)
-        # Arguments come first
+        # Arguments take precedence
         found, radar, _ = read(
             SceneDataset(Source(o, gain=1, offset=-1000), SARSource(s, gain=0.1))
         )
@@ -283,7 +283,7 @@ class TestRadiometry:
         np.testing.assert_allclose(radar, decibels * 10, atol=0.11)
 
     def test_zero_reflectance(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        """What is 0 after the offset is dark, and not without data as to a model."""
+        """A value that is 0 after the offset is dark, not no data."""
         o = write(tmp_path / 'x.tif', np.full((4, SIZE, SIZE), 1000, np.uint16))
         found, _, valid = read(SceneDataset(Source(o, offset=-1000), pair[1]))
         assert valid.all()
@@ -373,7 +373,7 @@ class TestPlace:
             assert read(dataset)[2].float().mean() > 0.9
 
     def test_margin_at_180_degrees(self, tmp_path: Path) -> None:
-        """The margin of a file is where the grid has it."""
+        """The margin of a file is at the right place on the grid."""
         image = np.full((SIZE, SIZE), 0.1, np.float32)
         image[:, :20] = 0
         image[30, 40] = 0  # Calm water
@@ -419,7 +419,7 @@ class TestPlace:
 
 
 class TestFolders:
-    """What lies beside each other."""
+    """Folders with several files."""
 
     def test_hyp3(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         name = 'S1A_IW_20230501T050000_DVP_RTC10_G_gduned_ABCD'
@@ -462,7 +462,7 @@ class TestFolders:
     def test_other_things(
         self, names: tuple[str, str], pair: tuple[Path, Path], tmp_path: Path
     ) -> None:
-        """Not tiles: elevation as whole numbers, or angles at the same place."""
+        """Elevation or angles at the same place are not tiles."""
         folder = tmp_path / 'product'
         dtype = np.int16 if 'dem.tif' in names else np.float32
         write(folder / names[0], sar())
@@ -479,7 +479,7 @@ class TestFolders:
         )
 
     def test_singles(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        """At one place there is a series, or things that differ."""
+        """Files at one place may be a series or different quantities."""
         folder = tmp_path / 'in'
         for names, is_series in (
             (('x_20230501.tif', 'y_20230513.tif'), True),
@@ -514,7 +514,7 @@ class TestFolders:
         equal(found, optical())
 
     def test_first_on_top(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        """In the order given, whatever the names are; and its grid."""
+        """The first file is on top and gives the grid, whatever the names are."""
         b = write(tmp_path / 'b.tif', sar(seed=7), shift(10, -5))
         a = write(tmp_path / 'a.tif', sar(seed=8))
         first = SceneDataset(pair[0], [b, a])
@@ -641,7 +641,7 @@ def test_trim(trim: int, pair: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_scan(tmp_path: Path) -> None:
-    """All of each file, whatever the grid, in the units of a sample."""
+    """A scan reads all of each file in the units of a sample, whatever the grid."""
     power = np.full((2100, 50), 0.1, np.float32)
     power[1000:1100] = -9999
     power[:, :10] = 0
@@ -689,7 +689,7 @@ def test_describe(pair: tuple[Path, Path]) -> None:
 
 
 def test_scale_by_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """Products of HyP3 say whether they are in power, which is said as it is read."""
+    """Names of HyP3 products give the scale, and a message reports it."""
     name = 'S1A_IW_20230501T050000_DVP_RTC10_G_g{}uned_ABCD_VV.tif'
     power = write(tmp_path / name.format('p'), np.full((SIZE, SIZE), 0.1, np.float32))
     dataset = SceneDataset(pair[0], power)

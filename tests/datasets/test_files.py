@@ -27,7 +27,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_urls(tmp_path: Path) -> None:
-    """A VRT that names a URL can be read before and after, not between."""
+    """A VRT that names a URL can be read unless URLs are forbidden."""
     for name in 'abc':  # GDAL remembers what a URL holds
         write(tmp_path / f'{name}.tif', np.full((1, 4, 4), 7, np.float32))
     vrt = tmp_path / 'a.vrt'
@@ -56,7 +56,7 @@ def test_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes with names')
 def test_pipe(tmp_path: Path) -> None:
-    """A pipe is refused, not waited for."""
+    """A pipe is refused without waiting for it."""
     os.mkfifo(tmp_path / 'a.tif')
     with pytest.raises(ValueError, match=r"file '.*a\.tif' is a pipe"):
         open_file(str(tmp_path / 'a.tif'))

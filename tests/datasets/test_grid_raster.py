@@ -17,7 +17,7 @@ from torchgeo_m2cd.datasets.grid_raster import GridRaster, grow
 
 class TestGridRaster:
     def test_samplers_of_torchgeo(self, tmp_path: Path) -> None:
-        """It is a dataset of TorchGeo, also without a second image."""
+        """Samplers of TorchGeo accept the dataset, also without a second image."""
         values = np.arange(2 * 64 * 96, dtype=np.float32).reshape(2, 64, 96)
         dataset = GridRaster('optical', Source(write(tmp_path / 'a.tif', values)))
         assert dataset.grid.transform == GRID

@@ -45,7 +45,7 @@ class TestFindGranules:
         assert [g.bands for g in granules] == [(Band(path, 0),) for path in vv]
 
     def test_hyp3(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Polarisations are bands, in the order of the field; the rest is passed over."""
+        """Polarisations are bands in the usual order; other files are ignored."""
         names = [f'S1A_IW_20230501T050000_DVP_RTC10_G_gpuned_{i}' for i in ('AB', 'CD')]
         for name in names:
             touch(
@@ -97,7 +97,7 @@ class TestFindGranules:
         assert find_granules(Source(tmp_path), 'SAR')[0].date == '2023-05-01'
 
     def test_safe(self, tmp_path: Path) -> None:
-        """Of each band the finest resolution, and no masks."""
+        """The finest resolution of each band is read, and no masks."""
         safe = tmp_path / 'S2A_MSIL2A_20230501T101031_N0509_R022_T33UWP_20230501T1.SAFE'
         granule = safe / 'GRANULE' / 'L2A_T33UWP'
         name = 'T33UWP_20230501T101031'
@@ -136,14 +136,14 @@ class TestFindGranules:
             find_granules(Source(tmp_path, ['B03', 'B04'], Sentinel2), 'optical')
 
     def test_naming_of_tiles(self, tmp_path: Path) -> None:
-        """A dataset may know names, and no bands; its folder may have brackets."""
+        """A dataset may know names but no bands; its folder may have brackets."""
         write(tmp_path / 'tiles [1]' / 'tile_1.tif', np.ones((9, 9), np.uint16))
         touch(tmp_path / 'tiles [1]', 'other.tif')
         (granule,) = find_granules(Source(tmp_path, naming=Tiles), 'optical')
         assert granule.bands == (Band(str(tmp_path / 'tiles [1]' / 'tile_1.tif'), 0),)
 
     def test_stac(self, tmp_path: Path) -> None:
-        """In the order given, also beside files."""
+        """STAC items keep the order given, also beside files."""
         item = write_items(tmp_path / 'item.json', planetary_s1_rtc())
         a, b = touch(tmp_path, 'a.tif', 'b.tif')
         granules = find_granules(Source([b, item, a]), 'SAR')

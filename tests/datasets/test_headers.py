@@ -45,7 +45,7 @@ def read(files: list[str]) -> list[Header]:
 
 class TestHeaders:
     def test_contents(self, files: list[str]) -> None:
-        """By the names of rasterio."""
+        """Headers have the names of rasterio."""
         (header, _) = read(files)
         with rasterio.open(files[0]) as src:
             for name in ('crs', 'transform', 'shape', 'height', 'width', 'nodata'):
@@ -64,7 +64,7 @@ class TestHeaders:
         assert read(files) == first
 
     def test_few(self, files: list[str], cache: Path) -> None:
-        """They are opened in no time."""
+        """Headers of few files are not kept: the files open fast."""
         read(files[:1])
         assert not cache.exists()
 
@@ -98,12 +98,12 @@ class TestHeaders:
         assert list(json.loads(path.read_text())) == files[1:]
 
     def test_remote(self, files: list[str]) -> None:
-        """There is no way to tell whether they have changed."""
+        """Headers of remote files are not kept: changes cannot be detected."""
         names = [f'/vsizip/{file}.zip/a.tif' for file in files]
         with pytest.raises(rasterio.errors.RasterioError):
             Headers(names)[names[0]]
         assert Headers(names)._stamp(names[0]) == []
-        # One that can be opened is, each time
+        # A file that can be opened is opened each time
         archives = []
         for file in files:
             archives.append(f'/vsizip/{file}.zip/{Path(file).name}')
@@ -116,7 +116,7 @@ class TestHeaders:
         assert read(archives)[0].shape == (4, 4)
 
     def test_no_place(self, files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        """Without a place for them, headers are not kept."""
+        """Headers are not kept without a writable folder."""
         monkeypatch.setenv('XDG_CACHE_HOME', files[0])
         assert len(read(files)) == 2
 

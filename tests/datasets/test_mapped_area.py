@@ -93,7 +93,7 @@ class TestArea:
             ValueError, match='is, by its name, the area that was mapped'
         ):
             read(tmp_path / area)
-        # All else is known if the argument says so
+        # With the argument, all other pixels are known
         everything = save(tmp_path / 'all.gpkg', [pixels(-9, 99, -9, 99)])
         labels = read(MaskSource(event, area=everything))
         np.testing.assert_array_equal(labels, burn((2, 6, 2, 12, 1)))
@@ -120,7 +120,7 @@ class TestArea:
             np.testing.assert_array_equal(read(source), expected)
 
     def test_some(self, tmp_path: Path) -> None:
-        """Not known of all files what was mapped."""
+        """Only some of the files say what was mapped."""
         path = save(tmp_path / 'l.gpkg', [self.AREA], layer='areaOfInterestA')
         save(path, [self.FLOOD], layer='flood')
         other = save(tmp_path / 'o.gpkg', [self.FLOOD], layer='flood')

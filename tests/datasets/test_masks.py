@@ -42,7 +42,7 @@ class TestMaskSource:
     def test_configurable(
         self, text: str, expected: dict[int | str, int], tmp_path: Path
     ) -> None:
-        """Classes in YAML and on the command line."""
+        """Classes are given in YAML and on the command line."""
         parser = ArgumentParser(parser_mode='yaml')
         parser.add_argument('--config', action='config')
         parser.add_class_arguments(SceneDataModule, 'data')
@@ -91,7 +91,7 @@ class TestRaster:
         np.testing.assert_array_equal(read(path), expected)
 
     def test_unknown(self, tmp_path: Path) -> None:
-        """Negative values, NaN and 255 need no tag."""
+        """Negative values, NaN and 255 are unknown without a tag."""
         values = RASTER.astype('float32')
         values[0, :3] = -1, math.nan, 255
         expected = RASTER.astype(int)
@@ -100,7 +100,7 @@ class TestRaster:
 
     @pytest.mark.parametrize('rest', [None, 255])
     def test_tag_0(self, rest: int | None, tmp_path: Path) -> None:
-        """0 is no data, by the tag, but then nothing would be unchanged."""
+        """A tag of 0 is ignored with a warning: 0 is taken for unchanged."""
         values = RASTER.copy()
         values[0] = rest or 0
         path = write(tmp_path / 'm.tif', values, nodata=0)
@@ -128,7 +128,7 @@ class TestRaster:
             assert (read(path) == 0).all()
 
     def test_tag_0_of_tiles(self, tmp_path: Path) -> None:
-        """What one tile alone would not tell."""
+        """The values of all tiles decide what 0 means."""
         for i, part in enumerate((RASTER[:10], RASTER[10:])):
             corner = from_origin(WEST, NORTH - 100 * i, 10, 10)
             write(tmp_path / f'{i}.tif', part, corner, nodata=0)
@@ -224,13 +224,13 @@ class TestRaster:
             read(MaskSource(path, classes={1: 0, 2: 1}))
 
     def test_nodata(self, tmp_path: Path) -> None:
-        """What the argument says is not questioned."""
+        """The argument overrides all rules."""
         values = np.where(RASTER == 1, 255, 0).astype(np.uint8)
         labels = read(MaskSource(write(tmp_path / 'm.tif', values), nodata=255))
         np.testing.assert_array_equal(labels, values)
 
     def test_mixed_tags(self, tmp_path: Path) -> None:
-        """No data of one tile lets the next one through."""
+        """No data of one tile show the next tile."""
         first, second = RASTER.copy(), RASTER.copy()
         first[:8] = 9
         second[8:] = 7
@@ -278,7 +278,7 @@ class TestRaster:
         np.testing.assert_array_equal(labels, RASTER)
 
     def test_alpha(self, tmp_path: Path) -> None:
-        """What is transparent is not known, and is no value of the file."""
+        """Transparent pixels are unknown, and their value does not count."""
         alpha = np.full_like(RASTER, 255)
         alpha[:3] = 0
         values = RASTER.copy()
@@ -291,7 +291,7 @@ class TestRaster:
         np.testing.assert_array_equal(read(path), expected)
 
     def test_overviews(self, tmp_path: Path) -> None:
-        """Whatever averages a file has, its pixels count, to the last one."""
+        """Pixels count, not averages in overviews."""
         values = np.zeros((1024, 1024), np.uint8)
         values[::2, ::2] = 200
         values[1023, 1022] = 1
@@ -301,14 +301,14 @@ class TestRaster:
         assert Mask(MaskSource(path), UTM).classes == {0, 1, 200}
 
     def test_turned(self, tmp_path: Path) -> None:
-        """Nearest neighbours, also where it is not on the grid."""
+        """Nearest neighbours are used if the mask is not on the grid."""
         turned = GRID @ Affine.translation(3, -3) @ Affine.rotation(30)
         values = np.resize(np.array([0, 3], np.uint8), (40, 40))
         labels = read(write(tmp_path / 'm.tif', values, turned))
         assert set(np.unique(labels)) == {0, 3, 255}
 
     def test_tiles(self, tmp_path: Path) -> None:
-        """255 is not known in all tiles, which is said where it may be flood."""
+        """255 is unknown in all tiles; a warning says so where it may be flood."""
         tiles = [
             write(tmp_path / '1.tif', RASTER),
             write(
@@ -386,7 +386,7 @@ class TestVector:
             assert 'token' not in str(error.value)
 
     def test_layers(self, tmp_path: Path) -> None:
-        """The first layer of several is any of them."""
+        """A file of several layers needs an argument."""
         path = save(tmp_path / 'l.gpkg', [pixels(0, 20, 0, 20)], layer='aoi')
         save(path, [self.SHAPES[0]], layer='flood', name=['x'])
         with pytest.raises(
@@ -414,7 +414,7 @@ class TestVector:
             read(MaskSource(path, layer='flood', area=path))
 
     def test_styles(self, tmp_path: Path) -> None:
-        """A layer of QGIS's styles is no choice."""
+        """The layer of QGIS's styles does not count."""
         path = save(tmp_path / 'l.gpkg', [self.SHAPES[0]])
         styles = gpd.GeoDataFrame({'styleQML': ['<qgis/>']})
         pyogrio.write_dataframe(styles, path, layer='layer_styles')
@@ -476,7 +476,7 @@ class TestVector:
             read(MaskSource(path, attribute='kind'))
 
     def test_overlap(self, tmp_path: Path) -> None:
-        """The last polygon of a file, the first file of several."""
+        """The last polygon of a file and the first of several files win."""
         big, small, over = pixels(0, 10, 0, 10), pixels(2, 5, 2, 5), pixels(4, 8, 4, 8)
         first = save(tmp_path / 'b.gpkg', [big, small], kind=[1, 2])
         second = save(tmp_path / 'a.gpkg', [over, pixels(9, 12, 9, 12)], kind=[3, 4])
@@ -582,7 +582,7 @@ class TestVector:
 
     @pytest.mark.filterwarnings('error')
     def test_many(self, tmp_path: Path) -> None:
-        """An order of thousands, an empty file, and nothing to warn of."""
+        """Thousands of polygons keep their order; an empty file causes no warning."""
         rng = np.random.default_rng(0)
         corners = rng.integers(0, EDGE - 5, (3000, 2)).tolist()
         shapes = [pixels(y, y + 5, x, x + 5) for y, x in corners]
@@ -596,7 +596,7 @@ class TestVector:
         np.testing.assert_array_equal(found, expected)
 
     def test_out_of_reach(self, tmp_path: Path) -> None:
-        """A polygon that the CRS of the grid has no place for."""
+        """A polygon that the CRS of the grid cannot represent."""
         there = gpd.GeoSeries([self.SHAPES[0]], crs=32633).to_crs(4326)[0]
         path = save(tmp_path / 'l.gpkg', [there, shapely.box(105, 0, 106, 1)], 4326)
         with pytest.warns(
@@ -667,7 +667,7 @@ class TestAntimeridian:
 
     @pytest.mark.parametrize('shapes', SHAPES)
     def test_mercator(self, shapes: list[shapely.Polygon], tmp_path: Path) -> None:
-        """A CRS with two ends: what is at one of them is not in between."""
+        """Mercator has two ends: a polygon at one of them does not reach the other."""
         crs = CRS.from_epsg(3857)
         path = save(tmp_path / 'l.gpkg', [*shapes, shapely.box(0, 51, 0.1, 51.1)], 4326)
         to_crs = Transformer.from_crs(4326, crs, always_xy=True)
@@ -698,7 +698,7 @@ class TestAntimeridian:
 
     @pytest.mark.parametrize('west', [-180.1, 0, 179.9])
     def test_whole_earth(self, west: float, tmp_path: Path) -> None:
-        """Edges along all of a parallel, or around a pole, are what they are."""
+        """Edges along a whole parallel or around a pole are kept."""
         path = save(tmp_path / 'l.gpkg', [shapely.box(-180, -60, 180, 60)], 4326)
         grid = Grid(self.CRS84, from_origin(west, 60.1, 0.01, 0.01))
         labels = read(path, grid)

@@ -74,7 +74,7 @@ class TestOMBRIA:
             dataset.plot(dataset[1])
 
     def test_dark_water(self, tmp_path: pathlib.Path) -> None:
-        """Water that is black in the near infrared is no data only if all bands are."""
+        """Black near infrared alone is dark water; no data are 0 in all bands."""
         make_ombria(tmp_path, {'timor': [1]})
         path = tmp_path / names('timor', 1)[0]
         image = np.full((SIZE, SIZE, 3), 40, np.uint8)
@@ -313,7 +313,7 @@ class TestDownload:
         target: pathlib.Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A folder that grows without end is not unpacked, and nothing of it is left."""
+        """An archive that is too large is not unpacked and leaves no files."""
         make_archive()
         monkeypatch.setattr(archives, 'MAX_FOLDER', 200)
         with pytest.raises(RuntimeError, match='has more than 200 bytes when unpacked'):

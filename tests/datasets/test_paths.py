@@ -154,7 +154,7 @@ class TestExpand:
     @pytest.mark.parametrize(
         ('path', 'expected'),
         [
-            # What exists is no pattern, not even a part of one
+            # An existing path is no pattern
             ('tiles [1]', ['tiles [1]']),
             ('tiles [1]/a.tif', ['tiles [1]/a.tif']),
             ('tiles [1]/*', ['tiles [1]/a.tif', 'tiles [1]/b[2].tif']),
@@ -175,7 +175,7 @@ class TestExpand:
         assert expand('optical', [path, Path('a.nc')]) == [*expected, 'a.nc']
 
     def test_relative_archive(self) -> None:
-        """GDAL does not find one behind zip://."""
+        """GDAL does not find a relative path behind zip://."""
         path = os.path.abspath('a.zip')
         assert expand('optical', 'zip://a.zip!b.tif') == [f'zip://{path}!b.tif']
 
@@ -220,7 +220,7 @@ class TestListFiles:
         assert list_files(str(tmp_path / 'no.tif')) == [str(tmp_path / 'no.tif')]
 
     def test_pictures(self, tmp_path: Path) -> None:
-        """They are only looked at where there is nothing else."""
+        """Pictures are used only if a folder has no other images."""
         for name in ('b.png', 'b.pgw', 'a.png'):
             (tmp_path / name).touch()
         assert list_files(str(tmp_path)) == [
@@ -314,7 +314,7 @@ class TestSecrets:
 
 
 class TestOpen:
-    """What GDAL really opens."""
+    """The paths are those that GDAL opens."""
 
     DATA = np.arange(12, dtype='float32').reshape(3, 4)
 

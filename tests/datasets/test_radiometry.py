@@ -71,7 +71,7 @@ class TestReadSafe:
         assert read_safe(image, 'B03') == Radiometry(1e-4, 0)
 
     def test_stack(self, tmp_path: Path) -> None:
-        """Bands without names have what all bands have, if they do."""
+        """Bands without names get the calibration that all bands share, if any."""
         for name, offsets, expected in (
             (L2A, {}, Radiometry(1e-4, 0)), (L1C, {1: -1000}, None),
         ):  # fmt: skip

@@ -71,7 +71,7 @@ class TestSceneDataset:
         assert torch.equal(sample['image'][1, 0], sample['image'][1, 2])
 
     def test_patches_agree(self, pair: tuple[Path, Path]) -> None:
-        """Any patch is a part of the whole, to the last bit."""
+        """Any patch equals its part of the whole scene exactly."""
         dataset = SceneDataset(*pair)
         whole = read_all(dataset)
         for row, column in ((0, 0), (1, 3), (33, 46), (38, 58)):
@@ -144,7 +144,7 @@ class TestSceneDataset:
         assert math.dist(found, expected) < 5
 
     def test_geographic(self, tmp_path: Path) -> None:
-        """Pixel sizes that no binary number is equal to."""
+        """Pixel sizes may have no exact binary number."""
         step = 1 / 11_132
         grid = from_origin(15.1, 47.3, step, step)
         sar = from_origin(15.1 + 7 * step, 47.3 - 11 * step, step, step)
@@ -235,7 +235,7 @@ class TestSceneDataset:
             SceneDataset(Source(pair[0], [4]), pair[1])
 
     def test_mosaic(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        """Tiles in a folder are as good as one file."""
+        """Tiles in a folder equal one file."""
         folder = tmp_path / 'tiles'
         folder.mkdir()
         image = optical()
@@ -406,7 +406,7 @@ class TestSceneDataset:
         match = r"SAR file '.*half\.tif' cannot be .*IReadBlock failed"
         with pytest.raises(RuntimeError, match=match):
             SceneDataset(pair[0], path)
-        # Nothing is read before it has to be if the file says where it has no data
+        # A file that declares its no data is not read early
         with rasterio.open(path, 'r+') as src:
             src.nodata = 0
         dataset = SceneDataset(pair[0], SARSource(path, scale='other'))
@@ -415,7 +415,7 @@ class TestSceneDataset:
 
 
 class TestFiles:
-    """How scenes may be stored."""
+    """Scenes may be stored in many ways."""
 
     def test_pattern(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         dataset = SceneDataset(str(tmp_path / 'opt*.tif'), str(tmp_path / '**/s*.tif'))
@@ -667,7 +667,7 @@ class TestIndex:
 
 
 class TestMeasure:
-    """What is measured around a sample."""
+    """Windows around samples are measured."""
 
     @pytest.mark.parametrize(
         ('window', 'place', 'expected'),
@@ -715,7 +715,7 @@ class TestMeasure:
         assert tuple(found.tolist()) == expected
         found = -sample.pop('reference_sar').flatten() - 1
         assert tuple(found.tolist()) == (*expected[2:], *expected[:2])
-        # Nothing else is another one
+        # No other pixel differs
         assert sample.keys() == plain[x, y].keys()
         for key, value in plain[x, y].items():
             assert torch.equal(sample[key], value)

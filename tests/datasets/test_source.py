@@ -49,7 +49,7 @@ class TestSource:
             SARSource(bands=[1]).find_paths('SAR')
 
     def test_describe(self) -> None:
-        """All that changes the values, and no paths."""
+        """The description holds all settings that change values, and no paths."""
         assert Source('a.tif', ['B02'], Sentinel2, 0).describe() == {
             'bands': ['B02'], 'naming': 'Sentinel2', 'nodata': 0,
             'gain': None, 'offset': None, 'date': None, 'trim': 0,
@@ -94,6 +94,6 @@ class TestSARSource:
 def test_settle(
     scale: Any, dtypes: list[str], factors: list[Radiometry], expected: str
 ) -> None:
-    """What is never negative is no dB."""
+    """Values that are never negative are not dB."""
     assert SARSource(scale=scale).settle(dtypes, factors).scale == expected
     assert Source().settle(dtypes, factors) == Source()

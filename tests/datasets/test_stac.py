@@ -135,7 +135,7 @@ class TestReadItems:
         assert dates == ['2023-06-28', '2023-06-29']
 
     def test_bands_of_one_file(self, tmp_path: Path) -> None:
-        """Its bands stay together, and no gain is one."""
+        """Bands of one file stay together; without a gain, values are unchanged."""
         bands = [{'name': 'nir'}, {'name': 'quality'}, {'name': 'red', 'offset': -5}]
         item = images(data={'eo:bands': bands}, blue={})
         item['properties']['datetime'] = None
@@ -155,7 +155,7 @@ class TestReadItems:
         assert [(b.number, b.name) for b in granule.bands] == [(1, 'VH'), (2, 'VV')]
 
     def test_no_names(self, tmp_path: Path) -> None:
-        """One image may have any bands, of several nobody knows."""
+        """One asset without names is the image; several are ambiguous."""
         document = {'href': 'a.json', 'roles': ['metadata']}
         (granule,) = read(tmp_path, images(data={}, document=document))
         assert granule.bands == (Band(str(tmp_path / 'data.tif'), 0),)
@@ -233,7 +233,7 @@ class TestReadItems:
 
 class TestLocateAsset:
     def test_self_link(self, tmp_path: Path) -> None:
-        """What is not beside a downloaded item is where the item is from."""
+        """Files that are not beside a downloaded item are taken from its self link."""
         item = data.item('x', {k: {'href': f'./{k}.tif'} for k in 'ab'})
         item['links'] = [{'rel': 'self', 'href': 'https://host/items/x'}]
         path = data.write_items(tmp_path / 'x.json', item)

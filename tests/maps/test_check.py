@@ -65,7 +65,7 @@ class TestCheckMap:
         assert len(check.looks) == 2
 
     def test_disagrees(self, scene: SceneDataset, tmp_path: Path) -> None:
-        """What was water before does not count, whatever the map says there."""
+        """Water before the flood does not count in the comparison."""
         classes = make_classes(tmp_path / 'classes.tif', np.s_[:, 120:150], WATER)
         check = check_map(scene, classes, rule_inputs(), True)
         (warning,) = check.warn(None)
@@ -88,7 +88,7 @@ class TestCheckMap:
     def test_unknown_bands(
         self, scale: Any, scene: SceneDataset, tmp_path: Path
     ) -> None:
-        """Without near infrared, or without dB, there is no rule."""
+        """The rule needs near infrared and dB."""
         sar = SARSource(scene.sar.source.paths, scale=scale)
         other = SceneDataset(scene.optical.source, sar)
         step = Standardize([0], [1])
@@ -97,7 +97,7 @@ class TestCheckMap:
         assert check_map(other, classes, like, True, Reliability()) == Check()
 
     def test_uncalibrated(self, scene: SceneDataset, tmp_path: Path) -> None:
-        """The level of land is not known of SAR in other units."""
+        """The level of land is known in dB only."""
         sar = SARSource(scene.sar.source.paths, scale='other', decibels=1)
         other = SceneDataset(scene.optical.source, sar)
         classes = make_classes(tmp_path / 'classes.tif', FLOOD)
@@ -109,7 +109,7 @@ class TestCheckMap:
 
 class TestCheck:
     def test_small(self) -> None:
-        """Where next to nothing is flooded, there is nothing to disagree about."""
+        """Maps of nearly no flood are not compared."""
         assert Check(1000, 5, 9, 0).warn(None) == []
         assert len(Check(1000, 5, 10, 0).warn(None)) == 1
         assert Check(1000, 100, 120, 40).warn(None) == []
@@ -126,7 +126,7 @@ class TestCheck:
 class TestTiles:
     @pytest.mark.parametrize('shape', [(600, 300), (4096, 4096), (512, 1025), (3, 5)])
     def test_all(self, shape: tuple[int, int]) -> None:
-        """Each pixel is looked at once."""
+        """The patches cover each pixel once."""
         count = np.zeros(shape, int)
         for window, new in _tiles(*shape):
             rows, columns = window.toslices()

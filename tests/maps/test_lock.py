@@ -10,7 +10,7 @@ import pytest
 
 from torchgeo_m2cd.maps import RunLock
 
-# Takes the folders that it is told, and says which it got
+# Claims the folders of its arguments, and prints which it got
 TAKE = """
 import pathlib, sys
 from torchgeo_m2cd.maps import RunLock
@@ -30,7 +30,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 class TestRunLock:
     def test_several(self, folders: list[Path]) -> None:
-        """One file is open, however many folders; each of them is taken."""
+        """A run locks many folders with one open file."""
         before = len(os.listdir('/dev/fd'))
         lock = RunLock()
         assert all(map(lock.claim, folders))
@@ -50,7 +50,7 @@ class TestRunLock:
         assert not lock.owns(folders[0])
 
     def test_shared_folders(self, folders: list[Path]) -> None:
-        """Two runs never have the same folder, whichever was the first of each."""
+        """Two runs never hold the same folder."""
         one, two = RunLock(), RunLock()
         assert one.claim(folders[0])
         assert two.claim(folders[2])
@@ -64,7 +64,7 @@ class TestRunLock:
     def test_removed_by_another_run(
         self, folders: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A folder that goes while it is taken is made again; a file in its place stays."""
+        """A folder that vanishes while it is claimed is made again; a file is kept."""
         claim, calls = RunLock._claim, []
 
         def miss_first(self: RunLock, folder: Path) -> bool:
@@ -85,7 +85,7 @@ class TestRunLock:
 
     @pytest.mark.slow
     def test_killed(self, folders: list[Path]) -> None:
-        """What a killed process had is free, in whatever order it is taken."""
+        """The folders of a killed process can be claimed in any order."""
         with subprocess.Popen(
             [sys.executable, '-c', TAKE, *folders],
             stdin=subprocess.PIPE,
@@ -115,7 +115,7 @@ class TestRunLock:
         'text', [b'../b.tif', b'k ../b.tif', b'', b'\xff\xfe', b'k ../c.parts/lock']
     )
     def test_foreign_owner(self, text: bytes, folders: list[Path]) -> None:
-        """A file that is no owner's is passed over, and what it names is not touched."""
+        """A foreign owner file is ignored, and the path in it is not touched."""
         other = folders[0].parent / 'b.tif'
         other.write_text('precious')
         (folders[0] / 'owner').write_bytes(text)
@@ -124,7 +124,7 @@ class TestRunLock:
         assert not (folders[0].parent / 'c.parts').exists()
 
     def test_look(self, folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-        """A folder that another run looks at for long stays, and its lock too."""
+        """A folder that another run is checking stays, with its lock."""
         lock, other = RunLock(), RunLock()
         assert lock.claim(folders[0])
         assert lock.claim(folders[1])

@@ -57,7 +57,7 @@ class TestOutputs:
             Outputs(Path('a.tif'), min_area=min_area)
 
     def test_digest(self, tmp_path: Path) -> None:
-        """The same numbers, written otherwise, are the same products."""
+        """Equal numbers in another notation are the same products."""
         plan = make_plan(make_scene(tmp_path))
         digests = [
             Outputs(Path('a.tif'), threshold=threshold, min_area=min_area).digest(plan)
@@ -69,7 +69,7 @@ class TestOutputs:
 
 class TestCheckOutputs:
     def test_taken(self, tmp_path: Path) -> None:
-        """What is read, also by another path, and what is removed in the end."""
+        """Outputs may not be inputs, also by another path, nor temporary files."""
         output = tmp_path / 'a.tif'
         taken = {str(tmp_path / 'a.json'): 'the list of scenes'}
         with pytest.raises(ValueError, match=r'a\.json is the list of scenes itself'):
@@ -90,7 +90,7 @@ class TestCheckOutputs:
             check_outputs([outputs.named('a'), outputs.named('a_x')], {})
 
     def test_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nothing but a regular file is replaced, whatever overwrite says."""
+        """Only regular files are replaced, even with overwrite."""
         output = Outputs(tmp_path / 'a.tif', overwrite=True)
         check_outputs([output], {})
         output.probability.touch()

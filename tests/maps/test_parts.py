@@ -54,7 +54,7 @@ def list_names(folder: Path) -> set[str]:
 
 
 class Killed(BaseException):
-    """What nothing can handle, as SIGKILL."""
+    """Stands for SIGKILL, which no code can handle."""
 
 
 def kill(*args: object, **kwargs: object) -> None:
@@ -63,7 +63,7 @@ def kill(*args: object, **kwargs: object) -> None:
 
 class TestParts:
     def test_life(self, scene: SceneDataset, outputs: Outputs) -> None:
-        """The plan is there first and last; nothing is left in the end."""
+        """The plan is written first and removed last; no file remains."""
         parts = make_parts(scene, outputs)
         assert parts.start() == set()
         names = {'lock', 'owner', f'{parts.folder.name}/plan.json'}
@@ -90,7 +90,7 @@ class TestParts:
 
     @pytest.mark.slow
     def test_another_process(self, scene: SceneDataset, outputs: Outputs) -> None:
-        """A lock of a process that is killed is no lock."""
+        """The lock of a killed process is free."""
         outputs.parts.mkdir()
         code = (
             'import sys, filelock; lock = filelock.FileLock(sys.argv[1]); '
@@ -113,7 +113,7 @@ class TestParts:
         'by', ['nothing', 'cut', 'other shape', 'other type', 'text']
     )
     def test_broken_row(self, by: str, scene: SceneDataset, outputs: Outputs) -> None:
-        """It is predicted again; later, it is named."""
+        """At the start, a broken row is predicted again; later, it is an error."""
         parts = make_parts(scene, outputs)
         parts.start()
         part = parts.folder / '000000.npy'
@@ -135,7 +135,7 @@ class TestParts:
         assert not part.exists()
 
     def test_incomplete_row(self, scene: SceneDataset, outputs: Outputs) -> None:
-        """What a killed run was writing is removed, also for another plan."""
+        """The partial files of a killed run are removed, also for another plan."""
         parts = make_parts(scene, outputs)
         parts.start()
         with create_beside(parts.folder / '000000.npy') as file:
@@ -164,7 +164,7 @@ class TestParts:
             make_map(parts, Run())
 
     def test_somebody_else(self, scene: SceneDataset, outputs: Outputs) -> None:
-        """Files of other names stay, also those that look like rows of patches."""
+        """Files with other names stay, also if they resemble rows of patches."""
         folder = make_parts(scene, outputs).folder
         folder.mkdir(parents=True)
         files = [outputs.parts / 'a.txt', folder / 'copy.npy', folder / 'b.txt']
@@ -194,7 +194,7 @@ class TestParts:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """What is left of a killed run is used, or removed."""
+        """A new run uses or removes the files of a killed run."""
         make(scene, outputs).release()
         expected = {
             name: (tmp_path / name).read_bytes() for name in list_names(tmp_path)
@@ -202,7 +202,7 @@ class TestParts:
         for path in outputs.paths:
             path.unlink()
         with monkeypatch.context() as patch:
-            # Nothing is removed, as in a process that is gone
+            # A killed process removes no files
             patch.setattr('pathlib.Path.unlink', lambda *args, **kwargs: None)
             patch.setattr('shutil.rmtree', lambda *args, **kwargs: None)
             patch.setattr(where, kill)
@@ -223,7 +223,7 @@ class TestParts:
         outputs: Outputs,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Files that are in their places are known to be of the same map."""
+        """Files that were renamed before a kill are recognised as the same map."""
         replace_file: Callable[[Path, Path], Path] = Path.replace
         renamed = []
 
@@ -271,7 +271,7 @@ class TestParts:
     def test_picture(
         self, scene: SceneDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A picture that fails takes nothing with it, and is not missed later."""
+        """A failing picture does not fail the map, and is not required later."""
         outputs = Outputs(tmp_path / 'a.tif', quicklook=tmp_path / 'a.png')
         error = Mock(side_effect=OSError(24, 'Too many open files'))
         monkeypatch.setattr('torchgeo_m2cd.maps.products.plot_quicklook', error)
@@ -281,7 +281,7 @@ class TestParts:
         assert summary['files']['quicklook'] is None
         assert any('could not be drawn' in text for text in summary['warnings'])
         assert make_parts(scene, outputs).start() == {0}
-        # Nor does it excuse another file, which is made
+        # Another file, one that is made, does not excuse it
         outputs.files['style'].unlink()
         make(scene, outputs).release()
         assert outputs.files['style'].exists()
@@ -305,7 +305,7 @@ class TestStartMaps:
     def test_resumed(
         self, scene: SceneDataset, outputs: Outputs, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A run says that it goes on, and where."""
+        """A resumed run says where it continues."""
         parts = make_parts(scene, outputs)
         parts.start()
         np.save(parts.folder / '000000.npy', VALUES)
@@ -319,7 +319,7 @@ class TestStartMaps:
     def test_failure(
         self, scene: SceneDataset, outputs: Outputs, tmp_path: Path
     ) -> None:
-        """All processes fail, and nothing is locked."""
+        """If one process fails, all fail and release the lock."""
         outputs.probability.write_text('precious')
         other = make_parts(scene, Outputs(tmp_path / 'new.tif'))
         parts = [other, make_parts(scene, outputs)]
@@ -328,7 +328,7 @@ class TestStartMaps:
         assert make_parts(scene, replace(other.outputs)).start() == set()
 
     def test_other_process(self, scene: SceneDataset, outputs: Outputs) -> None:
-        """It does nothing itself."""
+        """Other processes take the result or error of the first, and touch no files."""
         parts = [make_parts(scene, outputs)]
         assert start_maps(parts, self.make_strategy(False, {(0, 0)})) == {(0, 0)}
         error = RuntimeError('being written')
@@ -339,7 +339,7 @@ class TestStartMaps:
     def test_read_only(
         self, scene: SceneDataset, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The folder is named, before anything is predicted."""
+        """A read-only folder is an error before anything is predicted."""
         error = Mock(side_effect=PermissionError(13, 'Permission denied'))
         monkeypatch.setattr('pathlib.Path.mkdir', error)
         match = r"Permission denied: '.*a\.tif\.parts'"

@@ -60,7 +60,7 @@ class TestMapPlan:
         assert (plan.shape, plan.size, plan.stride) == ([64, 64], [32, 32], [16, 16])
 
     def test_token(self, tmp_path: Path) -> None:
-        """A URL that is signed anew is the same file, of which there is no time."""
+        """A URL with a new signature is the same file; it has no time."""
         with serve(tmp_path) as url:
             plan = make_plan(tmp_path, optical=f'{url}/optical.tif?sig=secret')
             assert plan.files[0] == [f'{url}/optical.tif']

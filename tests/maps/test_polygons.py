@@ -121,7 +121,7 @@ class TestMinArea:
     def test_raster_agrees(
         self, water: bool, values: npt.NDArray[np.float32], tmp_path: Path
     ) -> None:
-        """What is too small is gone from polygons, raster and sums alike."""
+        """Small regions are removed from polygons, raster and sums."""
         scene = make_scene(tmp_path / 'in', (600, 200))
         if water:
             dark = np.roll(values, 30, axis=2) > 0.7
@@ -172,7 +172,7 @@ class TestMinArea:
             assert set(np.unique(src.read())) == {0, 255}
 
     def test_one_of_two(self, tmp_path: Path) -> None:
-        """Most strips have nothing to erase."""
+        """Strips without small regions are unchanged."""
         scene = make_scene(tmp_path / 'in', (600, 20))
         values = np.zeros((1, 600, 20), np.float32)
         values[:, 3, 3] = values[:, 400:410] = 0.9
@@ -204,7 +204,7 @@ class TestSavePolygons:
     @pytest.mark.parametrize('suffix', sorted(FORMATS))
     @pytest.mark.parametrize('count', [0, 2])
     def test_formats(self, suffix: str, count: int, tmp_path: Path) -> None:
-        """Each is what its suffix says, and holds the same."""
+        """Each file has the format of its suffix and the same content."""
         if suffix == '.parquet':
             pytest.importorskip('pyarrow')
         table, path = make_table()[:count], tmp_path / f'change{suffix}'
@@ -256,7 +256,7 @@ class TestSavePolygons:
             Outputs(tmp_path / 'a.tif', polygons=tmp_path / 'a.parquet')
 
     def test_parquet(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Also checked without pyarrow."""
+        """Parquet is written by geopandas; this test needs no pyarrow."""
         monkeypatch.setattr('importlib.util.find_spec', Mock())
         Outputs(tmp_path / 'a.tif', polygons=tmp_path / 'a.parquet')
         write_parquet = Mock()

@@ -26,7 +26,7 @@ def scene(tmp_path: Path) -> SceneDataset:
 
 @pytest.fixture
 def outputs(scene: SceneDataset, tmp_path: Path) -> Outputs:
-    """All files that there can be, in several folders."""
+    """Outputs of all kinds, in several folders."""
     x, y = scene.transform.c, scene.transform.f
     boxes = {'Here': box(x, y - 640, x + 300, y)}
     return Outputs(
@@ -63,7 +63,7 @@ class TestMakeMap:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Nothing is left of a map whose last file cannot be written."""
+        """If the last file of a map cannot be written, no file remains."""
         error = Mock(side_effect=OSError('No space left on device'))
         monkeypatch.setattr('torchgeo_m2cd.maps.products.make_item', error)
         with pytest.raises(OSError, match='No space left'):
@@ -79,7 +79,7 @@ class TestMakeMap:
         outputs: Outputs,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """GDAL does not say that a disk is full."""
+        """A full disk is an error, although GDAL does not report it."""
         error = Mock(
             side_effect=RasterioIOError('Write failed. See previous exception')
         )

@@ -47,7 +47,7 @@ class TestRasters:
         values = np.zeros((2, 64, 64), np.float32)
         values[0] = np.linspace(0, 1, 64)
         values[1, :16] = 1  # Water before
-        values[1, 16:18] = 0.4  # So said fewer than half of the patches
+        values[1, 16:18] = 0.4  # Fewer than half of the patches say so
         values[:, 60:] = math.nan
         outputs = Outputs(tmp_path / 'a.tif', tmp_path / 'c.tif', threshold=0.7)
         summary = map_values(scene, values, outputs, make_plan(scene, water=True))

@@ -65,7 +65,7 @@ class TestMakeItem:
 
     @pytest.mark.filterwarnings('ignore:.*LocalValidator.* is deprecated')
     def test_schema(self, tmp_path: Path) -> None:
-        """Schemas of the core come with pystac, those of extensions are in the web."""
+        """The item fits the core schemas, which pystac ships."""
         validation = pytest.importorskip('pystac.validation.local_validator')
         item = make_item(tmp_path, water=True)
         errors = validation.LocalValidator().item_validator(item['stac_version'])

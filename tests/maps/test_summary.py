@@ -86,7 +86,7 @@ class TestFormatSummary:
         ]
 
     def test_unknown(self) -> None:
-        """Neither what was water before, nor classes."""
+        """A map without water before and without classes."""
         nothing = {'water_before_km2': None, 'polygons': None, 'districts': None}
         lines = format_summary({**SUMMARY, **nothing}).splitlines()
         assert lines[1:4] == [
@@ -171,7 +171,7 @@ class TestSummarize:
 
 
 def test_to_json() -> None:
-    """What JSON does not know becomes text."""
+    """Values that JSON does not support become text."""
     values = {
         'a': float('nan'), 'b': (1, 2.5, None, True), 'c': Path('x'), 'd': [float('inf')],
         1: 'Å',

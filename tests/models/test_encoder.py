@@ -236,8 +236,8 @@ class TestMoEEncoder:
         size = size_of(name)
         largest = []
         for images in (
-            torch.randn(2, 2, 3, size, size),
-            torch.zeros(2, 2, 3, size, size),
+            torch.randn(2, 1, 3, size, size),
+            torch.zeros(2, 1, 3, size, size),
         ):
             encoder.zero_grad()
             features = encoder(*images).features

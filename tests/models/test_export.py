@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from tests.models.test_m2cd import untraced
+from torchgeo_m2cd.datasets import stack_pair
 from torchgeo_m2cd.models import M2CD, export_onnx
+from torchgeo_m2cd.predict import predict_pair
 from torchgeo_m2cd.transforms import Inputs, Relative, Standardize
 
 INPUTS = Inputs(Standardize([0.3, 0.2, 0.1], [0.1] * 3), Relative([5.0], ['otsu', 0.5]))
@@ -77,6 +79,19 @@ class TestExportONNX:
         torch.testing.assert_close(
             torch.from_numpy(logits), expected, rtol=0, atol=1e-4
         )
+
+    def test_agrees(self, model: M2CD, exported: Path) -> None:
+        """A reader of the file alone gets the probabilities of ``predict_pair``."""
+        optical, sar = torch.rand(3, 64, 64), 5 * torch.randn(1, 64, 64)
+        expected = predict_pair(model, optical, sar)
+        session = onnxruntime.InferenceSession(exported)
+        metadata = session.get_modelmeta().custom_metadata_map
+        inputs = Inputs.from_dict(json.loads(metadata['inputs']))
+        image = inputs(stack_pair(optical, sar)[None])
+        (logits,) = session.run(None, {'image': image.numpy()})
+        probabilities = torch.from_numpy(logits)[0].softmax(0)
+        assert probabilities.std() > 0.01
+        torch.testing.assert_close(probabilities, expected, rtol=0, atol=1e-4)
 
     def test_nothing_else(self, model: M2CD, exported: Path) -> None:
         """The export replaces the old file and writes no other."""

@@ -98,7 +98,8 @@ class TestM2CD:
     @pytest.mark.slow
     @pytest.mark.parametrize('encoder', ENCODERS)
     def test_training_step_of_every_family(self, encoder: str) -> None:
-        model = M2CD(encoder, experts={'num_experts': 2})
+        # Small experts: those of wide encoders would take most of the time
+        model = M2CD(encoder, experts={'num_experts': 2, 'expansion': 0.25})
         size = size_of(encoder)
         image = torch.randn(2, 2, 3, size, size)
         output = model.forward_train(image, simulate_sar(image[:, 0]))
@@ -234,7 +235,7 @@ class TestM2CD:
             )
 
     def test_other_weights(self, tmp_path: Path) -> None:
-        """Nothing is left random because a file is that of another model."""
+        """Weights of another model are refused: no parameter may stay random."""
         M2CD('mit_b0', experts=None).save_pretrained(tmp_path)
         config = json.loads((tmp_path / 'config.json').read_text())
         for changes in ({'experts': Experts().to_dict()}, {'decoder': 'unet'}):
@@ -271,7 +272,7 @@ class TestM2CD:
 
     @pytest.mark.parametrize('inputs', [None, INPUTS])
     def test_model_card(self, inputs: Inputs | None, tmp_path: Path) -> None:
-        """Its code runs, and its values are those of the model."""
+        """The code of the model card runs, and its values are those of the model."""
         model = M2CD('mit_b0', in_channels=4, inputs=inputs).eval()
         details = (
             {'metrics': {'IoU': 0.5}, 'dataset': 'Floods of 2021'} if inputs else {}
@@ -380,7 +381,8 @@ class TestM2CD:
     @pytest.mark.slow
     @pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18'])
     def test_compile(self, encoder: str) -> None:
-        model = M2CD(encoder).eval()
+        # One MoE layer is enough: each is slow to compile
+        model = M2CD(encoder, experts={'stages': [4]}).eval()
         image = torch.randn(1, 2, 3, 64, 64)
         compiled = torch.compile(model, fullgraph=True, backend='eager')
         with torch.no_grad(), untraced():
@@ -401,7 +403,7 @@ class TestM2CD:
 
     @pytest.mark.slow
     def test_export(self) -> None:
-        """Without ONNX, for which see test_export.py and TestAgreement::test_onnx."""
+        """``torch.export`` takes images of any size. test_export.py tests ONNX."""
         # One MoE layer is enough: each is slow to export
         model = M2CD('resnet18', experts={'stages': [4]}).eval()
         batch = torch.export.Dim('batch', min=1, max=64)

@@ -102,7 +102,7 @@ class TestSimulateSpeckledSAR:
         assert (simulated == 0).all()
 
     def test_luminance(self) -> None:
-        """It is the mean over the bands, where negative values count as zero."""
+        """Luminance is the mean over the bands, with negative values as zero."""
         optical = 100 * torch.randn(2, 3, 32, 32)
         luminance = np.maximum(optical.numpy(), 0).mean(axis=1, keepdims=True)
         torch.manual_seed(0)

@@ -39,7 +39,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does, with the content of one file."""
+    """Answer like the hub, with the content of one file."""
 
     content = b''
 
@@ -51,7 +51,7 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(self.content)
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Log no requests."""
 
     def _send(self) -> None:
         if self.path != f'/someone/flood/resolve/{REVISION}/large.safetensors':
@@ -66,7 +66,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
-    """A hub on this machine, which has the file of weights that replace the default."""
+    """Serve a hub on this machine with weights that replace the default."""
     state = {'x.weight': torch.ones(2, 3, dtype=torch.half), 'n': torch.tensor(1)}
     content = safetensors.torch.save(state)
     meta = {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
@@ -101,7 +101,7 @@ class TestM2CDWeights:
         assert list(inputs.channels) == weights.meta['model']['in_channels']
 
     def test_default(self) -> None:
-        """It lies in the package, and is small."""
+        """The default weights are in the package and small."""
         content = (RELEASED / DEFAULT.url).read_bytes()
         assert DEFAULT.meta['bytes'] == len(content) <= 8e6
         assert DEFAULT.meta['sha256'] == hashlib.sha256(content).hexdigest()
@@ -174,7 +174,7 @@ class TestBuilder:
         torch.testing.assert_close(model.eval()(image), logits.sigmoid())
 
     def test_other_classes(self) -> None:
-        """They get a new head, and all else is that of the weights."""
+        """Other classes get a new head; other parameters are those of the weights."""
         model, binary = m2cd(DEFAULT, classes=3), m2cd(DEFAULT)
         state, expected = model.state_dict(), binary.state_dict()
         different = {k for k in state if not torch.equal(state[k], expected[k])}

@@ -58,7 +58,7 @@ def show(inputs: Inputs, optical: Tensor, sar: Tensor, valid: Tensor) -> Tensor:
 class TestThresholdRule:
     @pytest.mark.parametrize('sigma', [0.0, 1.0, 2.0])
     def test_formula(self, sigma: float) -> None:
-        """Of two SAR bands and three quantiles, it takes VV and the largest."""
+        """The rule takes VV of two SAR bands and the largest of three quantiles."""
         scene = make_scene()
         inputs = Inputs(
             RelativeDarkness([0, 0.5]), Relative([5, 8], [0.5, 0.85, 'otsu', 0.7], 0.5),
@@ -162,7 +162,7 @@ class TestRuleInputs:
         assert rule_inputs(decibels=0.2).sar.decibels == 0.2
 
     def test_like(self) -> None:
-        """They take the bands of a model, and its idea of water."""
+        """The inputs take the bands of a model and its definition of water."""
         like = Inputs(
             Darkness([0, 40]), Relative([3, 3], decibels=0.2), 128, None, ['VH', 'VV']
         )
@@ -178,7 +178,7 @@ class TestRuleInputs:
         ThresholdRule(inputs=inputs)
 
     def test_standardized(self) -> None:
-        """Without water, a band that is the near infrared by its name tells."""
+        """A standardised band named near infrared tells water."""
         statistics = Standardize([0, 0, 0], [1, 1, 1])
         like = Inputs(statistics, Standardize([0], [1]), bands=['red', 'nir', 'B02'])
         optical = rule_inputs(like, decibels=1).optical

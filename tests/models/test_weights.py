@@ -20,6 +20,7 @@ from torchvision.models._api import WeightsEnum
 from tests.data.reference import tensors
 from torchgeo_m2cd.models import (
     M2CD,
+    Experts,
     MLPHead,
     MoEEncoder,
     load_encoder_weights,
@@ -414,7 +415,8 @@ class TestLoadEncoderWeights:
     def test_sentinel(self, prefix: str, name: str, weights: WeightsEnum) -> None:
         # No ResNet-18 exists for Sentinel-1, but the stem of ResNet-50 is the same
         second = ResNet50_Weights.SENTINEL1_ALL_MOCO
-        encoder = MoEEncoder(prefix + name, in_channels=(13, 2))
+        small = Experts([4], expansion=0.25)
+        encoder = MoEEncoder(prefix + name, in_channels=(13, 2), experts=small)
         experts = {k: v.clone() for k, v in encoder.moe.state_dict().items()}
         load_encoder_weights(encoder, weights, second)
         backbone = encoder.backbone.model if prefix else encoder.backbone

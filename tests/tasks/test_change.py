@@ -134,7 +134,7 @@ class TestChangeDetectionTask:
         assert prediction.max() <= 1
 
     def test_rule(self, tmp_path: Path) -> None:
-        """It is tested and predicts without training, also from a checkpoint."""
+        """The rule is tested and predicts without training, also from a checkpoint."""
         task = make_task(model='threshold', model_args={'margin': 5.0})
         trainer = make_trainer(tmp_path, logger=False)
         datamodule = make_datamodule(make_inputs())
@@ -226,7 +226,7 @@ class TestChangeDetectionTask:
         in_channels: Any,
         index: int,
     ) -> None:
-        """It uses source units, augmented like the images."""
+        """The simulation uses source units, augmented like the images."""
         batches: list[dict[str, Tensor]] = []
         sources: list[Tensor] = []
         simulated: list[Tensor] = []
@@ -985,7 +985,7 @@ class TestReleasedWeights:
         assert all(p.requires_grad for p in task.model.decoder.parameters())
 
     def test_training(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The checkpoint needs no weights; what was known of the maps is forgotten."""
+        """Training drops the reliability; its checkpoint does not need the weights."""
         meta = {**DEFAULT.meta, 'reliability': Reliability(threshold=0.3).to_dict()}
         value = Weights(DEFAULT.url, DEFAULT.transforms, meta)
         monkeypatch.setattr(DEFAULT, '_value_', value)

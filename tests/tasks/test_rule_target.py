@@ -69,7 +69,7 @@ class TestTask:
         return task
 
     def test_loss(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The target counts in training alone; it is the loss of soft labels."""
+        """The target is used in training only; the loss is that of soft labels."""
         monkeypatch.setattr(ChangeDetectionTask, 'log', lambda *args, **kwargs: None)
         batch = make_batch()
         plain, task = self.make(None), self.make(RuleTarget(0.5))

@@ -62,7 +62,7 @@ class TestRandomDrain:
         assert all(torch.equal(output[key], batch[key]) for key in batch)
 
     def test_little_land(self) -> None:
-        """Pixels that no copy reaches get values of land, too."""
+        """Pixels without a copy get values of land, too."""
         batch, land = make_batch(16)
         land[..., 16:] = False
         land[..., 17:19] = True

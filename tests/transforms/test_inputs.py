@@ -375,7 +375,7 @@ class TestInputs:
         assert named.named(['B02', 'B03'], ['']) is named
 
     def test_from_dict_without_names(self) -> None:
-        """Checkpoints of before have none."""
+        """Old checkpoints have no names."""
         values = Inputs(LeftOut(2), LeftOut(1), 64).to_dict()
         del values['bands'], values['sar_bands']
         inputs = Inputs.from_dict(values)

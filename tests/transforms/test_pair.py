@@ -119,7 +119,7 @@ class TestPairAugmentation:
         )
 
     def test_source_and_valid_interpolated(self) -> None:
-        """Values in source units are not interpolated, and garbage does not spread."""
+        """Values in source units are not interpolated: invalid ones do not spread."""
         size = 33
         columns = torch.arange(1.0, size + 1).expand(B, 2, C, size, size)
         valid = torch.ones(B, 1, size, size, dtype=torch.bool)

@@ -35,7 +35,7 @@ def extract_images(path: Path, folders: Collection[str], target: Path) -> None:
             folder, _, filename = name.rpartition('/')
             if folder not in sizes or not re.fullmatch(r'[a-zA-Z]\w*\.png', filename):
                 continue
-            # What is read is never more than what the archive says
+            # Reading a file never gives more bytes than the archive declares
             sizes[folder] += member.file_size
             if sizes[folder] > MAX_FOLDER:
                 raise RuntimeError(

@@ -41,7 +41,7 @@ STACKS: dict[str, dict[int, tuple[str, ...]]] = {
     'SAR': {2: ('VV', 'VH')},
 }
 
-# Landsat's products have bands of the same numbers, which are others
+# Landsat's bands have the same numbers, but other wavelengths
 _FOREIGN = {'sr', 'st', 'qa'}
 
 
@@ -61,7 +61,7 @@ def name_band(text: str | None) -> str:
     text = re.sub(r'(sigma|gamma|beta)0?([vh]{2})(?![a-z])', r'\1_\2', text)
     words = re.split(r'[^a-z0-9]+', text)
     found = {_name_word(word) for word in words} - {''}
-    if 'rededge' in words:  # Which of three?
+    if 'rededge' in words:  # Any of three bands
         return ''
     if len(found) != 1 or _FOREIGN & set(words):
         return ''
@@ -94,14 +94,14 @@ def name_bands(argument: str, names: Sequence[str] | None, count: int) -> list[s
 
 
 def agree(bands: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether bands are others, as far as their names are known.
+    """Whether two lists of bands agree, as far as their names are known.
 
     Args:
         bands: Names of bands, empty where they are not known.
         others: Names of other bands.
 
     Returns:
-        Whether they are as many, and none has another name at the same place.
+        Whether both have the same length, and no two known names differ.
     """
     return len(bands) == len(others) and all(
         not (name and other) or name == other

@@ -69,7 +69,7 @@ def assign_classes(
 def guess_classes(
     found: set[Value], tags: set[Value], nodata: float | None, name: str
 ) -> dict[Value, int]:
-    """Decide which values are classes, if nobody says it.
+    """Decide which values are classes if the user does not.
 
     Args:
         found: Values of the files.

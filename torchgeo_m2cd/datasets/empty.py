@@ -51,7 +51,7 @@ def find_empty(
         [(x, y) for x in (0.5, size[1] - 0.5) for y in (0.5, size[0] - 0.5)]
     )
     areas = _find_lines(src, numbers, step)
-    # Most files have none, and shapes takes longer than all else
+    # Most files have none, and calling shapes takes longest
     for geometry, _ in (
         shapes(solid.astype(np.uint8), mask=solid) if solid.any() else ()
     ):

@@ -19,8 +19,8 @@ from rasterio.warp import Affine
 from ..utils import write_beside
 from .paths import name_paths, refuse_pipe, without_secrets
 
-#: Settings of GDAL with which it opens no URL, whatever a VRT or a WMS file says: neither
-#: its file systems of URLs nor, as nobody listens there, its other drivers.
+#: With these settings, GDAL opens no URL that a VRT or WMS file names: its file systems of
+#: URLs open no suffix, and its other drivers get a proxy that does not exist.
 _OFFLINE = {
     'CPL_VSIL_CURL_ALLOWED_EXTENSIONS': '.none',
     'GDAL_HTTP_PROXY': '127.0.0.1:9',

@@ -68,7 +68,7 @@ class GridFile:
         #: Area in coordinates of the grid where 0 is no data, too.
         self.empty: shapely.Geometry | None = None
         if layer.empty is not None:
-            # And what is mixed with it when it is warped
+            # Warping mixes its neighbours with it: leave them out, too
             empty = grid.project(layer.empty, layer.header.crs)
             self.empty = empty.buffer(3 * max(grid.res))
         west, north = grid.transform @ (left, top)
@@ -174,7 +174,7 @@ class GridFile:
         )
 
     def _says_nodata(self) -> bool:
-        """Whether the file says itself where it has no data, or that is seen in it."""
+        """Whether no data are those that the file declares, or optical zeros."""
         nodata, own = self.layer.nodata, self.layer.header.nodata
         if nodata == 0 and self.is_optical:
             return True
@@ -239,7 +239,7 @@ class OpenFiles:
 
 #: The files of all scenes that are open.
 OPEN_FILES = OpenFiles()
-# Before Python takes GDAL apart
+# Before Python unloads GDAL
 atexit.register(OPEN_FILES.close)
 
 

@@ -300,7 +300,7 @@ class GridRaster(GeoDataset):
         return values[:, trim:-trim, trim:-trim] if trim else values
 
     def _check_dark(self, granule: Granule, values: npt.NDArray[np.float32]) -> None:
-        """Let zeros of an optical image be no data where all bands are, and only there."""
+        """Mark zeros of an optical image as no data only where all bands are 0."""
         zeros = [self.on_grid[band.path].layer.nodata == 0 for band in granule.bands]
         missing = np.isnan(values) & np.array(zeros)[:, None, None]
         dark = ((values == 0) | missing).all(axis=0)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What raster files say of themselves, kept between runs for images of many files."""
+"""Headers of raster files, cached between runs for images of many files."""
 
 import contextlib
 import dataclasses
@@ -23,13 +23,13 @@ from .. import __version__
 from ..utils import write_beside
 from .files import open_file
 
-# Images of fewer files are opened in no time
+# Images of fewer files open fast
 _MANY = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a raster file says of itself, under the names that rasterio has for it.
+    """Header of a raster file, with the names of rasterio.
 
     Args:
         wkt: CRS, empty if there is none.
@@ -211,7 +211,7 @@ class Headers:
                 write_beside(self._cache, lambda file: file.write(text.encode()))
 
     def _stamp(self, path: str) -> list[int]:
-        """Tell a file from another one of the same path; empty if it is not local."""
+        """Identify a version of a local file; empty if the file is not local."""
         folder = os.path.dirname(path) or '.'
         try:
             stat = os.stat(path)

@@ -28,7 +28,7 @@ from .paths import name_paths, public_path
 from .radiometry import Radiometry, is_sentinel_2, read_safe
 from .source import SARSource, Source
 
-# Largest height and width of what stands for a whole file
+# Largest height and width of the overview of a file
 _MAX_SIZE = 1024
 
 
@@ -159,7 +159,7 @@ class LayerReader:
             # The others need not be opened, which takes long far away
             granule = granule.select(self._names, self.name)
         for path, same in granule.by_file():
-            # By a catalogue, by a dataset of TorchGeo, by the user, or by its suffix
+            # A catalogue, TorchGeo, the user, or the suffix says that it is an image
             is_meant = (
                 same[0].number > 0
                 or self.source.naming is not None
@@ -177,7 +177,7 @@ class LayerReader:
             self._check_file(path, src)
             listed = _list_bands(path, src)
             if same[0].number == 0:
-                # A name that tells files apart is surer than a description
+                # A name that distinguishes files is more reliable than a description
                 named = bool(same[0].name) and len(listed) == 1
                 found = same if named else listed
                 found = [dataclasses.replace(b, number=max(b.number, 1)) for b in found]

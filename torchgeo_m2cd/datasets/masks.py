@@ -84,7 +84,7 @@ class MaskSource(Source):
         if self.classes is None:
             return None
         table = {to_value(key): value for key, value in self.classes.items()}
-        # Not where 0 is to be something else
+        # By default, 0 is unchanged if no other value is
         return table if 0 in table.values() else {0.0: 0, **table}
 
     def no_data(self, src: Header) -> float | None:

@@ -38,7 +38,7 @@ _LOCAL = [
     for pattern in (_URI_OF_ARCHIVE, _VSI_OF_ARCHIVE, _SUBDATASET)
 ]
 
-# WMS:https://..., PG:..., and other names that only GDAL understands
+# WMS:https://..., PG:..., and other names that only GDAL reads
 _GDAL = re.compile(r'[A-Z][A-Z0-9_]{2,}:')
 
 # Other names of schemes that rasterio knows
@@ -130,7 +130,7 @@ def local_file(path: str) -> str:
 
 
 def stamp(file: str) -> list[int]:
-    """Tell a file from another one of the same path.
+    """Identify a version of a file.
 
     Args:
         file: Path of the file.
@@ -235,7 +235,7 @@ def expand(name: str, paths: Paths) -> list[str]:
 
 
 def refuse_pipe(path: str, what: str) -> None:
-    """Refuse what is neither a file nor a folder: a pipe would be waited for.
+    """Refuse paths that are neither files nor folders: reading a pipe would block.
 
     Args:
         path: Path or URL.

@@ -251,7 +251,7 @@ def _full_turn(crs: CRS) -> float | None:
 
 
 def _unwrap(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Join what longitudes tear apart: 179.9 and -179.9 become 179.9 and 180.1."""
+    """Unwrap longitudes at 180 degrees: 179.9 and -179.9 become 179.9 and 180.1."""
     turn = _full_turn(table.crs)
     if turn is None:
         return table
@@ -276,7 +276,7 @@ def _cut(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         world = shapely.box(shift - turn / 2, -turn, shift + turn / 2, turn)
         shapes = table.geometry[beyond].make_valid().intersection(world)
         pieces.append(table[beyond].set_geometry(shapes.translate(-shift)))
-    # In the order of the polygons, which says what is on top
+    # Later polygons are on top
     table = pd.concat(pieces).sort_index(kind='stable').explode(ignore_index=True)
     return table[(table.geom_type == 'Polygon') & ~table.is_empty]
 
@@ -287,7 +287,7 @@ def _unwrap_polygon(polygon: shapely.Polygon, turn: float) -> shapely.Polygon:
     for ring in (polygon.exterior, *polygon.interiors):
         points = shapely.get_coordinates(ring)
         steps = np.diff(points[:, 0])
-        # An edge along all of a parallel is meant as it is
+        # Keep an edge along a whole parallel
         steps -= np.where(np.abs(steps) < turn, np.round(steps / turn), 0) * turn
         points[1:, 0] = points[0, 0] + np.cumsum(steps)
         if abs(steps.sum()) > turn / 2:  # Around a pole

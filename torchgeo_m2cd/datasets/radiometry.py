@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the values of a file stand for: gain and offset."""
+"""Physical values of a file: gain and offset."""
 
 import functools
 import pathlib

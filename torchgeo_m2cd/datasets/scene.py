@@ -240,7 +240,7 @@ class SceneDataset(IntersectionDataset):
             ValueError: If SAR values that cannot be negative are.
         """
         pair = [image.read(x, y) for image in (self.optical, self.sar)]
-        # NumPy: on arrays so small, PyTorch's threads cost more than they bring
+        # NumPy is faster than PyTorch's threads on such small arrays
         arrays = [image.numpy() for image in pair]
         valid = np.logical_and.reduce([np.isfinite(a).all(axis=0) for a in arrays])
         for array in arrays:

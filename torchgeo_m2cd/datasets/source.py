@@ -308,7 +308,7 @@ class SARSource(Source):
         """Decide whether values are dB or a picture, see :meth:`Source.settle`."""
         if self.scale is not None:
             return self
-        # As dB, which are mostly negative, can only be if they are changed
+        # dB are mostly negative: unsigned integers without offset cannot be dB
         is_picture = {*dtypes} <= {'uint8', 'uint16'}
         is_picture &= {*radiometries} == {Radiometry()}
         return replace(self, scale='other' if is_picture else 'db')

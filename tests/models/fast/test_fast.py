@@ -4,10 +4,8 @@
 """Plain and fast models with the same weights compute the same."""
 
 import copy
-import os
+import importlib.util
 import pickle
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,17 +167,20 @@ class TestSetFast:
         assert fast_modules(model) == []  # existing models do not change
         assert plain_modules(M2CD('mit_b0')) == []
 
-    @pytest.mark.parametrize(('value', 'expected'), [('0', 'False'), ('1', 'True')])
-    def test_environment(self, value: str, expected: str) -> None:
-        code = 'from torchgeo_m2cd.models import use_fast; print(use_fast())'
-        process = subprocess.run(
-            [sys.executable, '-c', code],
-            env={**os.environ, 'TORCHGEO_M2CD_FAST': value},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert process.stdout.strip() == expected
+    @pytest.mark.parametrize(('value', 'expected'), [('0', False), ('1', True)])
+    def test_environment(
+        self, value: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A module that is imported when the variable is set follows it."""
+        monkeypatch.setenv('TORCHGEO_M2CD_FAST', value)
+        # Run its code once more, beside the module that is in use
+        spec = importlib.util.find_spec('torchgeo_m2cd.models.fast')
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert module.use_fast() is expected
+        assert use_fast()
 
 
 @pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18'])
