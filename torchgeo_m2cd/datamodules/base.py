@@ -153,6 +153,13 @@ class PairDataModule(BaseDataModule):
             return self.choose_inputs()
         return self.inputs
 
+    def _count_classes(self) -> int | None:
+        """Return the number of classes of the task, None without a task."""
+        task = None if self.trainer is None else self.trainer.lightning_module
+        arguments = {} if task is None else task.hparams
+        kind = arguments.get('task')
+        return arguments.get('num_classes') if kind in (None, 'multiclass') else 2
+
     def default_inputs(self) -> Inputs:
         """Return the inputs of a new model if the user gives none.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import rasterio
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from ..utils import check_choice
 from .bands import agree, list_bands, name_band
-from .classes import UNKNOWN, assign_classes
+from .classes import UNKNOWN, Value, assign_classes
 from .files import unreadable
 from .masks import MaskSource
 from .paths import name_paths, refuse_pipe
@@ -174,12 +175,35 @@ def read_mask(path: str, source: MaskSource) -> Tensor:
     """Read a change mask.
 
     Args:
+        path: See :func:`read_values`.
+        source: See :func:`read_values`.
+
+    Returns:
+        Classes, int64 tensor of shape (1, H, W), 255 where they are not known.
+
+    Raises:
+        RuntimeError: If the file cannot be read.
+        ValueError: If the file has bands that differ, or a value without class.
+    """
+    values, classes = read_values(path, source)
+    labels = torch.full(values.shape, UNKNOWN)
+    for value, label in classes.items():
+        labels[torch.from_numpy(values == value)] = label
+    return labels[None]
+
+
+def read_values(
+    path: str, source: MaskSource
+) -> tuple[npt.NDArray[np.generic], dict[Value, int]]:
+    """Read the values of a change mask, and find the class of each.
+
+    Args:
         path: Raster file of one band, or of equal bands.
         source: How to read it: band, classes, and value without label. Without *classes*,
             values are classes, but it has to be said what 255 means.
 
     Returns:
-        Classes, int64 tensor of shape (1, H, W), 255 where they are not known.
+        Values, shape (H, W), and the class of each value, 255 if it is not known.
 
     Raises:
         RuntimeError: If the file cannot be read.
@@ -201,20 +225,15 @@ def read_mask(path: str, source: MaskSource) -> Tensor:
             f'{name} has {len(numbers)} bands that differ: expected a mask of 1 band, or '
             'mask.bands=[1] to take the first'
         )
-    found = set(pd.unique(first.ravel()).astype(float).tolist())
-    known = {value: UNKNOWN for value in found if value == nodata or math.isnan(value)}
+    found: set[Value] = set(pd.unique(first.ravel()).astype(float).tolist())
+    known = {v: UNKNOWN for v in found if v == nodata or math.isnan(float(v))}
     if source.classes is None and UNKNOWN in found - known.keys():
         raise ValueError(
             f'{name} has the value {UNKNOWN}: expected mask.classes, such as '
             f'{{0: 0, {UNKNOWN}: 1}} if it means changed, or {{0: 0, 1: 1, {UNKNOWN}: '
             f'{UNKNOWN}}} if it means not known'
         )
-    labels = torch.full(first.shape, UNKNOWN)
-    for value, label in assign_classes(
-        found - known.keys(), source.table, name
-    ).items():
-        labels[torch.from_numpy(first == value)] = label
-    return labels[None]
+    return first, known | assign_classes(found - known.keys(), source.table, name)
 
 
 @contextlib.contextmanager

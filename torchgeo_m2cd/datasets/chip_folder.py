@@ -13,9 +13,10 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..checks import CountOrZero, checked
 from .base import OpticalSARDataset, stack_pair
-from .chip_files import ImageReader, read_mask
+from .chip_files import ImageReader, read_mask, read_values
 from .chip_splits import Splits, load_chips
 from .chips import Chip
+from .classes import Value
 from .masks import MaskSource
 from .paths import Paths, list_paths, name_paths
 from .source import SARSource, Source
@@ -180,6 +181,22 @@ class ChipFolder(OpticalSARDataset):
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.files)
+
+    def mask_classes(self, index: int) -> dict[Value, int]:
+        """Read the mask of a chip, and no image.
+
+        Args:
+            index: Index of the chip.
+
+        Returns:
+            Class of each value of the file, 255 if it is not known.
+
+        Raises:
+            RuntimeError: If the file cannot be read.
+            ValueError: If the file has bands that differ, or a value without class.
+        """
+        assert self.mask is not None
+        return read_values(self.files[index].mask, self.mask)[1]
 
     def _list_chips(
         self,
