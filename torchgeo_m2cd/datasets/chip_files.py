@@ -25,7 +25,7 @@ from .classes import UNKNOWN, Value, assign_classes
 from .files import unreadable
 from .masks import MaskSource
 from .paths import name_paths, refuse_pipe
-from .radiometry import Radiometry
+from .radiometry import TINY, Radiometry
 from .source import Source
 
 
@@ -40,6 +40,8 @@ class ImageReader:
         numbers: Numbers of the C bands to read, starting at 1.
         bands: Names of the bands to read, numbers where they are not known.
         size: Height and width of a file in pixels.
+        counts_black: Whether the dataset counts pixels where all optical bands are 0. The
+            model sees no data there nevertheless.
     """
 
     kind: str
@@ -48,10 +50,16 @@ class ImageReader:
     numbers: Sequence[int]
     bands: tuple[str, ...]
     size: tuple[int, int]
+    counts_black: bool = False
 
     @classmethod
     def of(
-        cls, kind: str, source: Source, path: str, all_bands: Sequence[str] = ()
+        cls,
+        kind: str,
+        source: Source,
+        path: str,
+        all_bands: Sequence[str] = (),
+        counts_black: bool = False,
     ) -> Self:
         """Find out from one file how to read all.
 
@@ -60,6 +68,7 @@ class ImageReader:
             source: The settings.
             path: The file.
             all_bands: Names of all bands, if files do not name them.
+            counts_black: See :class:`ImageReader`.
 
         Returns:
             The reader.
@@ -99,13 +108,13 @@ class ImageReader:
                 f'{len(names)}, the bands of {name_paths(path)}'
             )
         bands = (*given,) or tuple(names[number - 1] for number in numbers)
-        return cls(kind, source, names, numbers, bands, size)
+        return cls(kind, source, names, numbers, bands, size, counts_black)
 
     def read(self, path: str) -> tuple[Tensor, Tensor]:
         """Read an image.
 
-        Where all bands that are read of an optical image are 0, and others are not, they
-        become 1.2e-38: 0 in all bands is no data to a model.
+        Where zeros of an optical image are data, since bands that are not read differ from
+        0 or *source* says so, they become 1.2e-38 if all that are read are 0.
 
         Args:
             path: Any raster file that GDAL can read, such as PNG or GeoTIFF.
@@ -132,11 +141,11 @@ class ImageReader:
             )
         index = [number - 1 for number in self.numbers]
         values = everything[index]
-        black = (everything == 0).all(axis=0)
-        dark = (values == 0).all(axis=0) & ~black
         missing = np.isnan(everything)
         if nodata is not None:
             missing |= array == nodata
+        dark = (values == 0).all(axis=0)
+        black = (everything == 0).all(axis=0) & (not self.source.has_zeros)
         # A lake is 0 in the near infrared
         is_black = self.source.is_optical and nodata == 0
         empty = missing.all(axis=0) if is_black else missing[index].any(axis=0)
@@ -145,8 +154,9 @@ class ImageReader:
                 band *= gain
                 band += offset
         if self.source.is_optical:
+            values[:, dark] = TINY
             values[:, black] = 0
-            values[:, dark] = np.finfo(np.float32).tiny
+            empty |= black & (not self.counts_black)
         values[:, empty] = math.nan
         values = self.source.convert(values, name)
         values[:, empty] = 0

@@ -47,8 +47,8 @@ class ChipFolder(OpticalSARDataset):
     together. Chips without groups are divided into 16 runs of successive names, since
     neighbours mostly have such names.
 
-    Where a file declares no data, or is NaN, the mask is 255 and ``valid``, a bool tensor
-    of shape (1, H, W) in each sample, is False. SAR in power or amplitude becomes dB.
+    Where a file has no data, see *nodata* of :class:`~torchgeo_m2cd.datasets.Source`, the
+    mask is 255 and ``valid``, a bool tensor of shape (1, H, W) in each sample, is False. SAR in power or amplitude becomes dB.
     An alpha band is a band like others, since four bands are often stored as RGBA.
 
     Example:
@@ -76,6 +76,9 @@ class ChipFolder(OpticalSARDataset):
     #: Names of all bands of the SAR files, if these do not name them.
     all_sar_bands: tuple[str, ...] = ()
     rgb_bands: tuple[str, ...] = ()
+    #: Whether masks and metrics count pixels where all optical bands are 0, as in the
+    #: published figures of a benchmark.
+    counts_black: ClassVar[bool] = False
 
     # Settings that scenes have, too, but chips have not
     _unused: ClassVar[set[str]] = {
@@ -136,7 +139,11 @@ class ChipFolder(OpticalSARDataset):
         self.files = self._list_chips(paths, table, splits, seed)
         first = self.files[0]
         self._optical = ImageReader.of(
-            'optical', sources['optical'], first.optical, self.all_bands
+            'optical',
+            sources['optical'],
+            first.optical,
+            self.all_bands,
+            self.counts_black,
         )
         self._sar = ImageReader.of('SAR', sources['sar'], first.sar, self.all_sar_bands)
         self.bands, self.sar_bands = self._optical.bands, self._sar.bands
