@@ -47,7 +47,7 @@ def test_families(tmp_path: Path) -> None:
     for taken, refused in (encoders[:2], encoders[2:]):
         assert not {*taken} & {*refused}
         M2CD(taken[0])
-        with pytest.raises(ValueError, match='no known stages|nsupported'):
+        with pytest.raises(ValueError, match=r'no known stages|nsupported'):
             M2CD(refused[0])
 
 
