@@ -158,8 +158,8 @@ def list_families() -> list[dict[str, str]]:
         timm = {f'tu-{name}': _is_taken(f'tu-{name}') for name in TIMM}
     rows = []
     for library, takes in (
-        ('segmentation_models_pytorch', {n: families[f] for n, f in smp.items()}),
-        ('timm, one per family', timm),
+        ('SMP', {n: families[f] for n, f in smp.items()}),
+        ('timm', timm),
     ):
         for verdict, taken in (('takes', True), ('refuses', False)):
             chosen = [f'``{name}``' for name in takes if takes[name] == taken]
