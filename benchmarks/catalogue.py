@@ -4,13 +4,17 @@
 """Tables of the datasets, the released weights and the encoders of M²CD.
 
 python -m benchmarks.catalogue
+python -m benchmarks.catalogue encoders --encoders resnet18 mit_b0
 """
 
 import argparse
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchgeo.datasets import BRIGHTDFC2025
@@ -19,6 +23,7 @@ from benchmarks.tables import RESULTS, write_csv
 from torchgeo_m2cd.datamodules import BRIGHTDFC2025DataModule
 from torchgeo_m2cd.datasets import OMBRIA, CAUFlood, SyntheticFlood
 from torchgeo_m2cd.models import M2CD, Experts, M2CD_Weights
+from torchgeo_m2cd.models.stages import get_stages
 
 #: What the datasets have no attributes for. Number of chips and licence of BRIGHT are
 #: those of TorchGeo's table of datasets.
@@ -77,6 +82,18 @@ ENCODERS = {
     'tu-convnext_base': 'ConvNeXt-B',
 }
 
+#: An encoder of each of many families of timm.
+TIMM = (
+    'coat_tiny', 'convnext_atto', 'convnextv2_atto', 'davit_tiny', 'densenet121', 'dla34',
+    'edgenext_xx_small', 'efficientformer_l1', 'efficientnet_b0', 'efficientvit_b0',
+    'fastvit_t8', 'focalnet_tiny_srf', 'gcvit_xxtiny', 'ghostnet_100', 'hiera_tiny_224',
+    'hrnet_w18_small', 'inception_v3', 'levit_128s', 'mambaout_femto', 'maxvit_tiny_tf_224',
+    'mobilenetv3_small_050', 'mobilenetv4_conv_small', 'nextvit_small', 'poolformer_s12',
+    'pvt_v2_b0', 'regnetx_002', 'repvgg_a0', 'res2net50_14w_8s', 'resnest14d', 'resnet18',
+    'seresnext26d_32x4d', 'swin_tiny_patch4_window7_224', 'swinv2_tiny_window8_256',
+    'tiny_vit_5m_224', 'twins_pcpvt_small', 'vit_tiny_patch16_224', 'xception41',
+)  # fmt: skip
+
 
 def list_datasets() -> list[dict[str, str]]:
     """List the datasets.
@@ -122,17 +139,62 @@ def list_weights() -> list[dict[str, str]]:
     return rows
 
 
-def list_encoders() -> list[dict[str, str]]:
-    """List encoders, measured with and without experts; takes minutes.
+def list_families() -> list[dict[str, str]]:
+    """List which encoders M2CD takes: all of SMP, and one per family of timm.
+
+    Returns:
+        A row of those it takes and one of those it refuses, of each library.
+    """
+    # SMP is going to remove those of timm- in favour of tu-
+    smp = {
+        name: encoder['encoder']
+        for name, encoder in encoders.items()
+        if not name.startswith('timm-')
+    }
+    # One of each family tells of all
+    first = {family: name for name, family in reversed(smp.items())}
+    families = {family: _is_taken(name) for family, name in first.items()}
+    with torch.device('meta'):
+        timm = {f'tu-{name}': _is_taken(f'tu-{name}') for name in TIMM}
+    rows = []
+    for library, takes in (
+        ('SMP', {n: families[f] for n, f in smp.items()}),
+        ('timm', timm),
+    ):
+        for verdict, taken in (('takes', True), ('refuses', False)):
+            chosen = [f'``{name}``' for name in takes if takes[name] == taken]
+            rows.append(
+                {'Library': library, 'M²CD': verdict, 'Encoders': ', '.join(chosen)}
+            )
+    return rows
+
+
+def _is_taken(name: str) -> bool:
+    """Whether M2CD takes an encoder."""
+    try:
+        get_stages(get_encoder(name, weights=None), name)
+    except ValueError:  # SMP itself refuses some of timm
+        return False
+    return True
+
+
+def list_encoders(
+    known: Sequence[dict[str, str]] = (), names: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """List encoders, measured with and without experts; all take minutes.
+
+    Args:
+        known: Rows of a table that was made before.
+        names: Encoders to measure (defaults to all); the rows of others are kept.
 
     Returns:
         A row per encoder.
     """
-    rows = []
-    for encoder in ENCODERS:
-        rows.append(measure_encoder(encoder))
-        print(*rows[-1].values(), sep='\t', flush=True)
-    return rows
+    rows = {row['encoder']: row for row in known if row['encoder'] in ENCODERS}
+    for encoder in names or ENCODERS:
+        rows[encoder] = measure_encoder(encoder)
+        print(*rows[encoder].values(), sep='\t', flush=True)
+    return [rows[encoder] for encoder in ENCODERS if encoder in rows]
 
 
 def measure_encoder(encoder: str) -> dict[str, str]:
@@ -192,20 +254,40 @@ def main(argv: list[str] | None = None) -> None:
     tables = {
         'datasets': list_datasets,
         'weights': list_weights,
-        'encoders': list_encoders,
+        'families': list_families,
     }
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'tables', nargs='*', default=list(tables), help=f'some of {", ".join(tables)}'
+        'tables',
+        nargs='*',
+        default=[*tables, 'encoders'],
+        help=f'some of {", ".join(tables)}, encoders',
+    )
+    parser.add_argument(
+        '--encoders',
+        nargs='+',
+        choices=ENCODERS,
+        default=[],
+        help='encoders to measure; the rows of others are kept (default: all)',
+        metavar='NAME',
     )
     parser.add_argument(
         '--folder', type=Path, default=RESULTS, help='folder to write the tables to'
     )
     args = parser.parse_args(argv)
     for name in args.tables:
-        write_csv(args.folder / f'{name}.csv', tables[name]())
+        path = args.folder / f'{name}.csv'
+        if name == 'encoders':
+            known = []
+            if args.encoders and path.exists():
+                with path.open(encoding='utf-8', newline='') as file:
+                    known = list(csv.DictReader(file))
+            rows = list_encoders(known, args.encoders)
+        else:
+            rows = tables[name]()
+        write_csv(path, rows)
 
 
 if __name__ == '__main__':

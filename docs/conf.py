@@ -10,8 +10,11 @@ import inspect
 import os
 from typing import Any
 
+from docutils import nodes
+from math_core import LatexToMathML
 from sphinx.application import Sphinx
 from sphinx.util.inspect import signature, stringify_signature
+from sphinx.writers.html5 import HTML5Translator
 
 import torchgeo_m2cd
 
@@ -27,7 +30,6 @@ extensions = [
     'myst_nb',
     'sphinx.ext.autodoc',
     'sphinx.ext.intersphinx',
-    'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
     'sphinx_copybutton',
@@ -51,6 +53,9 @@ if repository:
     html_theme_options['github_url'] = repository
 html_sidebars: dict[str, list[str]] = {'architecture': [], 'index': []}
 html_show_sourcelink = False
+
+# Browsers draw MathML themselves. MathJax would come from a network, which may not be there
+html_math_renderer = 'mathml'
 
 # Pictures of pages for social networks, which need the address of the pages
 ogp_site_url = os.environ.get('READTHEDOCS_CANONICAL_URL', '')
@@ -141,8 +146,27 @@ def keep_colons(
         ]  # An empty comment: napoleon looks at the first line alone
 
 
+def to_mathml(node: nodes.math | nodes.math_block, displaystyle: bool) -> str:
+    """Turn LaTeX into what browsers draw; what it cannot be turned into is an error."""
+    converter = LatexToMathML()
+    return converter.convert_with_local_state(node.astext(), displaystyle=displaystyle)
+
+
+def write_formula(self: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula within a line."""
+    self.body.append(to_mathml(node, displaystyle=False))
+    raise nodes.SkipNode
+
+
+def write_block(self: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula in a line of its own."""
+    self.body.append(f'<div class="formula">{to_mathml(node, displaystyle=True)}</div>')
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
+    app.add_html_math_renderer('mathml', (write_formula, None), (write_block, None))
     # Before napoleon
     app.connect('autodoc-process-docstring', keep_colons, priority=400)
     app.connect('autodoc-process-signature', show_init)

@@ -315,11 +315,15 @@ class TestPredictPair:
         found = predict_pair(task, optical, sar)
         assert torch.equal(found.isfinite(), known)
         torch.testing.assert_close(found[known], expected[known])
-        # The caller may know of further pixels without data
+        # The caller may know of further pixels without data, and that zeros are data
+        known[7, :9] = True
         valid = torch.rand(64, 64) < 0.5
         for given in (valid, valid.int()):
             found = predict_pair(task, optical, sar, given)
             assert torch.equal(found.isfinite(), known & valid)
+        assert (known & valid)[7, :9].any()
+        expected = self.expected(optical, sar)
+        torch.testing.assert_close(found[known & valid], expected[known & valid])
         arrays = predict_pair(task, optical.numpy(), sar.numpy(), valid.numpy())
         np.testing.assert_array_equal(np.isfinite(arrays), (known & valid).numpy())
         assert predict_pair(task, optical, sar, valid & False).isnan().all()

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import catalogue
+from torchgeo_m2cd.models import M2CD
 
 RESULTS = Path(__file__).parents[2] / 'docs' / 'results'
 
@@ -32,6 +33,34 @@ def test_main(tmp_path: Path) -> None:
     weights = read(tmp_path, 'weights').loc['``M2CD_Weights.OMBRIA_V1``']
     assert weights['MB'] == '7.6'
     assert weights['albania'] == '0.555'
+
+
+@pytest.mark.slow
+def test_families(tmp_path: Path) -> None:
+    """The page lists the encoders that are taken and those that are refused."""
+    catalogue.main(['families', '--folder', str(tmp_path)])
+    text = (tmp_path / 'families.csv').read_text()
+    assert text == (RESULTS / 'families.csv').read_text()
+    families = pd.read_csv(tmp_path / 'families.csv')
+    assert [*families['M²CD']] == ['takes', 'refuses'] * 2
+    encoders = [cell.strip('`').split('``, ``') for cell in families['Encoders']]
+    for taken, refused in (encoders[:2], encoders[2:]):
+        assert not {*taken} & {*refused}
+        M2CD(taken[0])
+        with pytest.raises(ValueError, match=r'no known stages|nsupported'):
+            M2CD(refused[0])
+
+
+def test_some_encoders(tmp_path: Path) -> None:
+    """Others than those that are named keep their rows."""
+    path = tmp_path / 'encoders.csv'
+    lines = (RESULTS / 'encoders.csv').read_text().splitlines()
+    old = [line if 'mit_b0,' not in line else 'mit_b0,x,0,0,0,0,0' for line in lines]
+    path.write_text('\n'.join(old) + '\n')
+    catalogue.main(['encoders', '--encoders', 'mit_b0', '--folder', str(tmp_path)])
+    assert path.read_text().splitlines() == lines
+    with pytest.raises(SystemExit):
+        catalogue.main(['encoders', '--encoders', 'mit_b9', '--folder', str(tmp_path)])
 
 
 @pytest.mark.parametrize('encoder', ['mit_b0', 'tu-mobilenetv3_small_100'])

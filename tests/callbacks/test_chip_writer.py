@@ -24,7 +24,7 @@ TRANSFORM = from_origin(500_000, 5_000_000, 10, 10)
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Chips of which the first is georeferenced, and lacks data in its first row."""
+    """Chips of which the first is georeferenced, and black in its first row."""
     root = tmp_path / 'chips'
     make_chips(root, {'train': 1, 'test': 3})
     with rasterio.open(root / 'test' / 'A' / '1.tif', 'r+') as dst:
@@ -32,7 +32,6 @@ def root(tmp_path: Path) -> Path:
         values = dst.read()
         values[:, 0] = 0
         dst.write(values)
-        dst.nodata = 0
     return root
 
 

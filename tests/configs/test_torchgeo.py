@@ -856,7 +856,7 @@ class TestChips:
                 ('--data.optical.bands', '[1]'),
                 'the inputs have 1 optical and 2 SAR chan',
             ),
-            (('--data.mask.classes', '{0: 0, 7: 1}'), "0.png' has the values 255: exp"),
+            (('--data.mask.classes', '{0: 0, 7: 1}'), ".png' has the values 255: exp"),
         ],
     )
     def test_errors(

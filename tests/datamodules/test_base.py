@@ -504,7 +504,10 @@ class TestChooseInputs:
     @pytest.mark.parametrize('stage', ['fit', 'validate', 'test', 'predict'])
     def test_wrong_bands(self, stage: str) -> None:
         inputs = Inputs(LeftOut(3), LeftOut(2))
-        match = 'inputs are for 3 optical and 2 SAR bands, but the data have 2 and 1'
+        match = (
+            'inputs are for 3 optical and 2 SAR bands, but the data have 2 and 1: .*\\. Exp'
+            r'ected these bands, .* optical\.bands: \[1, 2, 3\] and sar\.bands: \[1, 2\], w'
+        )
         given = make(inputs=inputs)
         given.setup(stage)
         with pytest.raises(ValueError, match=match):
@@ -538,7 +541,8 @@ class TestChooseInputs:
         with pytest.warns(UserWarning, match=match):
             make(inputs=trained).choose_inputs(swapped)
         match = (
-            r'data have 2 and 1: \[B04, B03\] and \[VV\], not \[B03, B04\] and \[VV\]'
+            r'data have 2 and 1: \[B04, B03\] and \[VV\], not \[B03, B04\] and \[VV\]\. '
+            r'.* example with optical\.bands: {B04: 1, B03: 2}, where the numbers are'
         )
         datamodule = make(inputs=None)
         datamodule.setup('test')

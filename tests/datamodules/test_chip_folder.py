@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer
 from torchgeo.datamodules import BaseDataModule
 
 from tests.data.cau_flood.data import write
@@ -15,9 +18,11 @@ from tests.data.chips.data import SIZE, arrays, make_chips
 from torchgeo_m2cd.configs import read_configs
 from torchgeo_m2cd.datamodules import ChipFolderDataModule
 from torchgeo_m2cd.datasets import ChipFolder, MaskSource, SARSource, Source
+from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
 
 MASK = MaskSource(classes={0: 0, 255: 1})
+MULTICLASS: Any = {'task': 'multiclass', 'num_classes': 3, 'loss': 'ce'}
 
 
 @pytest.fixture
@@ -28,6 +33,17 @@ def root(tmp_path: Path) -> Path:
 
 def make(root: Path, **kwargs: Any) -> ChipFolderDataModule:
     return ChipFolderDataModule(root, **{'mask': MASK, 'batch_size': 2, **kwargs})
+
+
+def make_with_task(root: Path, task: Any, **kwargs: Any) -> ChipFolderDataModule:
+    """Make a data module for the training of a task with some arguments."""
+    datamodule = make(root, **kwargs)
+    datamodule.trainer = Trainer(accelerator='cpu', logger=False)
+    datamodule.trainer.strategy.connect(
+        ChangeDetectionTask('unet', 'resnet18', in_channels=4, **task)
+    )
+    datamodule.setup('fit')
+    return datamodule
 
 
 class TestChipFolderDataModule:
@@ -83,12 +99,83 @@ class TestChipFolderDataModule:
         assert batch['image'].shape == (2, 2, 2, 8, 8)
         assert datamodule.choose_inputs(inputs) is inputs
 
-    def test_bad_labels(self, root: Path) -> None:
-        """All chips for training are read before it begins."""
+    @pytest.mark.parametrize(
+        ('classes', 'kwargs', 'match'),
+        [
+            (None, {}, r"label/\d\.png' has the value 255: expected mask\.classes"),
+            (
+                {0: 0, 255: 0},
+                {},
+                (
+                    r'masks of the training chips have the values 0, 255, with mask\.classes={0: '
+                    r'0, 255: 0} the classes \[0\]: expected 0 for unchanged and 1 for changed '
+                    r'pixels, such as mask\.classes={0: 0, 255: 1}\. Are these the masks'
+                ),
+            ),
+            ({0: 0, 255: 255}, {}, r'the classes \[0\]: expected'),
+            ({0: 255, 255: 255}, {}, r'the classes \[\]: expected'),
+            ({0: 255, 255: 1}, MULTICLASS, r'es \[1\]: '),
+            (
+                {0: 0, 255: 2},
+                {},
+                r'es \[0, 2\]: expected 0 to 1, since the task has 2 ',
+            ),
+        ],
+    )
+    def test_wrong_classes(
+        self, root: Path, classes: Any, kwargs: Any, match: str
+    ) -> None:
+        """They are an error before the training, also if inputs need not be measured."""
+        for inputs in (None, Inputs(LeftOut(4), LeftOut(2))):
+            datamodule = make_with_task(
+                root, kwargs, mask=MaskSource(classes=classes), inputs=inputs
+            )
+            with pytest.raises(ValueError, match=match):
+                datamodule.val_dataloader()
+
+    def test_other_masks(self, root: Path) -> None:
+        """Masks of one value are likely not those that were meant."""
+        for path in (root / 'train' / 'label').iterdir():
+            write(path, np.zeros((1, SIZE, SIZE), np.uint8))
         datamodule = make(root, mask='{split}/label/*')
         datamodule.setup('fit')
-        with pytest.raises(ValueError, match=r"label/0\.png' has the value 255: expec"):
+        match = (
+            r'have the values 0, the classes \[0\]: .* changed pixels\. Are these the'
+        )
+        with pytest.raises(ValueError, match=match):
             datamodule.train_dataloader()
+
+    def test_absent_class(self, root: Path) -> None:
+        datamodule = make_with_task(
+            root, MULTICLASS, inputs=Inputs(LeftOut(4), LeftOut(2))
+        )
+        match = r'the classes \[0, 1\]: no pixel is of \[2\], so a model cannot learn'
+        with pytest.warns(UserWarning, match=match):
+            datamodule.train_dataloader()
+        # Once
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            datamodule.train_dataloader()
+
+    @pytest.mark.parametrize(
+        ('kwargs', 'line'),
+        [
+            ({}, '8 chips: 4 train, 2 val, 2 test'),
+            (
+                {'splits': {'train': 0.5, 'val': 0.25}},
+                '5 chips: 2 train, 1 val, 2 test',
+            ),
+            ({'test_split': 'none'}, '6 chips: 4 train, 2 val'),
+        ],
+    )
+    def test_counts(
+        self, root: Path, caplog: pytest.LogCaptureFixture, kwargs: Any, line: str
+    ) -> None:
+        """Splits are counted once, when a training begins."""
+        with caplog.at_level(logging.INFO, 'lightning.pytorch'):
+            make(root, **kwargs).setup('fit')
+            make(root, **kwargs).setup('validate')
+        assert [record.message for record in caplog.records] == [line]
 
     @pytest.mark.parametrize(
         ('given', 'expected'),

@@ -162,23 +162,36 @@ class TestImageReader:
         _, valid = sar(path, bands=[2], **settings).read(path)
         assert valid.sum() == H * W - 1
 
-    @pytest.mark.parametrize('nodata', [None, 0])
+    @pytest.mark.parametrize('nodata', [None, 0, -9])
     def test_zeros(self, tmp_path: Path, nodata: float | None) -> None:
-        """An optical image has no data only where all bands of the file are 0."""
+        """An optical image has no data where all bands of the file are 0, and only there.
+
+        This is so whatever the file says, but not if another value is given.
+        """
         array = ramp(3) + 1
         array[:2, 0] = array[:, 1] = 0
         path = save(
-            tmp_path / 'a.tif', array, **({} if nodata is None else {'nodata': 0})
+            tmp_path / 'a.tif', array, **({} if nodata is None else {'nodata': nodata})
         )
-        image, valid = optical(path, bands=[1, 2], offset=-1, gain=2).read(path)
+        settings: Any = {'bands': [1, 2], 'offset': -1, 'gain': 2}
+        image, valid = optical(path, **settings).read(path)
         assert valid[:, [0, 2, 3]].all()
-        assert valid[:, 1].any() == (nodata is None)
+        assert not valid[:, 1].any()
         assert ((image[:, 0] > 0) & (image[:, 0] < 1e-30)).all()
+        assert (image[:, 1] == 0).all()
+        for given in (np.nan, -9):
+            image, valid = optical(path, **settings, nodata=given).read(path)
+            assert valid.all()
+            assert ((image[:, :2] > 0) & (image[:, :2] < 1e-30)).all()
+        # A benchmark may count them, though no model sees them
+        source = Source(**settings)
+        image, valid = ImageReader.of('optical', source, path, (), True).read(path)
+        assert valid[:, 1].all() == (nodata != 0)
         assert (image[:, 1] == 0).all()
         expected = array[:2, 2:] * 2 - 1
         assert torch.equal(image[:, 2:], torch.from_numpy(expected))
         _, valid = sar(path).read(path)
-        assert valid[:, 0].any() == (nodata is None)
+        assert valid[:, 0].any() == (nodata != 0)
 
     def test_tags_of_scale(self, tmp_path: Path) -> None:
         """Optical samples are reflectance x 10,000, as of scenes."""

@@ -58,12 +58,14 @@ class TestChipFolder:
 
     def test_no_data(self, root: Path) -> None:
         """Where one of the images has no data, nothing counts."""
-        _, sar, _ = arrays(0)
+        optical, sar, _ = arrays(0)
+        optical[:, 0, 5:7] = 0
         sar[0, 0, :5] = np.nan
+        write(root / 'train/A/0.tif', optical)
         write(root / 'train/B/0.tif', sar)
         sample = ChipFolder(root, mask=MASK)[0]
-        assert not sample['valid'][0, 0, :5].any()
-        assert sample['valid'].sum() == SIZE**2 - 5
+        assert not sample['valid'][0, 0, :7].any()
+        assert sample['valid'].sum() == SIZE**2 - 7
         assert torch.equal(sample['mask'] == 255, ~sample['valid'])
         assert sample['image'].isfinite().all()
 

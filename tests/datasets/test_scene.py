@@ -586,6 +586,22 @@ class TestFiles:
         assert (sample['image'][1, 0][sample['valid'][0]] == -10).all()
         assert (~sample['valid']).sum() == {10: 400, 20: 1600}[step]
 
+    @pytest.mark.parametrize('given', [math.nan, 9])
+    @pytest.mark.parametrize('step', [10, 20])
+    def test_zeros_are_data(self, step: int, given: float, tmp_path: Path) -> None:
+        """With a value for no data, zeros of an optical image are data, as those of SAR."""
+        image = optical() + 100
+        image[:, 20:40, 20:40] = 0
+        place = from_origin(WEST, NORTH, step, step)
+        path = write(tmp_path / 'optical.tif', image, place, nodata=9)
+        sar = write(tmp_path / 'sar.tif', np.full((100, 120), -10, np.float32))
+        for source, count in ((Source(path), {10: 400, 20: 1600}[step]),
+                              (Source(path, nodata=given), 0)):  # fmt: skip
+            sample = read_all(SceneDataset(source, sar, res=(10, 10)))
+            assert (~sample['valid']).sum() == count
+            assert (sample['image'][0][:, sample['valid'][0]] > 0).all()
+        assert (sample['image'][0] < 1e-30).all(dim=0).sum() > 300
+
     @pytest.mark.parametrize('kind', ['alpha', 'mask'])
     @pytest.mark.parametrize('step', [10, 20])
     def test_masked(

@@ -281,7 +281,7 @@ class TestParts:
         assert summary['files']['quicklook'] is None
         assert any('could not be drawn' in text for text in summary['warnings'])
         assert make_parts(scene, outputs).start() == {0}
-        # Another file, one that is made, does not excuse it
+        # Another file that is missing is made anew
         outputs.files['style'].unlink()
         make(scene, outputs).release()
         assert outputs.files['style'].exists()

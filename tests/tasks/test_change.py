@@ -523,6 +523,27 @@ class TestChangeDetectionTask:
             backbone = task.model.encoder.backbone
             assert not any(p.requires_grad for p in backbone.parameters())
 
+    def test_freeze_random_weights(self, tmp_path: Path) -> None:
+        """A frozen encoder is useless if nothing has trained it before."""
+
+        def warnings_of(task: ChangeDetectionTask, **kwargs: Any) -> int:
+            with warnings.catch_warnings(record=True) as record:
+                warnings.simplefilter('always')
+                trainer = make_trainer(tmp_path, logger=False)
+                trainer.fit(task, datamodule=make_datamodule(), **kwargs)
+            trainer.save_checkpoint(path)
+            return sum('encoder has random weights' in str(w.message) for w in record)
+
+        path = tmp_path / 'a.ckpt'
+        arguments: Any = {'in_channels': 4, 'freeze_backbone': True}
+        assert warnings_of(make_task(**arguments)) == 1
+        trained = ChangeDetectionTask.load_from_checkpoint(path, weights_only=True)
+        assert warnings_of(trained) == 0
+        assert warnings_of(make_task(**arguments, init_from=str(path))) == 0
+        resumed = make_task(**arguments)
+        assert warnings_of(resumed, ckpt_path=path, weights_only=True) == 0
+        assert warnings_of(make_task(in_channels=4)) == 0
+
     @pytest.mark.parametrize('precision', ['bf16-mixed', 'bf16-true'])
     def test_precision(self, tmp_path: Path, precision: Any) -> None:
         trainer = make_trainer(

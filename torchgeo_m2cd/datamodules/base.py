@@ -125,6 +125,7 @@ class PairDataModule(BaseDataModule):
                     'and {}: {} and {}, not {} and {}'.format(
                         *map(len, both), *map(list_bands, both)
                     )
+                    + _advise_bands(inputs.band_names, names)
                 )
 
     def _find_decibels(self, inputs: Inputs) -> float | None:
@@ -152,6 +153,13 @@ class PairDataModule(BaseDataModule):
         if self.inputs is None or self.inputs is self._given:
             return self.choose_inputs()
         return self.inputs
+
+    def _count_classes(self) -> int | None:
+        """Return the number of classes of the task, None without a task."""
+        task = None if self.trainer is None else self.trainer.lightning_module
+        arguments = {} if task is None else task.hparams
+        kind = arguments.get('task')
+        return arguments.get('num_classes') if kind in (None, 'multiclass') else 2
 
     def default_inputs(self) -> Inputs:
         """Return the inputs of a new model if the user gives none.
@@ -307,6 +315,27 @@ class OpticalSARDataModule(PairDataModule, NonGeoDataModule):
         """Turn a training batch into what the model is shown, augment it, and crop it."""
         cropped: Sample = self.crop(super()._show_and_augment(batch))
         return cropped
+
+
+def _advise_bands(
+    wanted: Sequence[Sequence[str]], found: Sequence[Sequence[str]]
+) -> str:
+    """Say how chips are read with the bands of the inputs."""
+    settings = []
+    for kind, names, others in zip(('optical', 'sar'), wanted, found, strict=True):
+        if not agree(names, others):
+            numbers = range(1, len(names) + 1)
+            bands = ', '.join(
+                f'{name}: {number}' if all(names) else str(number)
+                for name, number in zip(names, numbers, strict=True)
+            )
+            braces = '{{{}}}' if all(names) else '[{}]'
+            settings.append(f'{kind}.bands: {braces.format(bands)}')
+    return (
+        f'. Expected these bands, of your own chips for example with '
+        f'{" and ".join(settings)}, where the numbers are those of the bands in the '
+        'files, or inputs for the bands of the data'
+    )
 
 
 def _warn_of_change(inputs: Inputs, trained: Inputs) -> None:

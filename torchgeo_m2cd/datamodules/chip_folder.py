@@ -3,14 +3,22 @@
 
 """Data module of chips of one's own."""
 
-from typing import Any
+import contextlib
+import random
+from typing import Any, cast
 
-from torchgeo.datasets.utils import Path
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+from torchgeo.datasets.utils import Path, Sample
 
 from ..checks import Count, CountOrZero, Size, checked
 from ..datasets import ChipFolder, MaskSource, SARSource, Source
+from ..datasets.classes import UNKNOWN, Value, list_values
 from ..datasets.paths import Paths
 from .base import OpticalSARDataModule
+
+# Largest number of masks to look for the classes in
+_MOST_MASKS = 2000
 
 
 class ChipFolderDataModule(OpticalSARDataModule):
@@ -20,7 +28,9 @@ class ChipFolderDataModule(OpticalSARDataModule):
     default, mean and standard deviation of each band are measured on the training split.
     They are saved with the model.
 
-    To predict, no masks are read.
+    Before a training, masks are read until all classes are found, so that a wrong mapping
+    of their values is an error, and not a model that has learned nothing. To predict, no
+    masks are read.
     """
 
     @checked
@@ -83,6 +93,7 @@ class ChipFolderDataModule(OpticalSARDataModule):
             seed=seed,
             **kwargs,
         )
+        self._has_classes = False
 
     def setup(self, stage: str) -> None:
         """Set up datasets.
@@ -101,3 +112,69 @@ class ChipFolderDataModule(OpticalSARDataModule):
             self.predict_dataset = ChipFolder(split=self.predict_split, **arguments)
         else:
             super().setup(stage)
+        if stage == 'fit':
+            self._log_counts()
+
+    def _log_counts(self) -> None:
+        """Log how many chips each split has."""
+        splits = {'train': self.train_dataset, 'val': self.val_dataset}
+        # A training needs no test split
+        with contextlib.suppress(FileNotFoundError, RuntimeError, ValueError):
+            splits[self.test_split] = ChipFolder(split=self.test_split, **self.kwargs)
+        counts = {split: len(cast(ChipFolder, data)) for split, data in splits.items()}
+        shares = ', '.join(f'{count} {split}' for split, count in counts.items())
+        rank_zero_info(f'{sum(counts.values())} chips: {shares}')
+
+    def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
+        """Make data loaders, once the masks to train on are checked."""
+        if isinstance(self.train_dataset, ChipFolder) and not self._has_classes:
+            _check_classes(self.train_dataset, self._count_classes())
+            self._has_classes = True
+        return super()._dataloader_factory(split)
+
+
+def _check_classes(train: ChipFolder, num_classes: int | None) -> None:
+    """Check that the masks to train on have the classes of the task.
+
+    Warns if they lack one of several.
+
+    Args:
+        train: The training split.
+        num_classes: Number of classes, if it is known.
+
+    Raises:
+        RuntimeError: If a file cannot be read.
+        ValueError: If masks have one class alone, or classes that the task has not.
+    """
+    wanted = {*range(num_classes or 2)}
+    classes: dict[Value, int] = {}
+    # Neighbours mostly have the same classes
+    order = random.Random(0).sample(range(len(train)), min(len(train), _MOST_MASKS))
+    for index in order:
+        classes |= train.mask_classes(index)
+        if wanted <= {*classes.values()}:
+            break
+    found = {*classes.values()} - {UNKNOWN}
+    source = cast(MaskSource, train.mask)
+    how = '' if source.classes is None else f' with mask.classes={source.classes}'
+    has = (
+        f'the masks of the training chips have the values {list_values(classes)},'
+        f'{how} the classes {sorted(found)}'
+    )
+    if num_classes is not None and not found <= wanted:
+        raise ValueError(
+            f'{has}: expected 0 to {num_classes - 1}, since the task has {num_classes} '
+            'classes, by mask.classes, the class of each value'
+        )
+    if len(found) < 2:
+        values = sorted(v for v in classes if isinstance(v, float))[-2:]
+        example = {round(v): i for i, v in enumerate(values)}
+        advice = f', such as mask.classes={example}' if len(example) == 2 else ''
+        raise ValueError(
+            f'{has}: expected 0 for unchanged and 1 for changed pixels{advice}. Are these '
+            'the masks?'
+        )
+    if wanted - found:
+        rank_zero_warn(
+            f'{has}: no pixel is of {sorted(wanted - found)}, so a model cannot learn them'
+        )

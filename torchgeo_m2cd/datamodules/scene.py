@@ -334,13 +334,6 @@ class SceneDataModule(PairDataModule, GeoDataModule):
                 check_possible(scene)
             self._is_possible = True
 
-    def _count_classes(self) -> int | None:
-        """Return the number of classes of the task, None without a task."""
-        task = None if self.trainer is None else self.trainer.lightning_module
-        arguments = {} if task is None else task.hparams
-        kind = arguments.get('task')
-        return arguments.get('num_classes') if kind in (None, 'multiclass') else 2
-
     def _split(self, scene: SceneDataset, stage: str) -> list[SceneDataset]:
         """Divide a scene into the splits to train, validate and test with."""
         if self.splits is None:

@@ -73,6 +73,7 @@ class CAUFlood(ChipFolder):
     all_bands: tuple[str, ...] = ('B02', 'B03', 'B04', 'B08')
     rgb_bands = ('B04', 'B03', 'B02')
     all_sar_bands = ('VV',)
+    counts_black = True
 
     splits = ('train', 'val', 'test')
 

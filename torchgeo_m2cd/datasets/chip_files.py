@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import rasterio
 import torch
@@ -20,11 +21,11 @@ from torch import Tensor
 
 from ..utils import check_choice
 from .bands import agree, list_bands, name_band
-from .classes import UNKNOWN, assign_classes
+from .classes import UNKNOWN, Value, assign_classes
 from .files import unreadable
 from .masks import MaskSource
 from .paths import name_paths, refuse_pipe
-from .radiometry import Radiometry
+from .radiometry import TINY, Radiometry
 from .source import Source
 
 
@@ -39,6 +40,8 @@ class ImageReader:
         numbers: Numbers of the C bands to read, starting at 1.
         bands: Names of the bands to read, numbers where they are not known.
         size: Height and width of a file in pixels.
+        counts_black: Whether the dataset counts pixels where all optical bands are 0. The
+            model sees no data there nevertheless.
     """
 
     kind: str
@@ -47,10 +50,16 @@ class ImageReader:
     numbers: Sequence[int]
     bands: tuple[str, ...]
     size: tuple[int, int]
+    counts_black: bool = False
 
     @classmethod
     def of(
-        cls, kind: str, source: Source, path: str, all_bands: Sequence[str] = ()
+        cls,
+        kind: str,
+        source: Source,
+        path: str,
+        all_bands: Sequence[str] = (),
+        counts_black: bool = False,
     ) -> Self:
         """Find out from one file how to read all.
 
@@ -59,6 +68,7 @@ class ImageReader:
             source: The settings.
             path: The file.
             all_bands: Names of all bands, if files do not name them.
+            counts_black: See :class:`ImageReader`.
 
         Returns:
             The reader.
@@ -98,13 +108,13 @@ class ImageReader:
                 f'{len(names)}, the bands of {name_paths(path)}'
             )
         bands = (*given,) or tuple(names[number - 1] for number in numbers)
-        return cls(kind, source, names, numbers, bands, size)
+        return cls(kind, source, names, numbers, bands, size, counts_black)
 
     def read(self, path: str) -> tuple[Tensor, Tensor]:
         """Read an image.
 
-        Where all bands that are read of an optical image are 0, and others are not, they
-        become 1.2e-38: 0 in all bands is no data to a model.
+        Where zeros of an optical image are data, since bands that are not read differ from
+        0 or *source* says so, they become 1.2e-38 if all that are read are 0.
 
         Args:
             path: Any raster file that GDAL can read, such as PNG or GeoTIFF.
@@ -131,11 +141,11 @@ class ImageReader:
             )
         index = [number - 1 for number in self.numbers]
         values = everything[index]
-        black = (everything == 0).all(axis=0)
-        dark = (values == 0).all(axis=0) & ~black
         missing = np.isnan(everything)
         if nodata is not None:
             missing |= array == nodata
+        dark = (values == 0).all(axis=0)
+        black = (everything == 0).all(axis=0) & (not self.source.has_zeros)
         # A lake is 0 in the near infrared
         is_black = self.source.is_optical and nodata == 0
         empty = missing.all(axis=0) if is_black else missing[index].any(axis=0)
@@ -144,8 +154,9 @@ class ImageReader:
                 band *= gain
                 band += offset
         if self.source.is_optical:
+            values[:, dark] = TINY
             values[:, black] = 0
-            values[:, dark] = np.finfo(np.float32).tiny
+            empty |= black & (not self.counts_black)
         values[:, empty] = math.nan
         values = self.source.convert(values, name)
         values[:, empty] = 0
@@ -174,12 +185,35 @@ def read_mask(path: str, source: MaskSource) -> Tensor:
     """Read a change mask.
 
     Args:
+        path: See :func:`read_values`.
+        source: See :func:`read_values`.
+
+    Returns:
+        Classes, int64 tensor of shape (1, H, W), 255 where they are not known.
+
+    Raises:
+        RuntimeError: If the file cannot be read.
+        ValueError: If the file has bands that differ, or a value without class.
+    """
+    values, classes = read_values(path, source)
+    labels = torch.full(values.shape, UNKNOWN)
+    for value, label in classes.items():
+        labels[torch.from_numpy(values == value)] = label
+    return labels[None]
+
+
+def read_values(
+    path: str, source: MaskSource
+) -> tuple[npt.NDArray[np.generic], dict[Value, int]]:
+    """Read the values of a change mask, and find the class of each.
+
+    Args:
         path: Raster file of one band, or of equal bands.
         source: How to read it: band, classes, and value without label. Without *classes*,
             values are classes, but it has to be said what 255 means.
 
     Returns:
-        Classes, int64 tensor of shape (1, H, W), 255 where they are not known.
+        Values, shape (H, W), and the class of each value, 255 if it is not known.
 
     Raises:
         RuntimeError: If the file cannot be read.
@@ -201,20 +235,15 @@ def read_mask(path: str, source: MaskSource) -> Tensor:
             f'{name} has {len(numbers)} bands that differ: expected a mask of 1 band, or '
             'mask.bands=[1] to take the first'
         )
-    found = set(pd.unique(first.ravel()).astype(float).tolist())
-    known = {value: UNKNOWN for value in found if value == nodata or math.isnan(value)}
+    found: set[Value] = set(pd.unique(first.ravel()).astype(float).tolist())
+    known = {v: UNKNOWN for v in found if v == nodata or math.isnan(float(v))}
     if source.classes is None and UNKNOWN in found - known.keys():
         raise ValueError(
             f'{name} has the value {UNKNOWN}: expected mask.classes, such as '
             f'{{0: 0, {UNKNOWN}: 1}} if it means changed, or {{0: 0, 1: 1, {UNKNOWN}: '
             f'{UNKNOWN}}} if it means not known'
         )
-    labels = torch.full(first.shape, UNKNOWN)
-    for value, label in assign_classes(
-        found - known.keys(), source.table, name
-    ).items():
-        labels[torch.from_numpy(first == value)] = label
-    return labels[None]
+    return first, known | assign_classes(found - known.keys(), source.table, name)
 
 
 @contextlib.contextmanager

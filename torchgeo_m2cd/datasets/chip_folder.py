@@ -13,9 +13,10 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..checks import CountOrZero, checked
 from .base import OpticalSARDataset, stack_pair
-from .chip_files import ImageReader, read_mask
+from .chip_files import ImageReader, read_mask, read_values
 from .chip_splits import Splits, load_chips
 from .chips import Chip
+from .classes import Value
 from .masks import MaskSource
 from .paths import Paths, list_paths, name_paths
 from .source import SARSource, Source
@@ -46,8 +47,8 @@ class ChipFolder(OpticalSARDataset):
     together. Chips without groups are divided into 16 runs of successive names, since
     neighbours mostly have such names.
 
-    Where a file declares no data, or is NaN, the mask is 255 and ``valid``, a bool tensor
-    of shape (1, H, W) in each sample, is False. SAR in power or amplitude becomes dB.
+    Where a file has no data, see *nodata* of :class:`~torchgeo_m2cd.datasets.Source`, the
+    mask is 255 and ``valid``, a bool tensor of shape (1, H, W) in each sample, is False. SAR in power or amplitude becomes dB.
     An alpha band is a band like others, since four bands are often stored as RGBA.
 
     Example:
@@ -75,6 +76,9 @@ class ChipFolder(OpticalSARDataset):
     #: Names of all bands of the SAR files, if these do not name them.
     all_sar_bands: tuple[str, ...] = ()
     rgb_bands: tuple[str, ...] = ()
+    #: Whether masks and metrics count pixels where all optical bands are 0, as in the
+    #: published figures of a benchmark.
+    counts_black: ClassVar[bool] = False
 
     # Settings that scenes have, too, but chips have not
     _unused: ClassVar[set[str]] = {
@@ -135,7 +139,11 @@ class ChipFolder(OpticalSARDataset):
         self.files = self._list_chips(paths, table, splits, seed)
         first = self.files[0]
         self._optical = ImageReader.of(
-            'optical', sources['optical'], first.optical, self.all_bands
+            'optical',
+            sources['optical'],
+            first.optical,
+            self.all_bands,
+            self.counts_black,
         )
         self._sar = ImageReader.of('SAR', sources['sar'], first.sar, self.all_sar_bands)
         self.bands, self.sar_bands = self._optical.bands, self._sar.bands
@@ -180,6 +188,22 @@ class ChipFolder(OpticalSARDataset):
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.files)
+
+    def mask_classes(self, index: int) -> dict[Value, int]:
+        """Read the mask of a chip, and no image.
+
+        Args:
+            index: Index of the chip.
+
+        Returns:
+            Class of each value of the file, 255 if it is not known.
+
+        Raises:
+            RuntimeError: If the file cannot be read.
+            ValueError: If the file has bands that differ, or a value without class.
+        """
+        assert self.mask is not None
+        return read_values(self.files[index].mask, self.mask)[1]
 
     def _list_chips(
         self,

@@ -59,7 +59,7 @@ def assign_classes(
         expected = f'all of them in mask.classes, with the class {UNKNOWN} if not known'
     if wrong:
         raise ValueError(
-            f'{name} has the values {_list_values(wrong)}: expected {expected}'
+            f'{name} has the values {list_values(wrong)}: expected {expected}'
         )
     if table is None:
         return {v: int(v) if float(v) >= 0 else UNKNOWN for v in found}
@@ -89,9 +89,9 @@ def guess_classes(
     if kept:
         known[0.0] = 0
         classes.add(0)
-    has = f'{name} has the values {_list_values(found)}'
+    has = f'{name} has the values {list_values(found)}'
     if tags:
-        has += f', of which {_list_values(tags)} stands for no data'
+        has += f', of which {list_values(tags)} stands for no data'
     if 0 not in classes:
         others = found - set(classes)
         likely = [*sorted(others, key=float), *sorted(classes)][-2:]
@@ -162,8 +162,15 @@ def make_classifier(
     return classify
 
 
-def _list_values(values: Iterable[Value]) -> str:
-    """List values in a message, numbers first."""
+def list_values(values: Iterable[Value]) -> str:
+    """List values in a message, numbers first.
+
+    Args:
+        values: The values.
+
+    Returns:
+        The first ten.
+    """
     ordered = sorted(values, key=lambda v: (isinstance(v, str), v))
     shown = [f'{v:g}' if isinstance(v, int | float) else repr(v) for v in ordered[:10]]
     return ', '.join(shown) + (', …' if len(ordered) > 10 else '')

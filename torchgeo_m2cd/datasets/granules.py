@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .paths import name_paths
+from .radiometry import TINY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,7 @@ class Granule:
             if (band.gain, band.offset) not in ((1.0, 0.0), (None, None)):
                 image *= np.float32(band.gain)
                 image += np.float32(band.offset)
-                # Where all bands are 0, models see no data
-                image[image == 0] = np.finfo(np.float32).tiny
+                image[image == 0] = TINY
 
     def select(self, names: Sequence[str], what: str) -> 'Granule':
         """Choose bands by their names.

@@ -29,6 +29,7 @@ from .grid import Grid
 from .grid_file import GridFile, window_shape
 from .layers import LayerReader
 from .paths import name_paths, public_path
+from .radiometry import TINY
 from .source import SARSource, Source
 
 
@@ -305,7 +306,7 @@ class GridRaster(GeoDataset):
         missing = np.isnan(values) & np.array(zeros)[:, None, None]
         dark = ((values == 0) | missing).all(axis=0)
         values[missing & ~dark] = 0
-        values[:, dark] = math.nan
+        values[:, dark] = TINY if self.source.has_zeros else math.nan
 
     def _check_others(
         self, granule: Granule, values: npt.NDArray[np.float32], x: slice, y: slice
@@ -319,8 +320,7 @@ class GridRaster(GeoDataset):
             return
         found = self.on_grid[path].read(others, x, y)
         seen = missing & ((found != 0) & ~np.isnan(found)).any(axis=0)
-        # Where all bands are 0, models see no data
-        values[:, seen] = np.finfo(np.float32).tiny
+        values[:, seen] = TINY
 
     def _locate(self, granule: Granule) -> shapely.Geometry:
         """Return the extent of a granule in whole pixels of the grid."""

@@ -261,6 +261,8 @@ class LayerReader:
         nodata = self.source.no_data(src)
         declared = nodata is not None or src.has_mask
         if self.source.is_optical:
+            if self.source.has_zeros:
+                return Layer(src, nodata, bands=tuple(bands))
             # As models see no data there
             if not declared:
                 self._assume(path, '0 in all bands is taken for no data')

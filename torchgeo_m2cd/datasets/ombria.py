@@ -99,6 +99,7 @@ class OMBRIA(ChipFolder):
     all_bands = ('R', 'G', 'B')
     rgb_bands = ('R', 'G', 'B')
     all_sar_bands = ('VV',)
+    counts_black = True
     decibels = 0.2
 
     events = ('albania', 'france', 'guyana', 'timor')

@@ -9,9 +9,14 @@ import re
 from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
+
 #: Reflectance in the products of Sentinel-2, before they had an offset. Reflectance from 0
 #: to 1 of other products is multiplied by it, so that all of them are the same to a model.
 REFLECTANCE = 10_000.0
+
+#: What stands for 0 where that is data, since 0 in all optical bands is no data to a model.
+TINY = float(np.finfo(np.float32).tiny)
 
 # SAFE products, their granules, and the COGs of Earth Search and the Planetary Computer
 _SENTINEL_2 = re.compile(

@@ -22,7 +22,7 @@ from ..checks import (
 )
 from ..utils import check_choice
 from .paths import Paths, expand, list_files, list_paths, name_paths, resolve
-from .radiometry import REFLECTANCE, Radiometry, find_scale
+from .radiometry import REFLECTANCE, TINY, Radiometry, find_scale
 
 if TYPE_CHECKING:
     # The help of the command line shows a source, and must not wait for these
@@ -55,10 +55,10 @@ class Source:
             'B08': 4}`` (defaults to all).
         naming: Dataset of TorchGeo that knows the names of the files of this sensor,
             for one file per band: ``torchgeo.datasets.Sentinel2``.
-        nodata: Value of pixels without data (defaults to what the files say). Beside it,
-            0 in all bands of an optical image is no data, areas of 0 in SAR in dB, and
-            such areas at the corners of SAR in power or amplitude; zeros of SAR are data
-            if a value is given, NaN for example.
+        nodata: Value of pixels without data, which alone counts beside NaN. By default,
+            it is what the files say, and beside it 0 in all bands of an optical image,
+            areas of 0 in SAR in dB, and such areas at the corners of SAR in power or
+            amplitude. NaN if all zeros are data.
         gain: A sample holds *gain* times the value of the file, plus *offset* (both
             default to what catalogues, products and tags say; optical samples are then
             reflectance x 10,000).
@@ -105,6 +105,11 @@ class Source:
     def empty_areas(self) -> Literal['none', 'corners', 'all']:
         """Which areas of zeros in all bands are no data, whatever a file declares."""
         return 'none'
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether zeros are data, since another value for no data is given."""
+        return self.nodata not in (None, 0)
 
     def no_data(self, src: 'Header') -> float | None:
         """Return the value of pixels without data in a file.
@@ -338,7 +343,7 @@ class SARSource(Source):
                 f"{self.scale!r}: expected positive values, or scale='db'. A value that "
                 'stands for no data is set as sar.nodata'
             )
-        positive = np.maximum(values, np.finfo(np.float32).tiny)
+        positive = np.maximum(values, TINY)
         decibels = np.log10(positive) * np.float32(_DECIBELS[self.scale])
         floored: npt.NDArray[np.float32] = np.maximum(decibels, np.float32(FLOOR))
         return floored

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checks import checked
 from ..datasets import stack_pair
+from ..datasets.radiometry import TINY
 from ..models import M2CD
 from ..tasks import ChangeDetectionTask
 
@@ -38,7 +39,8 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
             bands in the order of ``model.inputs.bands``.
         sar: Post-event SAR image, shape (C, H, W), (H, W, C) or (H, W). The number of
             bands may differ from that of *optical*.
-        valid: Pixels with data, shape (H, W) (defaults to where all values are finite).
+        valid: Pixels with data, shape (H, W). By default, pixels where all optical bands
+            are 0 have none. NaN and infinite values never are data.
 
     Example:
         >>> import torch
@@ -75,6 +77,8 @@ def predict_pair[Array: (Tensor, npt.NDArray[Any])](
             ('optical', 'sar'), arrays, inputs.band_counts, strict=True
         )
     ]
+    if valid is not None:  # Zeros are data where it says so
+        pair[0] = torch.where((pair[0] == 0).all(dim=0), TINY, pair[0])
     image = stack_pair(*pair)[None]
     known = image.isfinite().all(dim=2).all(dim=1, keepdim=True)
     if valid is not None:

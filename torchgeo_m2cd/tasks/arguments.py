@@ -311,6 +311,19 @@ def check_training(task: LightningModule) -> None:
         )
 
 
+def warn_of_random(task: LightningModule) -> None:
+    """Warn if a frozen encoder keeps random weights.
+
+    Args:
+        task: The task to train.
+    """
+    if task.hparams['freeze_backbone'] and task.is_random:
+        rank_zero_warn(
+            'freeze_backbone is True, but the encoder has random weights and keeps them: '
+            'expected weights, such as True for ImageNet, or init_from'
+        )
+
+
 def largest(in_channels: int | Sequence[int]) -> int:
     """Return the number of channels of a sample: that of the image with more bands.
 

@@ -34,8 +34,9 @@ from .arguments import (
     find_weights,
     largest,
     model_args,
+    warn_of_random,
 )
-from .checkpoint import MODEL_PREFIX, check_fits, read_task
+from .checkpoint import MODEL_PREFIX, check_fits, model_weights, read_task
 from .finite import check_finite, check_weights
 from .m2cd import make_m2cd, train_m2cd
 from .metrics import make_metrics, to_probabilities
@@ -169,13 +170,12 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             self.take_inputs(self.model.inputs)
         if isinstance(self.weights, M2CD_Weights):
             self.take_inputs(self.weights.transforms())
+        #: Whether no part of the model was trained before.
+        self.is_random = not self.weights
         if init_from is not None:
             checkpoint = read_task(init_from, 'init_from', type(self))
-            self._load_inputs(checkpoint)
-            check_fits(self, checkpoint, MODEL_PREFIX)
-            saved = checkpoint['state_dict'].items()
-            own = {k: v for k, v in saved if k.startswith(MODEL_PREFIX)}
-            self.load_state_dict(own, strict=False)
+            self._read_checkpoint(checkpoint, MODEL_PREFIX)
+            self.load_state_dict(model_weights(checkpoint), strict=False)
 
     @property
     def threshold(self) -> float:
@@ -237,6 +237,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         Raises:
             ValueError: If the schedule does not fit the length of the training.
         """
+        warn_of_random(self)  # Checkpoints are read by now
         return self.optimization.configure(self, self.hparams['lr'])
 
     def setup(self, stage: str) -> None:
@@ -305,13 +306,14 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         Raises:
             ValueError: If it is of another architecture, or its inputs are unknown.
         """
-        self._load_inputs(checkpoint)
-        check_fits(self, checkpoint)
+        self._read_checkpoint(checkpoint)
 
-    def _load_inputs(self, checkpoint: Mapping[str, Any]) -> None:
-        """Read what the model of a checkpoint is shown, if it says so."""
+    def _read_checkpoint(self, checkpoint: Mapping[str, Any], prefix: str = '') -> None:
+        """Read what its model is shown, if it says so, and check that weights fit."""
         if 'inputs' in checkpoint:
             self.take_inputs(Inputs.from_dict(checkpoint['inputs']))
+        check_fits(self, checkpoint, prefix)
+        self.is_random = False
 
     def _shared_step(self, batch: Sample, batch_idx: int, stage: str) -> Tensor:
         """Compute the loss and the metrics of a stage: train, val or test."""
@@ -327,7 +329,6 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
             logits, losses = train_m2cd(self.model, batch, self.o2sp, self.inputs)
         else:
             logits = self._logits(image)
-
         target = mask
         if stage == 'train' and self.rule_target is not None:
             ignored = self.hparams['ignore_index']
@@ -357,8 +358,7 @@ class ChangeDetectionTask(KeepsInputs, ChangeDetection):
         """Apply the criterion to the pixels that count."""
         logits, mask = select_pixels(logits, mask, self.hparams['ignore_index'])
         if mask.numel() == 0:
-            # Zero, with gradients of zero
-            return logits.sum()
+            return logits.sum()  # Zero, with gradients of zero
         if self.hparams['task'] == 'multiclass':
             mask = mask.squeeze(1)
         if self.hparams['loss'] == 'bce':

@@ -115,6 +115,19 @@ def _check_content(checkpoint: Any, task: type[BaseTask]) -> None:
         raise ValueError('has other values than tensors in state_dict')
 
 
+def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of the model of a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+
+    Returns:
+        Weights by name, without those of losses and metrics.
+    """
+    saved = checkpoint['state_dict'].items()
+    return {key: value for key, value in saved if key.startswith(MODEL_PREFIX)}
+
+
 def check_fits(task: BaseTask, checkpoint: Mapping[str, Any], prefix: str = '') -> None:
     """Check that a checkpoint has the parameters of a task.
 

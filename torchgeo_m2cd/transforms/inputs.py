@@ -36,8 +36,9 @@ class Inputs(nn.Module):
     ``save_pretrained``, and the metadata of ONNX files contain it.
 
     Pixels without data do not count in measurements, and the model sees 0 there. A pixel
-    has no data if the dataset says so, or if all optical bands are zero, as in Sentinel-2
-    products. Losses and metrics follow the mask alone: it says which pixels count.
+    has no data if the dataset says so, or if all optical bands are 0, as in Sentinel-2
+    products; a dataset whose zeros are data replaces them by a tiny number. Losses and
+    metrics follow the mask alone: it says which pixels count.
     """
 
     @checked
