@@ -3,14 +3,12 @@
 
 """Write predictions of scenes."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import os
 import pathlib
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,7 +21,6 @@ from ..maps import (
     Districts,
     NoDataError,
     Outputs,
-    PatchRow,
     Run,
     check_districts,
     check_outputs,
@@ -32,6 +29,7 @@ from ..maps import (
     read_summary,
     record_warnings,
 )
+from ..maps.row_writer import RowWriter
 from ..models import Reliability
 from ..samplers import PatchRowSampler
 
@@ -130,10 +128,7 @@ class SceneWriter(Callback):
         self.checkpoint: Path | None = None
         self._run = Run()
         self._recording = contextlib.ExitStack()
-        self._todo: list[tuple[int, int]] = []
-        self._row: PatchRow | None = None
-        self._thread: concurrent.futures.ThreadPoolExecutor | None = None
-        self._writing: concurrent.futures.Future[None] | None = None
+        self._rows: RowWriter | None = None
 
     def check(
         self, datamodule: SceneDataModule, checkpoint: Path | None = None
@@ -205,7 +200,7 @@ class SceneWriter(Callback):
         trainer.predict_loop.return_predictions = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the thread that writes.
+        """Start to write rows of patches.
 
         Args:
             trainer: The trainer.
@@ -220,9 +215,11 @@ class SceneWriter(Callback):
                 'SceneDataModule shares the rows of patches among processes itself: set '
                 'use_distributed_sampler=False in the trainer'
             )
-        self._todo = list(sampler.patch_rows)
-        self._row = self._writing = None
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        parts = _get_datamodule(trainer).parts
+        self._rows = RowWriter(
+            parts[scene].mosaic.patch_row(number)
+            for scene, number in sampler.patch_rows
+        )
 
     def on_predict_batch_end(
         self,
@@ -243,24 +240,14 @@ class SceneWriter(Callback):
             batch_idx: Index of the batch.
             dataloader_idx: Index of the data loader.
         """
-        assert self._thread is not None
-        if self._row is None:
-            scene, number = self._todo.pop(0)
-            self._row = _get_datamodule(trainer).parts[scene].mosaic.patch_row(number)
         patches = outputs.detach().float()
         datamodule = _get_datamodule(trainer)
         assert datamodule.inputs is not None
         if datamodule.inputs.optical.finds_water:
             water = datamodule.inputs.find_water(batch)
             patches = torch.cat([patches, water.to(patches)], dim=1)
-        patches = patches.cpu().numpy()
-        valid = batch['valid'][:, 0].cpu().numpy()
-        done = [self._row.add(*pair) for pair in zip(patches, valid, strict=True)]
-        # One batch at a time is being written: more would fill the memory
-        self._wait()
-        self._writing = self._thread.submit(self._row.write, np.concatenate(done))
-        if self._row.is_complete:
-            self._row = None
+        assert self._rows is not None
+        self._rows.add(patches.cpu().numpy(), batch['valid'][:, 0].cpu().numpy())
 
     def on_predict_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
@@ -271,8 +258,8 @@ class SceneWriter(Callback):
             trainer: The trainer.
             pl_module: The task.
         """
-        self._wait()
-        self._stop()
+        assert self._rows is not None
+        self._rows.close()
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
@@ -337,9 +324,8 @@ class SceneWriter(Callback):
             exception: What went wrong.
         """
         self._recording.close()
-        self._stop()
-        if self._row is not None:
-            self._row.discard()
+        if self._rows is not None:
+            self._rows.discard()
         self._release(trainer)
 
     def _release(self, trainer: Trainer) -> None:
@@ -349,18 +335,6 @@ class SceneWriter(Callback):
             datamodule.close()
             for parts in datamodule.parts:
                 parts.release()
-
-    def _wait(self) -> None:
-        """Wait for the batch that is being written, and raise what went wrong."""
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
-
-    def _stop(self) -> None:
-        """Wait for the thread that writes."""
-        if self._thread is not None:
-            self._thread.shutdown()
-            self._thread = None
 
 
 def _find_output(path: str | pathlib.Path) -> pathlib.Path:
