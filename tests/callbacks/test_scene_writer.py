@@ -727,6 +727,38 @@ class TestSeveralScenes:
         # Another run may write the same maps
         assert not list((tmp_path / 'maps').glob('*/lock'))
 
+    def test_damaged_map(self, two_scenes: Path, tmp_path: Path) -> None:
+        """It keeps no other scene from being mapped."""
+
+        def run(threshold: float) -> None:
+            datamodule = SceneDataModule(
+                scenes=two_scenes, inputs=INPUTS, patch_size=48
+            )
+            writer = SceneWriter(
+                tmp_path / '{name}.tif', threshold=threshold, overwrite=True
+            )
+            trainer = Trainer(
+                accelerator='cpu', callbacks=[writer], logger=False,
+                enable_progress_bar=False,
+            )  # fmt: skip
+            trainer.predict(PixelTask(), datamodule=datamodule)
+
+        run(0.5)
+        damaged = tmp_path / 'scene0.tif'
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[: len(content) // 2])
+        with pytest.raises(RuntimeError, match=r'scene0\.tif is damaged: remove it'):
+            run(0.4)
+        thresholds = [
+            json.loads((tmp_path / f'scene{i}.json').read_bytes())['threshold']
+            for i in range(2)
+        ]
+        assert thresholds == [0.5, 0.4]
+        assert not list(tmp_path.glob('*.parts/lock'))
+        damaged.unlink()
+        run(0.4)
+        assert damaged.exists()
+
     def test_list_is_not_replaced(self, two_scenes: Path, tmp_path: Path) -> None:
         """A map never replaces the list of scenes or the checkpoint, by any path."""
         (tmp_path / 'a.json').write_text(two_scenes.read_text())

@@ -4,9 +4,11 @@
 """Other files of the probabilities of a map that is there."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,11 +81,14 @@ class TestFinishedMap:
         outputs = Outputs(tmp_path / 'a.tif')
         map_values(scene, values, outputs, plan)
         more = Outputs(tmp_path / 'a.tif', tmp_path / 'c.tif', tmp_path / 'p.geojson')
-        (tmp_path / 'c.tif').write_text('precious')
+        precious = [tmp_path / 'c.tif', tmp_path / 'c.qml']
+        for path in precious:
+            path.write_text('precious')
         with pytest.raises(FileExistsError, match=r'c\.tif exists: .*overwrite=True'):
             start(scene, more, plan)
-        assert (tmp_path / 'c.tif').read_text() == 'precious'
-        (tmp_path / 'c.tif').unlink()
+        for path in precious:
+            assert path.read_text() == 'precious'
+            path.unlink()
         remake(scene, more, plan)
         assert all(path.exists() for path in more.paths)
 
@@ -117,25 +122,126 @@ class TestFinishedMap:
         """It was cut off: the message says how to map again."""
         plan = make_plan(scene)
         values = np.random.default_rng(0).random((1, 64, 64), np.float32)
-        outputs = Outputs(tmp_path / 'a.tif', overwrite=True)
-        map_values(scene, values, outputs, plan)
+        outputs = Outputs(tmp_path / 'a.tif', threshold=0.3, overwrite=True)
+        map_values(scene, values, dataclasses.replace(outputs, threshold=0.7), plan)
         content = outputs.probability.read_bytes()
         outputs.probability.write_bytes(content[: len(content) // 2])
         with pytest.raises(RuntimeError, match=r'a\.tif is damaged: remove it'):
             remake(scene, outputs, plan)
 
-    def test_another_shape(self, scene: SceneDataset, tmp_path: Path) -> None:
-        """A copy of a map may have its tags, and not its pixels."""
-        plan = make_plan(scene)
-        values = np.full((1, 64, 64), 0.9, np.float32)
+    @pytest.mark.parametrize(
+        'change',
+        [{'width': 32}, {'dtype': 'float64'}, {'count': 1}],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_copy(
+        self, change: dict[str, Any], scene: SceneDataset, tmp_path: Path
+    ) -> None:
+        """A copy of a map may have its tags, and not its values."""
+        plan = make_plan(scene, water=True)
+        values = np.full((2, 64, 64), 0.9, np.float32)
         outputs = Outputs(tmp_path / 'a.tif')
         map_values(scene, values, outputs, plan)
         assert outputs.has_probabilities(plan)
         with rasterio.open(outputs.probability) as src:
-            profile, tags = src.profile | {'driver': 'GTiff', 'width': 32}, src.tags()
+            profile, tags = src.profile | {'driver': 'GTiff'} | change, src.tags()
         with rasterio.open(outputs.probability, 'w', **profile) as file:
             file.update_tags(**tags)
         assert not outputs.has_probabilities(plan)
+
+    def test_files_of_another_threshold(
+        self, scene: SceneDataset, tmp_path: Path
+    ) -> None:
+        """They are not taken for those of this one."""
+        plan = make_plan(scene)
+        values = np.random.default_rng(0).random((1, 64, 64), np.float32)
+        first = Outputs(tmp_path / 'a.tif', tmp_path / 'c.tif', threshold=0.7)
+        map_values(scene, values, first, plan)
+        alone = Outputs(tmp_path / 'a.tif', threshold=0.3, overwrite=True)
+        remake(scene, alone, plan)
+        both = dataclasses.replace(first, threshold=0.3)
+        with pytest.raises(FileExistsError, match=r'c\.tif exists: .*overwrite=True$'):
+            start(scene, both, plan)
+
+    def test_killed_between_names(
+        self, scene: SceneDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is left of two thresholds is never taken for the map of one."""
+        plan = make_plan(scene)
+        values = np.random.default_rng(0).random((1, 64, 64), np.float32)
+        first = Outputs(tmp_path / 'a.tif', tmp_path / 'c.tif', threshold=0.7)
+        map_values(scene, values, first, plan)
+        second = dataclasses.replace(first, threshold=0.3, overwrite=True)
+        replace = Path.replace
+
+        def kill(self: Path, target: Path) -> Path:
+            if target == first.probability:
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        parts = start(scene, second, plan)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, 'replace', kill)
+            with pytest.raises(KeyboardInterrupt):
+                make_map(parts, Run())
+        parts.release()
+        with pytest.raises(FileExistsError, match=r'a\.tif exists'):
+            start(scene, first, plan)
+        # The second command goes on
+        remake(scene, second, plan)
+        with rasterio.open(tmp_path / 'c.tif') as file:
+            np.testing.assert_array_equal(file.read(), values >= 0.3)
+        assert json.loads(second.summary.read_bytes())['threshold'] == 0.3
+
+    def test_all_files_in_summary(self, scene: SceneDataset, tmp_path: Path) -> None:
+        """Summary and STAC item name what earlier runs made, too."""
+        plan = make_plan(scene)
+        values = np.random.default_rng(0).random((1, 64, 64), np.float32)
+        first = Outputs(
+            tmp_path / 'a.tif',
+            polygons=tmp_path / 'p.geojson',
+            stac=tmp_path / 's.json',
+        )
+        expected = map_values(scene, values, first, plan)
+        second = Outputs(tmp_path / 'a.tif', tmp_path / 'c.tif')
+        remake(scene, second, plan)
+        summary = json.loads(second.summary.read_bytes())
+        assert summary['polygons'] == expected['polygons'] > 0
+        assert {'classes', 'polygons', 'stac'} <= summary['files'].keys()
+        assets = json.loads((tmp_path / 's.json').read_bytes())['assets']
+        for asset in assets.values():
+            content = (tmp_path / asset['href']).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            assert asset['file:checksum'] == f'1220{digest}'
+        all_of_them = dataclasses.replace(second, polygons=first.polygons)
+        assert not start(scene, all_of_them, plan).is_pending
+
+    def test_from_another_folder(
+        self, scene: SceneDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Paths may be relative, and the folder may have got another name."""
+        plan = make_plan(scene)
+        values = np.full((1, 64, 64), 0.9, np.float32)
+        (tmp_path / 'maps').mkdir()
+        monkeypatch.chdir(tmp_path)
+        map_values(scene, values, Outputs(Path('maps/a.tif'), Path('maps/c.tif')), plan)
+        (tmp_path / 'maps').rename(tmp_path / 'night')
+        monkeypatch.chdir(tmp_path / 'night')
+        for folder in (Path(), tmp_path / 'night'):
+            outputs = Outputs(folder / 'a.tif', folder / 'c.tif')
+            assert not start(scene, outputs, plan).is_pending
+        (tmp_path / 'night' / 'c.tif').unlink()
+        remake(scene, outputs, plan)
+
+    def test_again_on_request(self, scene: SceneDataset, tmp_path: Path) -> None:
+        """The same map that is to be overwritten is predicted again."""
+        plan = make_plan(scene)
+        values = np.full((1, 64, 64), 0.9, np.float32)
+        outputs = Outputs(tmp_path / 'a.tif', overwrite=True)
+        map_values(scene, values, outputs, plan)
+        parts = Parts(outputs, plan, SceneSampler(scene, scene.shape, scene.shape))
+        assert parts.start() == set()
+        parts.release()
 
     def test_bands(self, scene: SceneDataset, tmp_path: Path) -> None:
         """Two classes are not one probability and water."""

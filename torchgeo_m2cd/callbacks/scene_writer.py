@@ -276,7 +276,8 @@ class SceneWriter(Callback):
         Raises:
             NoDataError: If no pixel of a scene is valid; the maps of all others are made.
             OSError: If a file cannot be written.
-            RuntimeError: If a row of patches is missing, or broken.
+            RuntimeError: If a row of patches is missing, or broken; the maps of all others
+                are made.
         """
         if stage != 'predict':
             return
@@ -287,12 +288,19 @@ class SceneWriter(Callback):
             self._run.checkpoint = public_path(os.fspath(checkpoint))
         todo = [parts for parts in datamodule.parts if parts.is_pending]
         trainer.strategy.barrier('SceneWriter')
+        failed: list[RuntimeError] = []
         for parts in todo[trainer.global_rank :: trainer.world_size]:
-            # A scene without data does not keep the others from being mapped
-            with contextlib.suppress(NoDataError):
+            # A scene that fails does not keep the others from being mapped
+            try:
                 make_map(parts, self._run)
+            except NoDataError:
+                pass  # Below, for all processes
+            except RuntimeError as error:
+                failed.append(error)
         trainer.strategy.barrier('SceneWriter')
         self._recording.close()
+        if failed:
+            raise failed[0]
         empty = [parts.outputs for parts in todo if parts.is_pending]
         self._release(trainer)
         self.summaries = [
@@ -339,9 +347,9 @@ class SceneWriter(Callback):
 
 def _find_output(path: str | pathlib.Path) -> pathlib.Path:
     """Find the raster of a map, which may be in a folder that the user has named."""
-    is_new = os.fspath(path).endswith(os.sep)
+    text = os.fspath(path)
     path = pathlib.Path(path)
-    if is_new or (not path.suffix and path.is_dir()):
+    if text.endswith(os.sep) or (text and not path.suffix and path.is_dir()):
         return path / '{name}_change.tif'
     return path
 

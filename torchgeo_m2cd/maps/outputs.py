@@ -21,6 +21,7 @@ from ..utils import beside
 from .districts import Districts
 from .plan import MapPlan
 from .polygons import check_vector_suffix, list_side_files
+from .styles import WATER_LABEL
 
 #: Tag of a map that says of which plan its probabilities are.
 PLAN_TAG = 'PLAN_SHA256'
@@ -187,7 +188,8 @@ class Outputs:
         """
         for path in self.paths:
             if path.exists() and path not in ours and not self.overwrite:
-                keeps = plan is not None and self.has_probabilities(plan)
+                new = dataclasses.replace(self, overwrite=True)
+                keeps = plan is not None and new.has_probabilities(plan)
                 more = ', which makes it anew of the same probabilities'
                 raise FileExistsError(
                     f'{path} exists: expected another path, or overwrite=True'
@@ -225,7 +227,7 @@ class Outputs:
         return beside(self.probability, 'parts')
 
     def is_complete(self, plan: MapPlan) -> bool:
-        """Whether all files are there already, made of this plan.
+        """Whether all files are there already, made of this plan and these settings.
 
         Args:
             plan: The plan of the map.
@@ -236,23 +238,33 @@ class Outputs:
         """
         if self.overwrite or not self._is_same(plan):
             return False
-        missing = {name for name, path in self.files.items() if not path.exists()}
-        if missing == {'quicklook'}:
-            return self._read_files().get('quicklook', '') is None
-        return not missing
+        recorded = self._list_recorded()
+        return all(
+            path.exists() and os.path.realpath(path) == recorded.get(name)
+            for name, path in self.files.items()
+            if name != 'quicklook' or recorded.get(name, '') is not None
+        )
 
     def has_probabilities(self, plan: MapPlan) -> bool:
-        """Whether a finished map of this plan is there, whatever was made of it.
+        """Whether the probabilities of a finished map of this plan can be used.
 
         Args:
             plan: The plan of the map.
 
         Returns:
-            Whether the raster of its probabilities is there.
+            Whether they can; not if the very same map is to be overwritten.
         """
+        if self.overwrite and self._is_same(plan):
+            return False
         with contextlib.suppress(RasterioError), rasterio.open(self.probability) as src:
-            is_same = src.tags().get(PLAN_TAG) == plan.digest()
-            return bool(is_same and list(src.shape) == list(plan.shape))
+            has_water = src.descriptions[-1] == WATER_LABEL
+            # A copy of a map may have its tags, and other values
+            return bool(
+                src.tags().get(PLAN_TAG) == plan.digest()
+                and list(src.shape) == list(plan.shape)
+                and set(src.dtypes) == {'float32'}
+                and (plan.water if has_water else src.count > 1 or not plan.water)
+            )
         return False
 
     def list_made(self, plan: MapPlan) -> set[pathlib.Path]:
@@ -267,20 +279,66 @@ class Outputs:
         """
         if not self._is_same(plan):
             return set()
-        names = self._read_files()
-        if names.get('output') != str(self.probability):  # From another folder
-            return set()
-        return {path for path in self.paths if str(path) in names.values()}
+        recorded = set(self._list_recorded().values())
+        return {path for path in self.paths if os.path.realpath(path) in recorded}
 
-    def _read_files(self) -> dict[str, str | None]:
-        """Read in the summary which files were made, none if it cannot be read."""
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            return dict(json.loads(self.summary.read_bytes())['files'])
+    def with_made(self, plan: MapPlan) -> Self:
+        """Add the files that were made of this plan and these settings before.
+
+        All of them are named in one summary and one STAC item.
+
+        Args:
+            plan: The plan of the map.
+
+        Returns:
+            The files of both.
+        """
+        if not self._is_same(plan):
+            return self
+        recorded = self._list_recorded()
+        more: dict[str, Any] = {
+            name: pathlib.Path(path)
+            for name in ('classes', 'polygons', 'quicklook', 'stac')
+            if getattr(self, name) is None
+            and (path := recorded.get(name)) is not None
+            and os.path.exists(path)
+        }
+        return dataclasses.replace(self, **more)
+
+    def _list_recorded(self) -> dict[str, str | None]:
+        """List the files that the summary names, by what they are.
+
+        Returns:
+            Real paths, also if the folder of the map was renamed; None for a picture that
+            could not be drawn. Nothing if the summary is of another map.
+        """
+        names = self._read_summary().get('files', {})
+        folder, name = os.path.split(names.get('output', ''))
+        if name != self.probability.name:
+            return {}
+        return {
+            key: path
+            and os.path.realpath(
+                self.probability.parent / os.path.relpath(path, folder or '.')
+            )
+            for key, path in names.items()
+        }
+
+    def _read_summary(self) -> dict[str, Any]:
+        """Read the summary, empty if it is none."""
+        with contextlib.suppress(OSError, ValueError):
+            summary = json.loads(self.summary.read_bytes())
+            if isinstance(summary, dict):
+                return summary
         return {}
 
     def _is_same(self, plan: MapPlan) -> bool:
-        """Whether a map is there of the same plan and settings."""
-        return self._read_tag(OUTPUTS_TAG) == self.digest(plan)
+        """Whether raster and summary are there, of the same plan and settings.
+
+        A run that was killed while files got their names may have left those of two maps.
+        """
+        recorded = self._read_summary().get('outputs_sha256')
+        return recorded == self._read_tag(OUTPUTS_TAG) == self.digest(plan)
 
     def _read_tag(self, name: str) -> str:
         """Read a tag of the map, empty if there is no map."""
@@ -330,7 +388,7 @@ def _check_kind(path: pathlib.Path) -> None:
 def _check_suffix(name: str, path: pathlib.Path | None, known: Sequence[str]) -> None:
     """Check that a file has a suffix that can be written."""
     if path is not None and path.suffix.lower() not in known:
-        folder = f", or a folder, as '{path}/'" if name == 'output' else ''
+        folder = f", or a folder, as '{path}/' (text)" if name == 'output' else ''
         raise ValueError(
             f'{name} is {str(path)!r}: expected a file with one of the suffixes '
             f'{", ".join(known)}{folder}'

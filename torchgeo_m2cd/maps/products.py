@@ -28,8 +28,9 @@ from .check import check_map
 from .district_areas import COLUMNS, DistrictAreas, read_districts
 from .finished import FinishedMap
 from .mosaic import Mosaic, strips
-from .outputs import OUTPUTS_TAG, PLAN_TAG
+from .outputs import OUTPUTS_TAG, PLAN_TAG, Outputs
 from .parts import Parts
+from .plan import MapPlan
 from .polygons import (
     erase_polygons,
     find_polygons,
@@ -69,18 +70,18 @@ def make_map(parts: Parts, run: Run) -> None:
         OSError: If a file cannot be written.
         RuntimeError: If a row of patches is missing, or broken.
     """
-    outputs, mosaic = parts.outputs, parts.mosaic
-    probabilities = parts.probabilities
+    mosaic, probabilities = parts.mosaic, parts.probabilities
+    outputs = parts.outputs.with_made(parts.plan)
     if probabilities.missing:
         raise RuntimeError(
-            f'{outputs.probability} is not written: {mosaic.missing} of '
+            f'{outputs.probability} is not written: {probabilities.missing} of '
             f'{len(mosaic.tops)} rows of patches are missing in {mosaic.folder}. Run the '
             'same command again, without a limit of batches'
         )
     new: dict[pathlib.Path, pathlib.Path] = {}
     with parts.stage() as folder:
         with _noticing_full_disks(folder, outputs.probability):
-            made = _Maker(parts, probabilities, run, folder).make()
+            made = _Maker(outputs, parts.plan, probabilities, run, folder).make()
         try:
             for path, step in made.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,15 +124,16 @@ class _Maker:
 
     def __init__(
         self,
-        parts: Parts,
+        outputs: Outputs,
+        plan: MapPlan,
         probabilities: Mosaic | FinishedMap,
         run: Run,
         folder: pathlib.Path,
     ) -> None:
         self.probabilities = probabilities
         self.scene = probabilities.dataset
-        self.outputs = parts.outputs
-        self.plan = plan = parts.plan
+        self.outputs = outputs
+        self.plan = plan
         self.run = run
         self.folder = folder
         self.rasters = Rasters(folder / 'probability', folder / 'classes')
@@ -251,7 +253,7 @@ class _Maker:
         )
         summary['rule'] = rule = check.to_dict()
         if rule is not None:
-            # Of all that was mapped, as far as the patches that were compared are like it
+            # Extrapolated from the compared patches
             share = check.by_rule / check.compared
             rule['flooded_km2'] = round(share * summary['mapped_km2'], 6)
         summary['warnings'] = check.warn(self.run.reliability)
@@ -301,6 +303,7 @@ class _Maker:
             )
         summary['seconds'] = self.run.seconds
         summary['warnings'] = [*self.run.warnings, *summary['warnings']]
+        summary['outputs_sha256'] = outputs.digest(self.plan)
         self._add(outputs.summary, 'summary.json').write_bytes(to_json(summary))
         if outputs.stac is not None:
             item = make_item(self.scene, outputs, summary, measures, self.made)

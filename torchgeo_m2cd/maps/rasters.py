@@ -70,7 +70,7 @@ class Probabilities(Protocol):
 
 
 def write_rasters(
-    mosaic: Probabilities,
+    probabilities: Probabilities,
     threshold: float,
     rasters: Rasters,
     advance: Callable[[], object],
@@ -78,7 +78,7 @@ def write_rasters(
     """Write probabilities and classes, strip by strip.
 
     Args:
-        mosaic: The probabilities, from patches or from a finished map.
+        probabilities: The probabilities, from patches or from a finished map.
         threshold: Probability from which on a pixel of a binary task is changed.
         rasters: The files to write.
         advance: Called after each strip.
@@ -86,19 +86,19 @@ def write_rasters(
     Returns:
         Whether any pixel is valid.
     """
-    ignored = mosaic.dataset.ignore_index
-    has_water = mosaic.water and mosaic.classes == 1
-    count = mosaic.classes + has_water
+    ignored = probabilities.dataset.ignore_index
+    has_water = probabilities.water and probabilities.classes == 1
+    count = probabilities.classes + has_water
     any_valid = False
     with (
         rasterio.Env(**GDAL_ENV),
-        _create(mosaic, rasters.probability, count, 'float32', math.nan) as file,
-        _create(mosaic, rasters.classes, 1, 'uint8', ignored) as labels,
+        _create(probabilities, rasters.probability, count, 'float32', math.nan) as file,
+        _create(probabilities, rasters.classes, 1, 'uint8', ignored) as labels,
     ):
         if has_water:
             file.set_band_description(count, WATER_LABEL)
-        for window, strip in mosaic.strips():
-            bands = strip[: mosaic.classes]
+        for window, strip in probabilities.strips():
+            bands = strip[: probabilities.classes]
             known = np.isfinite(bands[0])
             any_valid |= bool(known.any())
             if len(bands) > 1:
@@ -117,7 +117,11 @@ def write_rasters(
 
 
 def _create(
-    mosaic: Probabilities, path: pathlib.Path, count: int, dtype: str, nodata: float
+    probabilities: Probabilities,
+    path: pathlib.Path,
+    count: int,
+    dtype: str,
+    nodata: float,
 ) -> DatasetWriter:
     """Create a raster file of the scene."""
     return rasterio.open(
@@ -126,10 +130,10 @@ def _create(
         driver='GTiff',
         dtype=dtype,
         count=count,
-        height=mosaic.dataset.shape[0],
-        width=mosaic.dataset.shape[1],
-        crs=mosaic.dataset.crs,
-        transform=mosaic.dataset.transform,
+        height=probabilities.dataset.shape[0],
+        width=probabilities.dataset.shape[1],
+        crs=probabilities.dataset.crs,
+        transform=probabilities.dataset.transform,
         nodata=nodata,
         bigtiff='if_safer',
     )

@@ -24,7 +24,7 @@ from rasterio.warp import transform_geom
 from ..datasets import SceneDataset
 from .outputs import Outputs
 from .rasters import Measures
-from .styles import color_classes
+from .styles import WATER_LABEL, color_classes
 
 _COG = pystac.MediaType.COG
 _TYPES = {
@@ -134,13 +134,15 @@ def _add_bands(
     item: pystac.Item, summary: Mapping[str, Any], measures: Measures
 ) -> None:
     """Describe the bands of the rasters."""
-    bands = [
+    bands: list[dict[str, Any]] = [
         {
             'name': f'band{number}',
             'statistics': {key.lower(): value for key, value in statistics.items()},
         }
         for number, statistics in enumerate(measures.statistics[:-1], 1)
     ]
+    if summary['water_before_km2'] is not None:
+        bands[-1]['description'] = WATER_LABEL
     item.assets['output'].extra_fields |= {
         'bands': bands,
         'data_type': 'float32',
