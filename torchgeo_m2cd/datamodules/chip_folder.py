@@ -158,10 +158,9 @@ def _check_classes(train: ChipFolder, num_classes: int | None) -> None:
     missing = sorted(wanted - found)
     source = cast(MaskSource, train.mask)
     how = '' if source.classes is None else f' with mask.classes={source.classes}'
-    masks = 'the' if is_complete else f'{len(order):,} of {len(train):,}'
     not_known = f' ({list_values(unknown)} not known)' if unknown else ''
     has = (
-        f'{masks} masks of the training chips have the values {list_values(classes)}'
+        f'the masks of the training chips have the values {list_values(classes)}'
         f'{not_known},{how} the classes {sorted(found)}'
     )
     if num_classes is not None and not found <= wanted:
@@ -179,7 +178,8 @@ def _check_classes(train: ChipFolder, num_classes: int | None) -> None:
             'the masks?'
         )
     if missing:
-        others = '' if is_complete else ' unless other masks have some'
+        where = '' if is_complete else f' in {len(order):,} of {len(train):,} masks'
+        others = '' if is_complete else ' unless others have some'
         rank_zero_warn(
-            f'{has}: no pixel is of {missing}, so a model cannot learn them{others}'
+            f'{has}: no pixel{where} is of {missing}, so a model cannot learn them{others}'
         )
