@@ -81,7 +81,7 @@ dist: $(BIN)/python ## Build the distributions and check them
 
 .PHONY: docs
 docs: $(TESTS) ## Build the documentation, run its tutorials, check its links; warnings are errors
-	OMP_NUM_THREADS=1 $(BIN)/python docs/run_tutorials.py
+	$(BIN)/python docs/run_tutorials.py
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
 	@echo 'The documentation is in docs/_build/html/index.html'
 

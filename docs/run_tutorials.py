@@ -10,6 +10,7 @@ One process per core: at the size of the tutorials, more threads are no faster.
 
 import hashlib
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -20,20 +21,28 @@ DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / 'torchgeo_m2cd'
 
 
+def hash_package(folder: Path = PACKAGE) -> str:
+    """Hash names and contents of all files: configs and weights change outputs, too."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob('*')):
+        if file.is_file() and '__pycache__' not in file.parts:
+            name = file.relative_to(folder).as_posix()
+            digest.update(hashlib.sha256(name.encode()).digest())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def main(
     tutorials: Path = DOCS / 'tutorials',
     folder: Path = DOCS / '_build' / '.jupyter_cache',
 ) -> None:
-    digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob('*.py')):
-        digest.update(file.read_bytes())
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    digest = hash_package()
     stamp = folder.parent / '.package.sha256'
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists() and (
-        not stamp.exists() or stamp.read_text() != digest.hexdigest()
-    ):
+    if folder.exists() and (not stamp.exists() or stamp.read_text() != digest):
         get_cache(folder).clear_cache()
-    stamp.write_text(digest.hexdigest())
+    stamp.write_text(digest)
 
     cache = get_cache(folder)
     paths = sorted(str(path.resolve()) for path in tutorials.glob('*.ipynb'))

@@ -126,6 +126,9 @@ class TestMap:
             (['--overwrite'], True),
             (['--overwrite', '--classes', 'c.tif'], True),
             (['--overwrite', 'true'], True),
+            (['--overwrite', 'Yes'], True),
+            (['--overwrite', 'no'], False),
+            (['--overwrite', 'off'], False),
             (['--overwrite=false'], False),
             (['--overwrite', 'False'], False),
         ],
@@ -168,6 +171,29 @@ class TestMap:
         # Settings for all of them
         cli.main([*command, '{gain: 2}', '{scale: db}'])
         assert 'assumed' not in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        'words',
+        [
+            ['--classes', 'scene1.tif', 'scene1.tif', 'b.tif'],
+            ['--weights', 'scene1.tif', 'a.tif', 'scene1.tif'],
+            ['--output', 'scene1.tif', 'scene1.tif', '{paths: scene1.tif}'],
+        ],
+    )
+    def test_no_import(
+        self,
+        words: list[str],
+        called: dict[str, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A path is no attribute of a module."""
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / 'scene1.py').write_text('')
+        monkeypatch.delitem(sys.modules, 'scene1', raising=False)
+        cli.main(['map', *words])
+        assert called
+        assert 'scene1' not in sys.modules
 
     def test_several_files(self, called: dict[str, Any]) -> None:
         cli.main(['map', '[a.tif, b.tif]', 'c.tif', '--weights', 'DEFAULT'])
@@ -246,7 +272,9 @@ class TestMap:
             cli.main(['map', 'a.tif', 'b.tif'])
         assert caught.value.code == 130
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith('torchgeo-m2cd: interrupted. Rows of patches')
+        assert line.startswith(
+            'torchgeo-m2cd: interrupted. Complete rows of patches, if any'
+        )
         monkeypatch.setattr(cli, 'predict_scene', lambda **kwargs: sys.exit(3))
         with pytest.raises(SystemExit) as caught:
             cli.main(['map', 'a.tif', 'b.tif'])

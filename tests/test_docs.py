@@ -86,6 +86,25 @@ def test_links(path: Path) -> None:
         assert not anchor or anchor in titles
 
 
+def test_hash_of_package(tmp_path: Path) -> None:
+    """Tutorials run again if any file of the package has changed, or has another name."""
+    hash_package = runpy.run_path(str(ROOT / 'docs' / 'run_tutorials.py'))[
+        'hash_package'
+    ]
+    config = tmp_path / 'configs' / 'a.yaml'
+    config.parent.mkdir()
+    digests = []
+    for text in ('a', 'b'):
+        config.write_text(text)
+        digests.append(hash_package(tmp_path))
+    config = config.rename(config.with_name('b.yaml'))
+    digests.append(hash_package(tmp_path))
+    assert len({*digests}) == 3
+    (tmp_path / '__pycache__').mkdir()
+    (tmp_path / '__pycache__' / 'a.pyc').write_text('a')
+    assert hash_package(tmp_path) == digests[-1]
+
+
 @pytest.mark.slow
 class TestRecipes:
     def test_python(self, folder: Path) -> None:

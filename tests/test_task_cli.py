@@ -180,6 +180,40 @@ class TestInterrupt:
         last = capsys.readouterr().err.splitlines()[-1]
         assert last == 'torchgeo-m2cd: interrupted. Run the same command again'
 
+    @pytest.mark.parametrize(
+        ('place', 'message'),
+        [
+            (
+                'TaskCLI.instantiate_classes',
+                'It had not begun: run the same command again',
+            ),
+            # A second one
+            ('Trainer.fit', 'No checkpoint was written'),
+        ],
+    )
+    def test_elsewhere(
+        self,
+        place: str,
+        message: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Lightning handles Ctrl-C only within a run."""
+
+        def stop(*args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+        owner, method = place.split('.')
+        monkeypatch.setattr(
+            {'TaskCLI': TaskCLI, 'Trainer': Trainer}[owner], method, stop
+        )
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments('fit', tmp_path))
+        assert caught.value.code == 130
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == f'torchgeo-m2cd: interrupted. {message}'
+
     def test_exit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Another exit stays what it is."""
         monkeypatch.setattr(Trainer, 'fit', lambda *args, **kwargs: sys.exit(3))

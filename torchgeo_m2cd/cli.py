@@ -14,10 +14,10 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from . import __version__
 from .datasets import SARSource, Source
@@ -37,12 +37,15 @@ _IMAGE = '{} image: its paths, or a mapping of settings.'
 
 # After Ctrl-C
 _GO_ON = (
-    'Rows of patches that were complete are kept beside the map, in a folder whose name '
+    'Complete rows of patches, if any, are kept beside the map, in a folder whose name '
     'ends with .parts: the same command goes on from there'
 )
 
 #: Commands of Lightning, which :class:`~torchgeo_m2cd.task_cli.TaskCLI` runs.
 TASK_COMMANDS = ('fit', 'validate', 'test', 'predict')
+
+# What jsonargparse takes for true or false
+_BOOLEANS = ('true', 'yes', 'on', 'false', 'no', 'off')
 
 # What a user may have got wrong; anything else is a bug, and keeps its traceback
 _MISTAKES = (argparse.ArgumentError, OSError, RuntimeError, TypeError, ValueError)
@@ -76,13 +79,10 @@ def make_map_parser() -> ArgumentParser:
         exit_on_error=False,
         formatter_class=_HelpFormatter,
     )
-    # Neither is needed with --scenes
-    parser.add_argument(
-        'optical', nargs='?', type=Source | Paths | None, help=_IMAGE.format('Optical')
-    )
-    parser.add_argument(
-        'sar', nargs='?', type=SARSource | Paths | None, help=_IMAGE.format('SAR')
-    )
+    # Neither is needed with --scenes. As a Source, a.tif would be taken for an attribute
+    # of a module a, which would be imported: see _read_image
+    for name, kind in (('optical', 'Optical'), ('sar', 'SAR')):
+        parser.add_argument(name, nargs='?', type=str | None, help=_IMAGE.format(kind))
     parser.add_function_arguments(
         predict_scene, as_group=False, skip={'optical', 'sar'}
     )
@@ -204,7 +204,7 @@ def _complete_flags(words: Sequence[str]) -> list[str]:
     """Let ``--overwrite`` alone mean that it is true."""
     return [
         '--overwrite=true'
-        if word == '--overwrite' and value.lower() not in ('true', 'false')
+        if word == '--overwrite' and value.lower() not in _BOOLEANS
         else word
         for word, value in itertools.pairwise([*words, ''])
     ]
@@ -227,24 +227,22 @@ def _check_words(words: Sequence[str]) -> None:
             )
 
 
-def _check_mappings(options: Namespace) -> None:
-    """Check images that are mappings: jsonargparse takes a wrong one for a path."""
-    for name, kind in (('optical', Source), ('sar', SARSource)):
-        text = options[name]
-        if (
-            isinstance(text, str)
-            and text.startswith('{')
-            and text.endswith('}')
-            and not os.path.exists(text)
-        ):
-            if not _is_mapping(text):
-                raise ValueError(
-                    f'{name} is {text!r}: expected a path, or a YAML mapping such as '
-                    '{paths: FILE, bands: [4]}'
-                )
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_argument(f'--{name}', type=kind | None)
-            parser.parse_args([f'--{name}', text])
+def _read_image(
+    name: str, text: str | None, kind: type[Source]
+) -> Source | Paths | None:
+    """Read the argument of an image: a path, a YAML list of paths, or a YAML mapping."""
+    brackets = '' if text is None else text[:1] + text[-1:]
+    if text is None or brackets not in ('{}', '[]') or os.path.exists(text):
+        return text
+    if brackets == '{}' and not _is_mapping(text):
+        raise ValueError(
+            f'{name} is {text!r}: expected a path, or a YAML mapping such as '
+            '{paths: FILE, bands: [4]}'
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f'--{name}', type=kind | None if brackets == '{}' else Paths)
+    options = parser.instantiate(parser.parse_args([f'--{name}', text]))
+    return cast(Source | Paths, options[name])
 
 
 def _is_mapping(text: str) -> bool:
@@ -264,8 +262,6 @@ def _run_task(argv: list[str]) -> None:
     debug = '--debug' in argv
     try:
         TaskCLI([word for word in argv if word != '--debug'])
-    except KeyboardInterrupt as error:
-        _stop(error, str(error))
     except _MISTAKES as error:
         if debug or _is_bug(error):
             raise
@@ -292,7 +288,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     guard_parsers()
     if argv[:1] and argv[0] in TASK_COMMANDS and argv[1:] not in (['-h'], ['--help']):
-        _run_task(argv)
+        try:
+            _run_task(argv)
+        except KeyboardInterrupt as error:
+            _stop(error, str(error) or 'It had not begun: run the same command again')
         return
     parser = make_parser()
     try:
@@ -300,9 +299,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             argv = _complete_flags(argv)
             _check_words(argv)
         parsed = parser.parse_args(argv)
-        if parsed.subcommand == 'map':
-            _check_mappings(parsed.map)
         args = parser.instantiate(parsed)
+        if args.subcommand == 'map':
+            for name, kind in (('optical', Source), ('sar', SARSource)):
+                args.map[name] = _read_image(name, args.map[name], kind)
     except _MISTAKES as error:
         if '--debug' in argv:
             raise

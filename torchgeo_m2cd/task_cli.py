@@ -101,9 +101,9 @@ class TaskCLI(LightningCLI):
         """Run a command; after Ctrl-C, say which checkpoint is kept."""
         try:
             super()._run_subcommand(subcommand)
-        except SystemExit as error:
-            # Lightning turns Ctrl-C into an exit with status 1
-            if not isinstance(error.__context__, KeyboardInterrupt):
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning turns Ctrl-C into an exit with status 1, but not a second one
+            if KeyboardInterrupt not in (type(error), type(error.__context__)):
                 raise
             paths = [
                 str(getattr(callback, name, ''))

@@ -2,21 +2,23 @@
 # Licensed under the MIT License.
 
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from jsonargparse import ArgumentParser
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torchgeo.datamodules import BaseDataModule
 
 from tests.data.cau_flood.data import write
 from tests.data.chips.data import SIZE, arrays, make_chips
 from torchgeo_m2cd.configs import read_configs
-from torchgeo_m2cd.datamodules import ChipFolderDataModule
+from torchgeo_m2cd.datamodules import ChipFolderDataModule, chip_folder
 from torchgeo_m2cd.datasets import ChipFolder, MaskSource, SARSource, Source
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 from torchgeo_m2cd.transforms import Inputs, LeftOut, Standardize
@@ -112,7 +114,15 @@ class TestChipFolderDataModule:
                     r'pixels, such as mask\.classes={0: 0, 255: 1}\. Are these the masks'
                 ),
             ),
-            ({0: 0, 255: 255}, {}, r'the classes \[0\]: expected'),
+            (
+                {0: 0, 255: 255},
+                {},
+                (
+                    r'have the values 0, 255 \(255 not known\), with mask\.classes={0: 0, 255: '
+                    r'255} the classes \[0\]: expected 0 for unchanged and 1 for changed '
+                    r'pixels\. Are these the masks'
+                ),
+            ),
             ({0: 255, 255: 255}, {}, r'the classes \[\]: expected'),
             ({0: 255, 255: 1}, MULTICLASS, r'es \[1\]: '),
             (
@@ -133,16 +143,56 @@ class TestChipFolderDataModule:
             with pytest.raises(ValueError, match=match):
                 datamodule.val_dataloader()
 
-    def test_other_masks(self, root: Path) -> None:
-        """Masks of one value are likely not those that were meant."""
+    @pytest.mark.parametrize(
+        ('dtype', 'nodata', 'other', 'match'),
+        [
+            ('uint8', None, 0, '0, '),
+            ('uint8', 255, 255, r'0, 255 \(255 not known\), '),
+            ('float32', None, math.nan, r'0, nan \(nan not known\), '),
+        ],
+    )
+    def test_other_masks(
+        self, dtype: str, nodata: float | None, other: float, match: str, root: Path
+    ) -> None:
+        """Masks of one value are likely not those that were meant; no data is no value."""
         for path in (root / 'train' / 'label').iterdir():
-            write(path, np.zeros((1, SIZE, SIZE), np.uint8))
+            path.unlink()
+            mask = np.zeros((1, SIZE, SIZE), dtype)
+            mask[:, :3] = other
+            write(path.with_suffix('.tif'), mask)
+            with rasterio.open(path.with_suffix('.tif'), 'r+') as src:
+                src.nodata = nodata
         datamodule = make(root, mask='{split}/label/*')
         datamodule.setup('fit')
         match = (
-            r'have the values 0, the classes \[0\]: .* changed pixels\. Are these the'
+            rf'the values {match}the classes \[0\]: .* changed pixels\. Are these the'
         )
         with pytest.raises(ValueError, match=match):
+            datamodule.train_dataloader()
+
+    def test_rare_class(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A class may be in masks that were not read."""
+        for path in (root / 'train' / 'label').iterdir():
+            write(path, np.zeros((1, SIZE, SIZE), np.uint8))
+        monkeypatch.setattr(chip_folder, '_MOST_MASKS', 3)
+        datamodule = make(root, inputs=Inputs(LeftOut(4), LeftOut(2)))
+        datamodule.setup('fit')
+        match = (
+            r'have the values 0, .* no pixel in 3 of 4 masks is of \[1\], so a model cannot '
+            'learn them unless others have some'
+        )
+        with pytest.warns(UserWarning, match=match):
+            datamodule.train_dataloader()
+
+    def test_one_output(self, root: Path) -> None:
+        """A task with one output, which is not ours, has two classes, too."""
+        datamodule = make(root, inputs=Inputs(LeftOut(4), LeftOut(2)))
+        datamodule.trainer = Trainer(accelerator='cpu', logger=False)
+        task = LightningModule()
+        task.save_hyperparameters({'num_classes': 1})
+        datamodule.trainer.strategy.connect(task)
+        datamodule.setup('fit')
+        with warnings.catch_warnings(action='error'):
             datamodule.train_dataloader()
 
     def test_absent_class(self, root: Path) -> None:
@@ -160,18 +210,15 @@ class TestChipFolderDataModule:
     @pytest.mark.parametrize(
         ('kwargs', 'line'),
         [
-            ({}, '8 chips: 4 train, 2 val, 2 test'),
-            (
-                {'splits': {'train': 0.5, 'val': 0.25}},
-                '5 chips: 2 train, 1 val, 2 test',
-            ),
-            ({'test_split': 'none'}, '6 chips: 4 train, 2 val'),
+            ({}, '4 train, 2 val chips'),
+            ({'splits': {'train': 0.5, 'val': 0.25}}, '2 train, 1 val chips'),
+            ({'test_split': 'none'}, '4 train, 2 val chips'),
         ],
     )
     def test_counts(
         self, root: Path, caplog: pytest.LogCaptureFixture, kwargs: Any, line: str
     ) -> None:
-        """Splits are counted once, when a training begins."""
+        """Splits are counted once, when a training begins, which opens no others."""
         with caplog.at_level(logging.INFO, 'lightning.pytorch'):
             make(root, **kwargs).setup('fit')
             make(root, **kwargs).setup('validate')

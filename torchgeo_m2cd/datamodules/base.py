@@ -155,11 +155,15 @@ class PairDataModule(BaseDataModule):
         return self.inputs
 
     def _count_classes(self) -> int | None:
-        """Return the number of classes of the task, None without a task."""
+        """Return the number of classes of the task, None if it is not known."""
         task = None if self.trainer is None else self.trainer.lightning_module
         arguments = {} if task is None else task.hparams
         kind = arguments.get('task')
-        return arguments.get('num_classes') if kind in (None, 'multiclass') else 2
+        if kind not in (None, 'multiclass'):
+            return 2
+        count = arguments.get('num_classes')
+        # One output tells two classes apart
+        return 2 if count == 1 else count
 
     def default_inputs(self) -> Inputs:
         """Return the inputs of a new model if the user gives none.

@@ -3,7 +3,6 @@
 
 """Data module of chips of one's own."""
 
-import contextlib
 import random
 from typing import Any, cast
 
@@ -28,9 +27,9 @@ class ChipFolderDataModule(OpticalSARDataModule):
     default, mean and standard deviation of each band are measured on the training split.
     They are saved with the model.
 
-    Before a training, masks are read until all classes are found, so that a wrong mapping
-    of their values is an error, and not a model that has learned nothing. To predict, no
-    masks are read.
+    Before a training, up to 2,000 masks are read until all classes are found, so that a
+    wrong mapping of their values is an error, and not a model that has learned nothing. If
+    there are more masks, it may be a warning alone. To predict, no masks are read.
     """
 
     @checked
@@ -116,14 +115,12 @@ class ChipFolderDataModule(OpticalSARDataModule):
             self._log_counts()
 
     def _log_counts(self) -> None:
-        """Log how many chips each split has."""
-        splits = {'train': self.train_dataset, 'val': self.val_dataset}
-        # A training needs no test split
-        with contextlib.suppress(FileNotFoundError, RuntimeError, ValueError):
-            splits[self.test_split] = ChipFolder(split=self.test_split, **self.kwargs)
-        counts = {split: len(cast(ChipFolder, data)) for split, data in splits.items()}
-        shares = ', '.join(f'{count} {split}' for split, count in counts.items())
-        rank_zero_info(f'{sum(counts.values())} chips: {shares}')
+        """Log how many chips a training has."""
+        train, val = (
+            len(cast(ChipFolder, data))
+            for data in (self.train_dataset, self.val_dataset)
+        )
+        rank_zero_info(f'{train} train, {val} val chips')
 
     def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
         """Make data loaders, once the masks to train on are checked."""
@@ -136,7 +133,7 @@ class ChipFolderDataModule(OpticalSARDataModule):
 def _check_classes(train: ChipFolder, num_classes: int | None) -> None:
     """Check that the masks to train on have the classes of the task.
 
-    Warns if they lack one of several.
+    Warns if they lack one of several, or if those that were read lack one.
 
     Args:
         train: The training split.
@@ -144,7 +141,8 @@ def _check_classes(train: ChipFolder, num_classes: int | None) -> None:
 
     Raises:
         RuntimeError: If a file cannot be read.
-        ValueError: If masks have one class alone, or classes that the task has not.
+        ValueError: If all masks were read and have one class alone, or if masks have
+            classes that the task has not.
     """
     wanted = {*range(num_classes or 2)}
     classes: dict[Value, int] = {}
@@ -154,27 +152,34 @@ def _check_classes(train: ChipFolder, num_classes: int | None) -> None:
         classes |= train.mask_classes(index)
         if wanted <= {*classes.values()}:
             break
+    is_complete = len(order) == len(train)
+    unknown = [value for value, label in classes.items() if label == UNKNOWN]
     found = {*classes.values()} - {UNKNOWN}
+    missing = sorted(wanted - found)
     source = cast(MaskSource, train.mask)
     how = '' if source.classes is None else f' with mask.classes={source.classes}'
+    not_known = f' ({list_values(unknown)} not known)' if unknown else ''
     has = (
-        f'the masks of the training chips have the values {list_values(classes)},'
-        f'{how} the classes {sorted(found)}'
+        f'the masks of the training chips have the values {list_values(classes)}'
+        f'{not_known},{how} the classes {sorted(found)}'
     )
     if num_classes is not None and not found <= wanted:
         raise ValueError(
             f'{has}: expected 0 to {num_classes - 1}, since the task has {num_classes} '
             'classes, by mask.classes, the class of each value'
         )
-    if len(found) < 2:
-        values = sorted(v for v in classes if isinstance(v, float))[-2:]
+    if len(found) < 2 and is_complete:
+        known = classes.keys() - {*unknown}
+        values = sorted(v for v in known if isinstance(v, float))[-2:]
         example = {round(v): i for i, v in enumerate(values)}
         advice = f', such as mask.classes={example}' if len(example) == 2 else ''
         raise ValueError(
             f'{has}: expected 0 for unchanged and 1 for changed pixels{advice}. Are these '
             'the masks?'
         )
-    if wanted - found:
+    if missing:
+        where = '' if is_complete else f' in {len(order):,} of {len(train):,} masks'
+        others = '' if is_complete else ' unless others have some'
         rank_zero_warn(
-            f'{has}: no pixel is of {sorted(wanted - found)}, so a model cannot learn them'
+            f'{has}: no pixel{where} is of {missing}, so a model cannot learn them{others}'
         )

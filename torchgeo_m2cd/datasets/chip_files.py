@@ -235,7 +235,9 @@ def read_values(
             f'{name} has {len(numbers)} bands that differ: expected a mask of 1 band, or '
             'mask.bands=[1] to take the first'
         )
-    found: set[Value] = set(pd.unique(first.ravel()).astype(float).tolist())
+    unique = pd.unique(first.ravel()).astype(float).tolist()
+    # One NaN for all files: others differ even from themselves
+    found: set[Value] = {math.nan if math.isnan(v) else v for v in unique}
     known = {v: UNKNOWN for v in found if v == nodata or math.isnan(float(v))}
     if source.classes is None and UNKNOWN in found - known.keys():
         raise ValueError(

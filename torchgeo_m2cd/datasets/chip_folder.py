@@ -48,8 +48,9 @@ class ChipFolder(OpticalSARDataset):
     neighbours mostly have such names.
 
     Where a file has no data, see *nodata* of :class:`~torchgeo_m2cd.datasets.Source`, the
-    mask is 255 and ``valid``, a bool tensor of shape (1, H, W) in each sample, is False. SAR in power or amplitude becomes dB.
-    An alpha band is a band like others, since four bands are often stored as RGBA.
+    mask is 255 and ``valid``, a bool tensor of shape (1, H, W) in each sample, is False.
+    SAR in power or amplitude becomes dB. An alpha band is a band like others, since four
+    bands are often stored as RGBA.
 
     Example:
         >>> from pathlib import Path

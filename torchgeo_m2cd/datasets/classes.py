@@ -163,7 +163,7 @@ def make_classifier(
 
 
 def list_values(values: Iterable[Value]) -> str:
-    """List values in a message, numbers first.
+    """List values in a message, numbers first, NaN after others.
 
     Args:
         values: The values.
@@ -171,6 +171,6 @@ def list_values(values: Iterable[Value]) -> str:
     Returns:
         The first ten.
     """
-    ordered = sorted(values, key=lambda v: (isinstance(v, str), v))
+    ordered = sorted(values, key=lambda v: (isinstance(v, str), pd.isna(v), v))
     shown = [f'{v:g}' if isinstance(v, int | float) else repr(v) for v in ordered[:10]]
     return ', '.join(shown) + (', …' if len(ordered) > 10 else '')

@@ -228,9 +228,10 @@ def guide_loss(
     :math:`\sum_s w_s \, (d(f_{1,s}, f_{3,s}) + d(f_{2,s}, f_{3,s}))` over the stages
     :math:`s`, with the distance
 
-    * ``'l1'``: :math:`\overline{|f_i - f_3|}` (the original)
-    * ``'l2'``: :math:`\overline{(f_i - f_3)^2}`
-    * ``'cosine'``: :math:`1 - \overline{\cos(f_i, f_3)}`, over the channels
+    * ``'l1'``: :math:`\operatorname{mean}\,(|f_i - f_3|)` (the original)
+    * ``'l2'``: :math:`\operatorname{mean}\,((f_i - f_3)^2)`
+    * ``'cosine'``: :math:`1 - \operatorname{mean}\,(\cos(f_i, f_3))`, the cosine over
+      the channels
 
     Args:
         features: One tensor per stage, of shape ``(3, B, C, H, W)``: first image,
