@@ -162,8 +162,12 @@ class TestMap:
             for suffix in ('.tif', '.json', '.qml')
         }
         # Other files of the same probabilities
-        command += ['--output', str(folder), '--overwrite', '--threshold', '0.4']
-        cli.main([*command, '--polygons', str(folder / '{name}.gpkg')])
+        command += ['--output', str(folder), '--threshold', '0.4']
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert 'expected another path, or --overwrite' in capsys.readouterr().err
+        command += ['--overwrite', '--polygons', str(folder / '{name}.gpkg')]
+        cli.main(command)
         assert (folder / 'there.gpkg').exists()
         output = capsys.readouterr().out
         assert '2 of 2 maps: new files of the probabilities that are there' in output

@@ -185,9 +185,14 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _fail(error: Exception, options: Sequence[str] = ()) -> NoReturn:
-    """Say in one line what was wrong."""
-    print(f'{_NAME}: error: {explain(error, options)}', file=sys.stderr)
+def _fail(
+    error: Exception, options: Sequence[str] = (), words: Sequence[tuple[str, str]] = ()
+) -> NoReturn:
+    """Say in one line what was wrong, with these words in place of Python's."""
+    text = explain(error, options)
+    for word, other in words:
+        text = text.replace(word, other)
+    print(f'{_NAME}: error: {text}', file=sys.stderr)
     raise SystemExit(2) from error
 
 
@@ -322,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except _MISTAKES as error:
         if debug:
             raise
-        _fail(error)
+        _fail(error, words=[('overwrite=True', '--overwrite')])
 
 
 if __name__ == '__main__':

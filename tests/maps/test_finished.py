@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,10 @@ class TestFinishedMap:
         values = np.full((1, 64, 64), 0.9, np.float32)
         map_values(scene, values, Outputs(tmp_path / 'a.tif'), plan)
         other = Outputs(tmp_path / 'a.tif', threshold=0.1)
-        with pytest.raises(FileExistsError, match='anew of the same probabilities'):
+        match = (
+            r'anew of the same probabilities\. The map has threshold 0\.5 and .* 0\.1'
+        )
+        with pytest.raises(FileExistsError, match=match):
             start(scene, other, plan)
         # Of another plan, nothing is the same
         with pytest.raises(FileExistsError, match=r'overwrite=True$'):
@@ -158,7 +162,11 @@ class TestFinishedMap:
         first = Outputs(tmp_path / 'a.tif', tmp_path / 'c.tif', threshold=0.7)
         map_values(scene, values, first, plan)
         alone = Outputs(tmp_path / 'a.tif', threshold=0.3, overwrite=True)
-        remake(scene, alone, plan)
+        with pytest.warns(UserWarning, match=r'c\.tif is of the map that was here'):
+            remake(scene, alone, plan)
+        summary = json.loads(alone.summary.read_bytes())
+        left = [text for text in summary['warnings'] if 'is of the map' in text]
+        assert len(left) == 2  # Classes and their style
         both = dataclasses.replace(first, threshold=0.3)
         with pytest.raises(FileExistsError, match=r'c\.tif exists: .*overwrite=True$'):
             start(scene, both, plan)
@@ -232,6 +240,17 @@ class TestFinishedMap:
             assert not start(scene, outputs, plan).is_pending
         (tmp_path / 'night' / 'c.tif').unlink()
         remake(scene, outputs, plan)
+
+    def test_copy_of_another_name(self, scene: SceneDataset, tmp_path: Path) -> None:
+        """Its summary names the files of the original."""
+        plan = make_plan(scene)
+        values = np.full((1, 64, 64), 0.9, np.float32)
+        original = Outputs(tmp_path / 'a.tif')
+        map_values(scene, values, original, plan)
+        for path in original.paths:
+            shutil.copy(path, path.with_stem('b'))
+        with pytest.raises(FileExistsError, match=r'b\.tif exists: .*overwrite=True$'):
+            start(scene, Outputs(tmp_path / 'b.tif'), plan)
 
     def test_again_on_request(self, scene: SceneDataset, tmp_path: Path) -> None:
         """The same map that is to be overwritten is predicted again."""

@@ -46,6 +46,12 @@ def test_patches_of_an_image(mosaic: Mosaic, batch_size: int) -> None:
     np.testing.assert_allclose(strip, np.where(known, image, np.nan), rtol=1e-5)
 
 
+def test_nothing_to_discard(mosaic: Mosaic) -> None:
+    RowWriter([mosaic.patch_row(0)]).discard()
+    mosaic.patch_row(0).discard()
+    assert not list(mosaic.folder.iterdir())
+
+
 def test_full_disk(mosaic: Mosaic, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = RowWriter([mosaic.patch_row(0)])
     patch, valid = (

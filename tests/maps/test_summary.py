@@ -52,8 +52,9 @@ class TestFormatSummary:
     def test_lines(self) -> None:
         assert format_summary(SUMMARY).splitlines() == [
             'maps/change.tif',
-            '  flooded    346 km², 2.87 % of what was mapped (400 km² with water before)',
+            '  flooded    346 km², 2.87 % of what was mapped',
             '             no interval: it was not measured',
+            '  water      80 km² before the event, not counted',
             '  mapped     12,046 km², 98.8 % of the scene has data',
             '  polygons   321, from 1000 m²',
             '  districts  2, most in There: 2 km²',
@@ -79,9 +80,10 @@ class TestFormatSummary:
             'flooded_km2': 373.4,
         }  # fmt: skip
         checked = {**SUMMARY, 'flooded_km2_90': [241.9, 518.6], 'rule': rule}
-        assert format_summary(checked).splitlines()[1:4] == [
-            '  flooded    346 km², 2.87 % of what was mapped (400 km² with water before)',
+        assert format_summary(checked).splitlines()[1:5] == [
+            '  flooded    346 km², 2.87 % of what was mapped',
             '             in nine of ten cases 242 km² to 519 km²',
+            '  water      80 km² before the event, not counted',
             '  rule       373 km² (no interval is known), 3.1 % where the map floods 2.87 %, IoU of both 0.71',
         ]
 

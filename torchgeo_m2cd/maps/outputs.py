@@ -188,12 +188,9 @@ class Outputs:
         """
         for path in self.paths:
             if path.exists() and path not in ours and not self.overwrite:
-                new = dataclasses.replace(self, overwrite=True)
-                keeps = plan is not None and new.has_probabilities(plan)
-                more = ', which makes it anew of the same probabilities'
                 raise FileExistsError(
                     f'{path} exists: expected another path, or overwrite=True'
-                    f'{more if keeps else ""}'
+                    f'{"" if plan is None else self._advise(plan)}'
                 )
 
     def check_early(self) -> None:
@@ -324,6 +321,38 @@ class Outputs:
             for key, path in names.items()
         }
 
+    def list_left(self, plan: MapPlan) -> list[str]:
+        """List the files of the map before this one that are not made again.
+
+        Args:
+            plan: The plan of the map.
+
+        Returns:
+            Real paths of those that exist.
+        """
+        if self._is_same(plan):
+            return []
+        paths = filter(None, self._list_recorded().values())
+        made = {os.path.realpath(path) for path in self.paths}
+        return [path for path in paths if path not in made and os.path.exists(path)]
+
+    def _advise(self, plan: MapPlan) -> str:
+        """Say what would be made anew, and of which settings the map is."""
+        new = dataclasses.replace(self, overwrite=True)
+        if not new.has_probabilities(plan):
+            return ''
+        text = ', which makes it anew of the same probabilities'
+        asked = {'threshold': self.threshold, 'min_area_m2': self.min_area}
+        summary = self._read_summary()
+        there = {name: summary.get(name) for name in asked}
+        if None in there.values() or there == asked:
+            return text
+        return (
+            f'{text}. The map has threshold {there["threshold"]:g} and min_area '
+            f'{there["min_area_m2"]:g}; {self.threshold:g} and {self.min_area:g} are '
+            'asked for'
+        )
+
     def _read_summary(self) -> dict[str, Any]:
         """Read the summary, empty if it is none."""
         with contextlib.suppress(OSError, ValueError):
@@ -388,7 +417,7 @@ def _check_kind(path: pathlib.Path) -> None:
 def _check_suffix(name: str, path: pathlib.Path | None, known: Sequence[str]) -> None:
     """Check that a file has a suffix that can be written."""
     if path is not None and path.suffix.lower() not in known:
-        folder = f", or a folder, as '{path}/' (text)" if name == 'output' else ''
+        folder = ", or a folder, such as 'maps/'" if name == 'output' else ''
         raise ValueError(
             f'{name} is {str(path)!r}: expected a file with one of the suffixes '
             f'{", ".join(known)}{folder}'

@@ -304,6 +304,10 @@ class _Maker:
         summary['seconds'] = self.run.seconds
         summary['warnings'] = [*self.run.warnings, *summary['warnings']]
         summary['outputs_sha256'] = outputs.digest(self.plan)
+        for left in outputs.list_left(self.plan):
+            message = f'{left} is of the map that was here before: it is not made again'
+            warnings.warn(message, stacklevel=1)
+            summary['warnings'].append(message)
         self._add(outputs.summary, 'summary.json').write_bytes(to_json(summary))
         if outputs.stac is not None:
             item = make_item(self.scene, outputs, summary, measures, self.made)

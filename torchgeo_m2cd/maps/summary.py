@@ -248,6 +248,9 @@ def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
     """Write what a map shows."""
     mapped = summary['mapped_km2']
     rows = _format_change(summary)
+    if summary['water_before_km2'] is not None:
+        before = _km2(summary['water_before_km2'])
+        rows['water'] = f'{before} before the event, not counted'
     if summary['rule'] is not None:
         rule = summary['rule']
         share, by_rule = (
@@ -284,8 +287,7 @@ def _format_change(summary: Mapping[str, Any]) -> dict[str, str]:
     if summary['water_before_km2'] is None:
         name, text = 'changed', f'{_km2(flooded)}, {share}, water before included'
     else:
-        both = _km2(summary['flooded_km2_with_water_before'])
-        name, text = 'flooded', f'{_km2(flooded)}, {share} ({both} with water before)'
+        name, text = 'flooded', f'{_km2(flooded)}, {share}'
     if summary['flooded_km2_90'] is not None:
         low, high = map(_km2, summary['flooded_km2_90'])
         text += f'\nin nine of ten cases {low} to {high}'
