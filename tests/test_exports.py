@@ -28,7 +28,7 @@ INTERNAL = {
     'Headers', 'ImageReader', 'Layer', 'LayerReader', 'Mask', 'OpenFiles', 'Polygons',
     'Radiometry', 'RasterLabels', 'Scan',
     # Parts of others
-    'ExpertLinear', 'Landscape', 'Measures', 'Probabilities', 'Rasters', 'RowWriter',
+    'EarlierMap', 'ExpertLinear', 'Landscape', 'Measures', 'Probabilities', 'Rasters', 'RowWriter',
 }  # fmt: skip
 
 

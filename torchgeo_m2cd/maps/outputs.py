@@ -1,33 +1,23 @@
 # Copyright (c) torchgeo-m2cd contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The files of a change map, and what is there of them already."""
+"""The files of a change map, and which of them are to be made."""
 
-import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
-import rasterio
 from matplotlib.figure import Figure
-from rasterio.errors import RasterioError
 
 from ..checks import PositiveOrZero, Share, checked
 from ..utils import beside
 from .districts import Districts
+from .earlier import PLAN_TAG, EarlierMap
 from .plan import MapPlan
 from .polygons import check_vector_suffix, list_side_files
-from .styles import WATER_LABEL
-
-#: Tag of a map that says of which plan its probabilities are.
-PLAN_TAG = 'PLAN_SHA256'
-
-#: Tag that says in addition what was made of them: of which threshold, for example.
-OUTPUTS_TAG = 'OUTPUTS_SHA256'
 
 
 @checked
@@ -199,7 +189,7 @@ class Outputs:
         Raises:
             FileExistsError: If a file exists that is of no map.
         """
-        if not (self._read_tag(PLAN_TAG) or self.parts.exists()):
+        if not (self._earlier.read_tag(PLAN_TAG) or self.parts.exists()):
             self.check_new()
 
     def digest(self, plan: MapPlan) -> str:
@@ -235,7 +225,7 @@ class Outputs:
         """
         if self.overwrite or not self._is_same(plan):
             return False
-        recorded = self._list_recorded()
+        recorded = self._earlier.files
         return all(
             path.exists() and os.path.realpath(path) == recorded.get(name)
             for name, path in self.files.items()
@@ -253,16 +243,7 @@ class Outputs:
         """
         if self.overwrite and self._is_same(plan):
             return False
-        with contextlib.suppress(RasterioError), rasterio.open(self.probability) as src:
-            has_water = src.descriptions[-1] == WATER_LABEL
-            # A copy of a map may have its tags, and other values
-            return bool(
-                src.tags().get(PLAN_TAG) == plan.digest()
-                and list(src.shape) == list(plan.shape)
-                and set(src.dtypes) == {'float32'}
-                and (plan.water if has_water else src.count > 1 or not plan.water)
-            )
-        return False
+        return self._earlier.has_probabilities(plan)
 
     def list_made(self, plan: MapPlan) -> set[pathlib.Path]:
         """List the files that are there, and that this plan and these settings made.
@@ -276,7 +257,7 @@ class Outputs:
         """
         if not self._is_same(plan):
             return set()
-        recorded = set(self._list_recorded().values())
+        recorded = set(self._earlier.files.values())
         return {path for path in self.paths if os.path.realpath(path) in recorded}
 
     def with_made(self, plan: MapPlan) -> Self:
@@ -292,7 +273,7 @@ class Outputs:
         """
         if not self._is_same(plan):
             return self
-        recorded = self._list_recorded()
+        recorded = self._earlier.files
         more: dict[str, Any] = {
             name: pathlib.Path(path)
             for name in ('classes', 'polygons', 'quicklook', 'stac')
@@ -301,25 +282,6 @@ class Outputs:
             and os.path.exists(path)
         }
         return dataclasses.replace(self, **more)
-
-    def _list_recorded(self) -> dict[str, str | None]:
-        """List the files that the summary names, by what they are.
-
-        Returns:
-            Real paths, also if the folder of the map was renamed; None for a picture that
-            could not be drawn. Nothing if the summary is of another map.
-        """
-        names = self._read_summary().get('files', {})
-        folder, name = os.path.split(names.get('output', ''))
-        if name != self.probability.name:
-            return {}
-        return {
-            key: path
-            and os.path.realpath(
-                self.probability.parent / os.path.relpath(path, folder or '.')
-            )
-            for key, path in names.items()
-        }
 
     def list_left(self, plan: MapPlan) -> list[str]:
         """List the files of the map before this one that are not made again.
@@ -332,7 +294,7 @@ class Outputs:
         """
         if self._is_same(plan):
             return []
-        paths = filter(None, self._list_recorded().values())
+        paths = filter(None, self._earlier.files.values())
         made = {os.path.realpath(path) for path in self.paths}
         return [path for path in paths if path not in made and os.path.exists(path)]
 
@@ -343,7 +305,7 @@ class Outputs:
             return ''
         text = ', which makes it anew of the same probabilities'
         asked = {'threshold': self.threshold, 'min_area_m2': self.min_area}
-        summary = self._read_summary()
+        summary = self._earlier.summary
         there = {name: summary.get(name) for name in asked}
         if None in there.values() or there == asked:
             return text
@@ -353,27 +315,14 @@ class Outputs:
             'asked for'
         )
 
-    def _read_summary(self) -> dict[str, Any]:
-        """Read the summary, empty if it is none."""
-        with contextlib.suppress(OSError, ValueError):
-            summary = json.loads(self.summary.read_bytes())
-            if isinstance(summary, dict):
-                return summary
-        return {}
-
     def _is_same(self, plan: MapPlan) -> bool:
-        """Whether raster and summary are there, of the same plan and settings.
+        """Whether a map is there of the same plan and settings."""
+        return self._earlier.is_of(self.digest(plan))
 
-        A run that was killed while files got their names may have left those of two maps.
-        """
-        recorded = self._read_summary().get('outputs_sha256')
-        return recorded == self._read_tag(OUTPUTS_TAG) == self.digest(plan)
-
-    def _read_tag(self, name: str) -> str:
-        """Read a tag of the map, empty if there is no map."""
-        with contextlib.suppress(RasterioError), rasterio.open(self.probability) as src:
-            return str(src.tags().get(name, ''))
-        return ''
+    @property
+    def _earlier(self) -> EarlierMap:
+        """The map that is there, read anew each time: runs replace it."""
+        return EarlierMap(self.probability, self.summary)
 
 
 @checked

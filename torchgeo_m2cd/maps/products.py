@@ -26,9 +26,10 @@ from ..utils import beside, create_beside, naming, sync
 from .areas import Areas
 from .check import check_map
 from .district_areas import COLUMNS, DistrictAreas, read_districts
+from .earlier import OUTPUTS_TAG, PLAN_TAG
 from .finished import FinishedMap
 from .mosaic import Mosaic, strips
-from .outputs import OUTPUTS_TAG, PLAN_TAG, Outputs
+from .outputs import Outputs
 from .parts import Parts
 from .plan import MapPlan
 from .polygons import (
