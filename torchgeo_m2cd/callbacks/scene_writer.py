@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 from typing import Any
@@ -16,18 +17,22 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..checks import PositiveOrZero, Share, checked
 from ..datamodules import SceneDataModule
-from ..datasets.paths import list_paths, local_file, public_path, resolve
+from ..datasets.paths import public_path
 from ..maps import (
     Districts,
     NoDataError,
     Outputs,
+    Parts,
     Run,
+    RunLock,
     check_districts,
     check_outputs,
     format_summary,
     make_map,
+    plan_maps,
     read_summary,
     record_warnings,
+    start_maps,
 )
 from ..maps.row_writer import RowWriter
 from ..models import Reliability
@@ -128,6 +133,7 @@ class SceneWriter(Callback):
         self.checkpoint: Path | None = None
         self._run = Run()
         self._recording = contextlib.ExitStack()
+        self._parts: list[Parts] = []
         self._rows: RowWriter | None = None
 
     def check(
@@ -162,7 +168,7 @@ class SceneWriter(Callback):
         return outputs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the files to write, and tell the data module of them.
+        """Check the files to write, and keep what is there from being predicted again.
 
         Args:
             trainer: The trainer.
@@ -193,11 +199,25 @@ class SceneWriter(Callback):
             reliability=reliability,
         )
         self._recording.enter_context(record_warnings(self._run.warnings))
-        datamodule.outputs = self.check(datamodule, trainer.ckpt_path)
+        outputs = self.check(datamodule, trainer.ckpt_path)
         if self.outputs.districts is not None:
             check_districts(self.outputs.districts, datamodule.scenes.scenes)
+        self._parts = []
+        datamodule.list_done = functools.partial(self._start, trainer, outputs)
         # They are as large as the scene, several times, and they are in the file
         trainer.predict_loop.return_predictions = False
+
+    def _start(self, trainer: Trainer, outputs: list[Outputs]) -> set[tuple[int, int]]:
+        """Start the maps, and list the rows of patches that need not be predicted."""
+        datamodule = _get_datamodule(trainer)
+        assert datamodule.inputs is not None
+        samplers, batch_size = datamodule.samplers, datamodule.batch_size or 1
+        plans = plan_maps(trainer, datamodule.inputs, samplers, batch_size)
+        lock = RunLock()
+        self._parts = [
+            Parts(*each, lock) for each in zip(outputs, plans, samplers, strict=True)
+        ]
+        return start_maps(self._parts, trainer.strategy)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to write rows of patches.
@@ -215,9 +235,8 @@ class SceneWriter(Callback):
                 'SceneDataModule shares the rows of patches among processes itself: set '
                 'use_distributed_sampler=False in the trainer'
             )
-        parts = _get_datamodule(trainer).parts
         self._rows = RowWriter(
-            parts[scene].mosaic.patch_row(number)
+            self._parts[scene].mosaic.patch_row(number)
             for scene, number in sampler.patch_rows
         )
 
@@ -281,12 +300,11 @@ class SceneWriter(Callback):
         """
         if stage != 'predict':
             return
-        datamodule = _get_datamodule(trainer)
         trainer.strategy.barrier('SceneWriter')
         checkpoint = trainer.ckpt_path or self.checkpoint
         if checkpoint:
             self._run.checkpoint = public_path(os.fspath(checkpoint))
-        todo = [parts for parts in datamodule.parts if parts.is_pending]
+        todo = [parts for parts in self._parts if parts.is_pending]
         trainer.strategy.barrier('SceneWriter')
         failed: list[RuntimeError] = []
         for parts in todo[trainer.global_rank :: trainer.world_size]:
@@ -304,9 +322,9 @@ class SceneWriter(Callback):
         empty = [parts.outputs for parts in todo if parts.is_pending]
         self._release(trainer)
         self.summaries = [
-            read_summary(outputs)
-            for outputs in datamodule.outputs
-            if outputs not in empty
+            read_summary(parts.outputs)
+            for parts in self._parts
+            if parts.outputs not in empty
         ]
         self._print()
         if empty:
@@ -341,8 +359,8 @@ class SceneWriter(Callback):
         datamodule = getattr(trainer, 'datamodule', None)
         if isinstance(datamodule, SceneDataModule):
             datamodule.close()
-            for parts in datamodule.parts:
-                parts.release()
+        for parts in self._parts:
+            parts.release()
 
 
 def _find_output(path: str | pathlib.Path) -> pathlib.Path:
@@ -367,18 +385,10 @@ def _get_datamodule(trainer: Trainer) -> SceneDataModule:
 
 def _list_taken(datamodule: SceneDataModule, checkpoint: Path | None) -> dict[str, str]:
     """Say what each file is that is read, by its real path."""
-    scenes = datamodule.scenes.scenes if hasattr(datamodule, 'scenes') else ()
-    files = [local_file(file) for scene in scenes for file in scene.files]
-    for entry in datamodule.entries:
-        paths = [*list_paths(entry.optical.paths), *list_paths(entry.sar.paths)]
-        files += [local_file(resolve(path)) for path in paths]
-    taken = dict.fromkeys(filter(None, files), 'a file of the scene')
-    if datamodule.catalogue is not None:
-        name = local_file(resolve(os.fspath(datamodule.catalogue)))
-        taken[name] = 'the list of scenes'
+    taken = datamodule.list_files()
     if checkpoint is not None:
         name = os.path.expanduser(checkpoint)
         inside = os.listdir(name) if os.path.isdir(name) else ()
         for path in (name, *(os.path.join(name, file) for file in inside)):
             taken[path] = 'the checkpoint'
-    return {os.path.realpath(path): what for path, what in taken.items() if path}
+    return {os.path.realpath(path): what for path, what in taken.items()}

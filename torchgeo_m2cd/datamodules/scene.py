@@ -4,7 +4,8 @@
 """Scene data module."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, cast
 
 import torch
@@ -20,8 +21,8 @@ from ..datasets import MaskSource, SARSource, SceneDataset, SceneList, Source
 from ..datasets.catalogue import list_scenes
 from ..datasets.files import allow_urls, forbid_urls
 from ..datasets.grid_file import OPEN_FILES
-from ..datasets.paths import Paths, is_remote, list_paths
-from ..maps import Outputs, Parts, RunLock, plan_maps, record_warnings, start_maps
+from ..datasets.paths import Paths, is_remote, list_paths, local_file, resolve
+from ..maps import record_warnings
 from ..samplers import PatchRowSampler, SceneSampler, list_patch_rows
 from ..transforms import Inputs, PairAugmentation
 from .bands import match_bands
@@ -146,11 +147,10 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         self.grid_size = grid_size
         self.split_seed = split_seed
         self.check = check
-        #: Files of the map of each scene, if there are any: what is there of them is not
-        #: predicted again.
-        self.outputs: Sequence[Outputs] = ()
-        #: Where the map of each scene is made.
-        self.parts: list[Parts] = []
+        #: Lists the rows of patches that need not be predicted, each by the number of its
+        #: scene and its own. Called when the inputs are known; the files of the scenes
+        #: then stay open until :meth:`close`.
+        self.list_done: Callable[[], Collection[tuple[int, int]]] | None = None
         #: List of scenes, if there is one.
         self.catalogue = scenes
         #: Warnings about the scenes to predict.
@@ -201,7 +201,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         Args:
             stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
-        if not self.outputs:
+        if self.list_done is None:
             self.close()
 
     def close(self) -> None:
@@ -217,6 +217,23 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             exception: The error.
         """
         self.close()
+
+    def list_files(self) -> dict[str, str]:
+        """List the local files of the scenes; if these were opened, all of them.
+
+        Returns:
+            What each file is, by its path.
+        """
+        scenes = self.scenes.scenes if hasattr(self, 'scenes') else ()
+        files = [file for scene in scenes for file in scene.files]
+        for entry in self.entries:
+            for source in (entry.optical, entry.sar):
+                files += map(resolve, list_paths(source.paths))
+        found = dict.fromkeys(map(local_file, files), 'a file of the scene')
+        if self.catalogue is not None:
+            name = local_file(resolve(os.fspath(self.catalogue)))
+            found[name] = 'the list of scenes'
+        return {path: what for path, what in found.items() if path}
 
     def _dataloader_factory(self, split: str) -> DataLoader[Sample]:
         """Implement one or more PyTorch DataLoaders."""
@@ -240,15 +257,8 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         if trainer is not None:
             # The processes take turns, whatever was done before
             patch_rows = patch_rows[trainer.global_rank :: trainer.world_size]
-        if trainer is not None and self.outputs:
-            assert self.inputs is not None
-            plans = plan_maps(trainer, self.inputs, self.samplers, self.batch_size or 1)
-            lock = RunLock()
-            self.parts = [
-                Parts(*each, lock)
-                for each in zip(self.outputs, plans, self.samplers, strict=True)
-            ]
-            done = start_maps(self.parts, trainer.strategy)
+        if self.list_done is not None:
+            done = self.list_done()
             patch_rows = [row for row in patch_rows if row not in done]
         sampler = PatchRowSampler(self.samplers, patch_rows, self.batch_size or 1)
         return DataLoader(
@@ -273,7 +283,7 @@ class SceneDataModule(PairDataModule, GeoDataModule):
         self.samplers = [
             SceneSampler(scene, size, self.stride) for scene in self.scenes.scenes
         ]
-        self.outputs, self.parts = (), []
+        self.list_done = None
 
     def _match_bands(self, inputs: Inputs) -> None:
         """Read the bands of the inputs, in their order."""
