@@ -154,7 +154,7 @@ KINDS = {
         'object?': 'augmentation districts drain inputs like lock naming o2sp ohem optimization '
         'reliability rule_target schedule transforms valid weights MoEEncoder.experts '
         'Outputs.classes Outputs.polygons Outputs.quicklook Outputs.stac',
-        'objects': 'check_districts.scenes start_maps.parts check_outputs.outputs augmentations source_augmentations features files sources '
+        'objects': 'format_total.summaries check_districts.scenes start_maps.parts check_outputs.outputs augmentations source_augmentations features files sources '
         'samplers patch_rows SceneList.scenes Check.looks '
         'median_look.looks',
         'counts': 'MapPlan.shape MapPlan.size MapPlan.stride',

@@ -15,6 +15,7 @@ import warnings
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import lightning.pytorch
 import pytest
@@ -172,6 +173,18 @@ class TestMap:
         output = capsys.readouterr().out
         assert '2 of 2 maps: new files of the probabilities that are there' in output
         assert output.count('no interval: it is known for the threshold') == 2
+        assert output.splitlines()[-1].startswith('2 maps: ')
+        # All scenes that cannot be opened, before any is mapped
+        table.write_text(
+            f'name,optical,sar\nhere,{optical},{sar}\nx,no.tif,{sar}\ny,{sar},no.tif'
+        )
+        with pytest.raises(SystemExit):
+            cli.main(['map', '--scenes', str(table), '--output', f'{tmp_path}/new/'])
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert '2 of 3 scenes cannot be opened: x: optical file' in last
+        assert '; y: SAR file' in last
+        assert not (tmp_path / 'new').exists()
+        table.write_text('\n'.join(['name,optical,sar', *lines]))
         # Settings for all of them
         cli.main([*command, '{gain: 2}', '{scale: db}'])
         assert 'assumed' not in capsys.readouterr().out
@@ -239,6 +252,40 @@ class TestMap:
         assert last.startswith('torchgeo-m2cd: error: optical file')
         assert not (tmp_path / 'change.tif').exists()
 
+    @pytest.mark.parametrize(
+        ('text', 'expected'),
+        [
+            ('expected another path, or overwrite=True', ', or --overwrite'),
+            ('; check=False takes them', '; --data_args.check false takes them'),
+            (
+                "expected sar.scale='power' or",
+                'expected sar "{paths: FILE, scale: power}" or',
+            ),
+            (
+                'such as optical.nodata=-9.5;',
+                'such as optical "{paths: FILE, nodata: -9.5}";',
+            ),
+            ('sar.bands takes its', 'sar "{paths: FILE, bands: ...}" takes its'),
+        ],
+    )
+    def test_words(
+        self,
+        text: str,
+        expected: str,
+        monkeypatch: pytest.MonkeyPatch,
+        called: dict[str, Any],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Arguments of Python are given as they are typed in the terminal."""
+
+        def fail(**kwargs: Any) -> None:
+            raise ValueError(text)
+
+        monkeypatch.setattr(cli, 'predict_scene', fail)
+        with pytest.raises(SystemExit):
+            cli.main(['map', 'a.tif', 'b.tif'])
+        assert expected in capsys.readouterr().err
+
     def test_debug(self) -> None:
         with pytest.raises(FileNotFoundError, match=r"optical file 'no\.tif'"):
             cli.main(['map', 'no.tif', 'no.tif', '--debug'])
@@ -283,6 +330,12 @@ class TestMap:
         with pytest.raises(SystemExit) as caught:
             cli.main(['map', 'a.tif', 'b.tif'])
         assert caught.value.code == 3
+        # While the arguments are read
+        monkeypatch.setattr(cli, 'make_parser', Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(SystemExit) as caught:
+            cli.main(['map', 'a.tif', 'b.tif'])
+        assert caught.value.code == 130
+        assert 'It had not begun' in capsys.readouterr().err
 
     def test_warnings(
         self,

@@ -77,7 +77,7 @@ def test_all_files(checkpoint: Path, tmp_path: Path) -> None:
     assert table.area.sum() == pixels * 100
     assert isinstance(summary, dict)
     assert summary['flooded_km2'] == pytest.approx(table.area_m2.sum() / 1e6, abs=1e-6)
-    assert summary['polygons'] == len(table)
+    assert sum(summary['polygons'].values()) == len(table)
     assert summary == json.loads((tmp_path / 'maps' / 'change.json').read_text())
     assert summary['model']['checkpoint'] == str(checkpoint)
     assert files['quicklook'].read_bytes().startswith(b'\x89PNG')

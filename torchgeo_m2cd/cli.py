@@ -41,11 +41,21 @@ _GO_ON = (
     'ends with .parts: the same command goes on from there'
 )
 
+_NOT_BEGUN = 'It had not begun: run the same command again'
+
 #: Commands of Lightning, which :class:`~torchgeo_m2cd.task_cli.TaskCLI` runs.
 TASK_COMMANDS = ('fit', 'validate', 'test', 'predict')
 
 # What jsonargparse takes for true or false
 _BOOLEANS = ('true', 'yes', 'on', 'false', 'no', 'off')
+
+# How the arguments of Python are typed here
+_WORDS = (
+    (r'overwrite=True', '--overwrite'),
+    (r'check=False', '--data_args.check false'),
+    (r"\b(optical|sar)\.(\w+)='?([\w.-]+)'?", r'\1 "{paths: FILE, \2: \3}"'),
+    (r'\b(optical|sar)\.(bands|nodata)\b', r'\1 "{paths: FILE, \2: ...}"'),
+)
 
 # What a user may have got wrong; anything else is a bug, and keeps its traceback
 _MISTAKES = (argparse.ArgumentError, OSError, RuntimeError, TypeError, ValueError)
@@ -188,10 +198,10 @@ def _quiet() -> Iterator[None]:
 def _fail(
     error: Exception, options: Sequence[str] = (), words: Sequence[tuple[str, str]] = ()
 ) -> NoReturn:
-    """Say in one line what was wrong, with these words in place of Python's."""
+    """Say what was wrong, with these words in place of Python's (regular expressions)."""
     text = explain(error, options)
     for word, other in words:
-        text = text.replace(word, other)
+        text = re.sub(word, other, text)
     print(f'{_NAME}: error: {text}', file=sys.stderr)
     raise SystemExit(2) from error
 
@@ -296,10 +306,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             _run_task(argv)
         except KeyboardInterrupt as error:
-            _stop(error, str(error) or 'It had not begun: run the same command again')
+            _stop(error, str(error) or _NOT_BEGUN)
         return
-    parser = make_parser()
     try:
+        parser = make_parser()
         if argv[:1] == ['map']:
             argv = _complete_flags(argv)
             _check_words(argv)
@@ -312,6 +322,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if '--debug' in argv:
             raise
         _fail(error, list_options(make_map_parser()))
+    except KeyboardInterrupt as error:
+        _stop(error, _NOT_BEGUN)
     if args.subcommand == 'weights':
         print(format_weights())
         return
@@ -327,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except _MISTAKES as error:
         if debug:
             raise
-        _fail(error, words=[('overwrite=True', '--overwrite')])
+        _fail(error, words=_WORDS)
 
 
 if __name__ == '__main__':

@@ -91,6 +91,11 @@ class TestMatchBands:
         # Nothing changes the second time
         match_bands(scene, make_inputs(['B04'], wanted))
         assert read(scene) == expected
+        assumed = [a for a in scene.sar.describe()['assumed'] if 'without names' in a]
+        pairs = zip(found, wanted, strict=False) if len(found) == len(wanted) else ()
+        guessed = [name for given, name in pairs if name and given in ('', '?')]
+        expected_text = f'bands without names are taken for [{", ".join(guessed)}]'
+        assert assumed == ([expected_text] if guessed else [])
 
     @pytest.mark.parametrize(
         ('found', 'wanted', 'match'),
@@ -100,11 +105,11 @@ class TestMatchBands:
                 ['VV'],
                 (
                     r"SAR file '.*sar\.tif' has the bands \[VH\], but the inputs are for "
-                    r'\[VV\]: VV is missing; expected sar\.bands, the numbers of the '
-                    r'bands to read instead, with check=False'
+                    r'\[VV\]: VV is missing: expected a file that has it. If a band has it '
+                    r'under another name, sar\.bands takes its number, with check=False'
                 ),
             ),
-            (['VV', 'B04'], ['VV', 'VH'], r'for \[VV, VH\]: VH is missing; expected'),
+            (['VV', 'B04'], ['VV', 'VH'], r'for \[VV, VH\]: VH is missing: expected'),
             (['VV', ''], ['VH', 'VV'], r'VH is missing'),
             (['VH', '', 'VV', 'VV'], ['VV'], r'VV is there more than once; expected'),
             (

@@ -344,6 +344,14 @@ class TestSceneDataset:
         with pytest.raises(ValueError, match='expected more than 0'):
             SceneDataset(*pair, res=res)
 
+    def test_part(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        """The SAR image ends in the middle of the optical one."""
+        image = np.zeros((50, 30), np.float32)
+        path = write(tmp_path / 'west.tif', image, from_origin(WEST, NORTH, 20, 20))
+        scene = SceneDataset(pair[0], path)
+        assert scene.optical_share == 0.5
+        assert SceneDataset(pair[0], pair[0]).optical_share == 1
+
     def test_no_overlap(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         # It touches the optical scene in the west
         path = write(

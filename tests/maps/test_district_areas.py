@@ -69,6 +69,16 @@ class TestAreas:
             found = table.loc[name].to_numpy()
             np.testing.assert_allclose(found[:3], np.array(pixels) * pixel, atol=1e-6)
             assert found[3] == pytest.approx(pixels[0] / pixels[2], abs=1e-4)
+        areas = table['area_km2'].to_numpy()
+        expected_km2 = [5.32 * 5.64, 0.2048, 0.1024, 0.02]
+        order = ['West, partly outside', 'East', 'North', 'Islands']
+        np.testing.assert_allclose(
+            table.loc[order, 'area_km2'], expected_km2, rtol=2e-3
+        )
+        shares = table['mapped_km2'] / areas
+        np.testing.assert_allclose(
+            table['mapped_share'], shares.clip(upper=1), atol=1e-4
+        )
         rows = json.loads((tmp_path / 'a.json').read_text())['districts']
         assert rows == summary['districts']
         assert {row['name'] for row in rows} == set(expected)
@@ -106,6 +116,9 @@ class TestAreas:
                 summary['mapped_km2'], rel=1e-5
             )
         assert rows['Both']['water_before_km2'] is None
+        assert rows['World']['area_km2'] == pytest.approx(
+            510.07e6, rel=1e-4
+        )  # The Earth
         assert 0.1 < rows['East']['mapped_km2'] / summary['mapped_km2'] < 0.9
 
     def test_no_data(self, tmp_path: Path) -> None:
@@ -118,7 +131,8 @@ class TestAreas:
         )
         outputs = Outputs(tmp_path / 'a.tif', districts=districts)
         (row,) = map_values(scene, values, outputs)['districts']
-        assert row['mapped_km2'] == 0
+        assert row['mapped_km2'] == row['mapped_share'] == 0
+        assert row['area_km2'] == pytest.approx(0.2048, rel=1e-3)
         assert row['flooded_share'] is None
 
 

@@ -214,7 +214,8 @@ class TestFinishedMap:
         second = Outputs(tmp_path / 'a.tif', tmp_path / 'c.tif')
         remake(scene, second, plan)
         summary = json.loads(second.summary.read_bytes())
-        assert summary['polygons'] == expected['polygons'] > 0
+        assert summary['polygons'] == expected['polygons']
+        assert summary['polygons']['changed'] > 0
         assert {'classes', 'polygons', 'stac'} <= summary['files'].keys()
         assets = json.loads((tmp_path / 's.json').read_bytes())['assets']
         for asset in assets.values():
@@ -240,6 +241,8 @@ class TestFinishedMap:
             assert not start(scene, outputs, plan).is_pending
         (tmp_path / 'night' / 'c.tif').unlink()
         remake(scene, outputs, plan)
+        assert Outputs(Path('a.tif')).with_made(plan).classes == Path('c.tif')
+        assert Outputs(tmp_path / 'night' / 'a.tif').with_made(plan) == outputs
 
     def test_copy_of_another_name(self, scene: SceneDataset, tmp_path: Path) -> None:
         """Its summary names the files of the original."""

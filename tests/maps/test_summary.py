@@ -10,13 +10,14 @@ import pytest
 import rasterio
 
 from tests.maps.helpers import make_plan, make_scene, map_values
-from torchgeo_m2cd.maps import Outputs, Run, format_summary
+from torchgeo_m2cd.maps import Outputs, Run, format_summary, format_total
 from torchgeo_m2cd.maps.summary import to_json
 from torchgeo_m2cd.models import Reliability
 
 SUMMARY: dict[str, Any] = {
     'files': {'output': 'maps/change.tif', 'summary': 'maps/change.json'},
     'mapped_km2': 12045.5,
+    'optical_share': 0.9951,
     'valid_share': 0.987654,
     'flooded_km2': 345.678,
     'flooded_km2_90': None,
@@ -24,10 +25,10 @@ SUMMARY: dict[str, Any] = {
     'flooded_km2_with_water_before': 400.1,
     'rule': None,
     'water_before_km2': 80.0,
-    'polygons': 321,
+    'polygons': {'flood': 300, 'water before': 21},
     'districts': [
-        {'name': 'Here', 'flooded_km2': 1.0},
-        {'name': 'There', 'flooded_km2': 2.0},
+        {'name': 'Here', 'flooded_km2': 1.0, 'mapped_share': 1.0},
+        {'name': 'There', 'flooded_km2': 2.0, 'mapped_share': 0.25},
     ],
     'threshold': 0.5,
     'min_area_m2': 1000.0,
@@ -56,8 +57,8 @@ class TestFormatSummary:
             '             no interval: it was not measured',
             '  water      80 km² before the event, not counted',
             '  mapped     12,046 km², 98.8 % of the scene has data',
-            '  polygons   321, from 1000 m²',
-            '  districts  2, most in There: 2 km²',
+            '  polygons   300 flood, 21 water before, from 1000 m²',
+            '  districts  2, most in There: 2 km², 25 % of it is mapped',
             '  grid       EPSG:32633, 10 x 10 m, 200 x 100 pixels',
             '  optical    B02.tif and 1 more, 2024-09-19, B02 B03',
             '             assumed: a sample is value - 1000',
@@ -65,9 +66,27 @@ class TestFormatSummary:
             '  SAR        b.tif, db',
             '  model      m2cd, weights 01234567, threshold 0.5',
             '  files      change.tif change.json',
-            '  time       60 s',
+            '  time       60 s since the start',
             '  WARNING    odd units',
         ]
+
+    def test_part_of_the_image(self) -> None:
+        lines = format_summary({**SUMMARY, 'optical_share': 0.4321}).splitlines()
+        assert lines[4:6] == [
+            '  mapped     12,046 km², 98.8 % of the scene has data',
+            '             the scene is where both images are: 43.2 % of the optical one',
+        ]
+
+    def test_total(self) -> None:
+        text = format_total([SUMMARY, {**SUMMARY, 'mapped_km2': 954.5}])
+        assert text == (
+            '2 maps: 13,000 km² mapped, 691 km² flooded (what is in two scenes counts '
+            'twice)'
+        )
+        text = format_total([SUMMARY, {**SUMMARY, 'water_before_km2': None}])
+        assert '691 km² changed' in text
+        text = format_total([SUMMARY, {**SUMMARY, 'flooded_km2': None}])
+        assert text == '2 maps: 24,091 km² mapped'
 
     def test_control_characters(self) -> None:
         """A name cannot control the terminal."""
@@ -121,7 +140,7 @@ class TestSummarize:
             'name': 'Nothing', 'weights_sha256': '0123456789abcdef',
             'checkpoint': 'best.ckpt',
         }  # fmt: skip
-        assert summary['polygons'] == 1
+        assert summary['polygons'] == {'changed': 1}
         assert summary['classes'] == {'0': 'unchanged', '1': 'changed'}
         assert summary['warnings'] == ['odd units']
         assert 0 <= summary['seconds'] < 60

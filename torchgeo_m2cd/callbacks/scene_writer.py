@@ -28,6 +28,7 @@ from ..maps import (
     check_districts,
     check_outputs,
     format_summary,
+    format_total,
     make_map,
     plan_maps,
     read_summary,
@@ -337,7 +338,10 @@ class SceneWriter(Callback):
     @rank_zero_only
     def _print(self) -> None:
         """Print the summaries."""
-        print('', *map(format_summary, self.summaries), sep='\n', flush=True)
+        lines = ['', *map(format_summary, self.summaries)]
+        if len(self.summaries) > 1:
+            lines.append(format_total(self.summaries))
+        print(*lines, sep='\n', flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -86,6 +86,10 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
     """Read the bands of an image by name, or find that they fit by number."""
     found, chosen = image.band_names, image.source.bands
     if agree(found, names):
+        pairs = zip(names, found, strict=True)
+        guessed = [name for name, given in pairs if name and not given]
+        if guessed:
+            image.assume(f'bands without names are taken for {list_bands(guessed)}')
         return
     known = all(names) and all(found.count(name) == 1 for name in names)
     if known and chosen is None:
@@ -121,8 +125,11 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
             if missing and _is_of_other_image(image.name, found):
                 advice = 'are the images swapped? The optical one, before, comes first'
             elif missing and any(found):
-                advice = f'{", ".join(missing)} is missing; {advice}'
-                advice += ' instead, with check=False'
+                advice = (
+                    f'{", ".join(missing)} is missing: expected a file that has it. If a '
+                    f'band has it under another name, {setting} takes its number, with '
+                    'check=False'
+                )
             elif twice:
                 advice = f'{", ".join(twice)} is there more than once; {advice}'
     raise ValueError(

@@ -275,15 +275,30 @@ class SceneDataModule(PairDataModule, GeoDataModule):
             forbid_urls()
         self.warnings = []
         with record_warnings(self.warnings):
-            self.scenes = SceneList(
-                [SceneDataset(e.optical, e.sar, **self.kwargs) for e in self.entries]
-            )
+            self.scenes = SceneList(self._open_scenes())
         self.predict_dataset = cast(Any, self.scenes)
         size = _to_pair(self.patch_size)
         self.samplers = [
             SceneSampler(scene, size, self.stride) for scene in self.scenes.scenes
         ]
         self.list_done = None
+
+    def _open_scenes(self) -> list[SceneDataset]:
+        """Open all scenes, and tell at once which of a list cannot be opened."""
+        scenes, failed = [], []
+        for name, optical, sar in self.entries:
+            try:
+                scenes.append(SceneDataset(optical, sar, **self.kwargs))
+            except (OSError, RuntimeError, ValueError) as error:
+                if self.catalogue is None:
+                    raise
+                failed.append(f'{name}: {error}')
+        if failed:
+            raise ValueError(
+                f'{len(failed)} of {len(self.entries)} scenes cannot be opened: '
+                + '; '.join(failed)
+            )
+        return scenes
 
     def _match_bands(self, inputs: Inputs) -> None:
         """Read the bands of the inputs, in their order."""

@@ -178,6 +178,8 @@ class GridRaster(GeoDataset):
         Args:
             assumption: What is assumed.
         """
+        if assumption in self._assumed:
+            return
         self._assumed.append(assumption)
         rank_zero_info(f'{self.name} file {name_paths(self.paths)}: {assumption}')
 

@@ -153,6 +153,15 @@ class SceneDataset(IntersectionDataset):
         return self.optical.band_names, self.sar.band_names
 
     @property
+    def optical_share(self) -> float:
+        """Share of the optical image that the scene covers, by the extents of files."""
+        covered, whole = (
+            index.geometry.union_all().area
+            for index in (self.index, self.optical.index)
+        )
+        return round(float(covered / whole), 6)
+
+    @property
     def files(self) -> list[str]:
         """All files of both images, those of the optical image first."""
         return [*self.optical.files, *self.sar.files]

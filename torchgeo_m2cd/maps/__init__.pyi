@@ -16,7 +16,7 @@ from .products import NoDataError, make_map
 from .quicklook import plot_quicklook
 from .rasters import write_cog
 from .record import record_warnings
-from .summary import Run, format_summary, read_summary
+from .summary import Run, format_summary, format_total, read_summary
 
 __all__ = (
     'Areas',
@@ -38,6 +38,7 @@ __all__ = (
     'check_outputs',
     'find_polygons',
     'format_summary',
+    'format_total',
     'make_map',
     'mean_probability',
     'plan_maps',

@@ -28,7 +28,18 @@ from ..utils import check_choice
 from .districts import Districts
 
 #: Columns of the table.
-COLUMNS = ('name', 'flooded_km2', 'water_before_km2', 'mapped_km2', 'flooded_share')
+COLUMNS = (
+    'name',
+    'flooded_km2',
+    'water_before_km2',
+    'mapped_km2',
+    'flooded_share',
+    'area_km2',
+    'mapped_share',
+)
+
+# Equal areas all over the world
+_EQUAL_AREA = 'EPSG:6933'
 
 
 @checked
@@ -64,7 +75,8 @@ def read_districts(
         shape: Height and width of the scene in pixels.
 
     Returns:
-        Polygons in the CRS of the grid, one row per district, with ``name``.
+        Polygons in the CRS of the grid, one row per district, with ``name`` and
+        ``area_m2``, of all of the district.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -76,8 +88,10 @@ def read_districts(
     scene = shapely.box(*array_bounds(*shape, grid.transform))
     # What is far away may have no place in the CRS of the scene
     reach = _reach(scene, grid, table.crs)
-    table = table[table.intersects(reach)]
-    table = table.set_geometry(table.make_valid().intersection(reach))
+    near = table[table.intersects(reach)]
+    whole = table[table['name'].isin(near['name'])]
+    whole = whole.set_geometry(whole.make_valid()).dissolve('name')
+    table = near.set_geometry(near.make_valid().intersection(reach))
     table = table.to_crs(grid.crs)
     if grid.crs.is_geographic:
         # A place has several longitudes
@@ -86,8 +100,9 @@ def read_districts(
         )
     table = table.clip(scene).explode()
     table = table[table.geom_type == 'Polygon']  # No edges that only touch
-    dissolved: gpd.GeoDataFrame = table.dissolve('name').reset_index()
-    return dissolved
+    dissolved: gpd.GeoDataFrame = table.dissolve('name')
+    dissolved['area_m2'] = whole.to_crs(_EQUAL_AREA).area
+    return dissolved.reset_index()
 
 
 class DistrictAreas:
@@ -152,10 +167,14 @@ class DistrictAreas:
 
         Returns:
             Name, km² that are flooded, were water before, and are mapped, and share of
-            the mapped area that is flooded, of each district. None is what is not known.
+            the mapped area that is flooded; km² of all of the district, and share of
+            them that is mapped. None is what is not known.
         """
         records = []
-        for name, total in zip(self.table['name'], self.total, strict=True):
+        districts = zip(
+            self.table['name'], self.table['area_m2'], self.total, strict=True
+        )
+        for name, area, total in districts:
             mapped = total[:255].sum()
             before = total[water] if water is not None else None
             flooded = total[1:255].sum() - (before or 0.0)
@@ -166,6 +185,9 @@ class DistrictAreas:
                     'water_before_km2': None if before is None else to_km2(before),
                     'mapped_km2': to_km2(mapped),
                     'flooded_share': round(flooded / mapped, 6) if mapped else None,
+                    'area_km2': to_km2(area),
+                    # Areas of two projections
+                    'mapped_share': min(round(float(mapped / area), 4), 1.0),
                 }
             )
         return records

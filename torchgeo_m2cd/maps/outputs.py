@@ -156,7 +156,9 @@ class Outputs:
         for path in self.paths:
             real = os.path.realpath(path)
             if real in taken:
-                raise ValueError(f'{path} is {taken[real]} itself')
+                raise ValueError(
+                    f'{path} is {taken[real]} itself: expected another path'
+                )
             if parts in map(str, pathlib.Path(real).parents):
                 raise ValueError(
                     f'{path} is in {self.parts}, which is removed in the end: expected '
@@ -274,8 +276,9 @@ class Outputs:
         if not self._is_same(plan):
             return self
         recorded = self._earlier.files
+        as_given = pathlib.Path if self.probability.is_absolute() else _make_relative
         more: dict[str, Any] = {
-            name: pathlib.Path(path)
+            name: as_given(path)
             for name in ('classes', 'polygons', 'quicklook', 'stac')
             if getattr(self, name) is None
             and (path := recorded.get(name)) is not None
@@ -348,6 +351,11 @@ def check_outputs(outputs: Sequence[Outputs], taken: Mapping[str, str]) -> None:
                     'tell scenes and files apart'
                 )
             places.add(real)
+
+
+def _make_relative(path: str) -> pathlib.Path:
+    """Write a path as seen from the working directory."""
+    return pathlib.Path(os.path.relpath(path))
 
 
 def _check_kind(path: pathlib.Path) -> None:

@@ -177,7 +177,12 @@ class _Maker:
                 polygons = self._make_polygons()
             with step('areas'):
                 summary, measures = self._measure(bar.update)
-            summary['polygons'] = None if polygons is None else len(polygons)
+            if polygons is not None:
+                summary['polygons'] = {
+                    name: int((polygons['class'] == value).sum())
+                    for value, name in self.labels.items()
+                    if value
+                }
             with step('check'):
                 self._check(summary)
             with step('rasters'):

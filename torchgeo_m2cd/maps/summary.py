@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import __version__
@@ -20,6 +20,9 @@ from .outputs import Outputs
 from .plan import MapPlan
 from .rasters import Measures
 from .styles import WATER_BEFORE, WATER_LABEL
+
+# From this share on, nothing is said of what is missing
+_WHOLE = 0.995
 
 
 @checked
@@ -71,7 +74,8 @@ def summarize(
         they do not tell. ``flooded_km2_90`` are the ends of an interval that held the
         area in nine of ten groups of scenes; where it is None,
         ``flooded_km2_90_missing`` says why. Areas are None where pixels have several
-        labels.
+        labels. ``seconds`` are those since the start of the run, which may make other maps,
+        too.
     """
     height, width = scene.shape
     axes = scene.crs.axis_info  # A local CRS may have none
@@ -94,6 +98,7 @@ def summarize(
     return {
         'files': {name: str(path) for name, path in outputs.files.items()},
         'mapped_km2': to_km2(measures.area[:255].sum()),
+        'optical_share': scene.optical_share,
         'valid_share': round(measures.valid / (height * width), 6),
         **areas,
         'rule': None,
@@ -219,7 +224,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         'files': ' '.join(
             pathlib.Path(f).name for f in summary['files'].values() if f is not None
         ),
-        'time': f'{summary["seconds"]:.0f} s',
+        'time': f'{summary["seconds"]:.0f} s since the start',
     }
     lines = [str(summary['files']['output'])]
     rows_of_text = [*rows.items(), *(('WARNING', w) for w in summary['warnings'])]
@@ -229,6 +234,29 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     # Control characters of names would control the terminal
     return '\n'.join(
         ''.join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines
+    )
+
+
+@checked
+def format_total(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Sum up several maps for the terminal.
+
+    Args:
+        summaries: The summary of each map, see :func:`read_summary`.
+
+    Returns:
+        A line of text. What is in two scenes counts twice.
+    """
+    mapped = math.fsum(summary['mapped_km2'] for summary in summaries)
+    text = f'{len(summaries)} maps: {_km2(mapped)} mapped'
+    areas = [summary['flooded_km2'] for summary in summaries]
+    if None in areas:
+        return text
+    flooded = math.fsum(areas)
+    is_known = all(summary['water_before_km2'] is not None for summary in summaries)
+    return (
+        f'{text}, {_km2(flooded)} {"flooded" if is_known else "changed"} (what is in two '
+        'scenes counts twice)'
     )
 
 
@@ -254,20 +282,25 @@ def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
     if summary['rule'] is not None:
         rule = summary['rule']
         share, by_rule = (
-            f'{100 * rule[key]:.3g} %'
-            for key in ('flooded_share', 'flooded_share_by_rule')
+            _percent(rule[key]) for key in ('flooded_share', 'flooded_share_by_rule')
         )
         rows['rule'] = (
             f'{_km2(rule["flooded_km2"])} (no interval is known), {by_rule} where the map '
             f'floods {share}, IoU of both {rule["iou"]:.2f}'
         )
     rows['mapped'] = (
-        f'{_km2(mapped)}, {100 * summary["valid_share"]:.3g} % of the scene has data'
+        f'{_km2(mapped)}, {_percent(summary["valid_share"])} of the scene has data'
     )
+    if summary['optical_share'] < _WHOLE:
+        rows['mapped'] += (
+            f'\nthe scene is where both images are: {_percent(summary["optical_share"])} '
+            'of the optical one'
+        )
     if summary['polygons'] is not None:
         least = summary['min_area_m2']
-        rows['polygons'] = (
-            f'{summary["polygons"]}{f", from {least:g} m²" if least else ""}'
+        numbers = [f'{number} {name}' for name, number in summary['polygons'].items()]
+        rows['polygons'] = ', '.join(numbers) + (
+            f', from {least:g} m²' if least else ''
         )
     if summary['districts']:
         most = max(summary['districts'], key=lambda row: row['flooded_km2'])
@@ -275,6 +308,8 @@ def _format_areas(summary: Mapping[str, Any]) -> dict[str, str]:
             f'{len(summary["districts"])}, most in {most["name"]}: '
             f'{_km2(most["flooded_km2"])}'
         )
+        if most['mapped_share'] < _WHOLE:
+            rows['districts'] += f', {_percent(most["mapped_share"])} of it is mapped'
     return rows
 
 
@@ -283,7 +318,7 @@ def _format_change(summary: Mapping[str, Any]) -> dict[str, str]:
     flooded = summary['flooded_km2']
     if flooded is None:
         return {}
-    share = f'{100 * flooded / summary["mapped_km2"]:.3g} % of what was mapped'
+    share = f'{_percent(flooded / summary["mapped_km2"])} of what was mapped'
     if summary['water_before_km2'] is None:
         name, text = 'changed', f'{_km2(flooded)}, {share}, water before included'
     else:
@@ -308,6 +343,11 @@ def _format_image(image: Mapping[str, Any]) -> str:
         *([image['scale']] if 'scale' in image else []),
     ]
     return '\n'.join([', '.join(known), *(f'assumed: {a}' for a in image['assumed'])])
+
+
+def _percent(share: float) -> str:
+    """Write a share."""
+    return f'{100 * share:.3g} %'
 
 
 def _km2(area: float) -> str:
