@@ -15,6 +15,7 @@ from torchgeo_m2cd.configs import config_path
 from torchgeo_m2cd.mistakes import explain
 
 DATA = 'torchgeo_m2cd.datamodules.SyntheticFloodDataModule'
+CHIPS = ('--data', 'torchgeo_m2cd.datamodules.ChipFolderDataModule')
 CALLBACK = 'lightning.pytorch.callbacks.ModelCheckpoint'
 
 
@@ -79,14 +80,32 @@ def fail(capsys: pytest.CaptureFixture[str], *args: str) -> str:
                 "'classes'?"
             ),
         ),
-        (('--modle.lr', '4'), "unknown option 'modle.lr', did you mean 'model'?"),
+        (
+            (*CHIPS, '--data.maks.classes', '{255: 1}'),
+            (
+                "unknown option 'maks.classes' of "
+                "torchgeo_m2cd.datamodules.ChipFolderDataModule, did you mean 'mask.classes'?"
+            ),
+        ),
+        (
+            (*CHIPS, '--data.mask.clases', '{255: 1}'),
+            (
+                "unknown option 'clases' of torchgeo_m2cd.datasets.MaskSource, did you mean "
+                "'classes'?"
+            ),
+        ),
+        ((*CHIPS, '--data.mask', '{nodata: a}'), 'data.mask'),
+        (('--modle.lr', '4'), "unknown option 'modle.lr', did you mean 'model.lr'?"),
         (
             ('--config', '{trainer: {max_epoch: 4}}'),
             "unknown option 'trainer.max_epoch', did you mean 'trainer.max_epochs'?",
         ),
         (
             ('--config', '{dataa: {init_args: {size: 4}}}'),
-            "unknown option 'dataa.init_args.size', did you mean 'data'?",
+            (
+                "unknown option 'dataa.init_args.size', did you mean "
+                "'data.init_args.size'?"
+            ),
         ),
         (
             (

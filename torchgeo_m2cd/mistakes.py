@@ -54,7 +54,7 @@ def explain(error: Exception, options: Sequence[str] = ()) -> str:
     # What is wrong inside is said before what contains it
     place = '.'.join(re.findall(r'Parser key "([\w.]+)"', message))
     if found := re.search(
-        r"class_path '([\w.]+)': Option '([\w.-]+)' is not acc|"
+        r"class_path '([\w.]+)': (?:Option '|unrecognized arguments: --)([\w.-]+)|"
         r"(?:accept option '|unrecognized arguments: --)([\w.-]+)",
         message,
     ):
@@ -63,7 +63,8 @@ def explain(error: Exception, options: Sequence[str] = ()) -> str:
         return _unknown_option(of_command or option, class_path, known)
     classes = re.findall(r"Problem with given class_path '([^']+)': ", message)
     value = re.search(r'(?:Got|Given) value: (.*?)(?: - |$)', message)
-    for class_path in reversed(classes):
+    # The innermost alone: others do not have the arguments of the classes within
+    for class_path in classes[-1:]:
         if name := _find_unknown_key(class_path, message):
             return _unknown_option(name, class_path, _list_arguments(class_path))
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
@@ -129,7 +130,10 @@ def _unknown_option(name: str, class_path: str, known: Sequence[str]) -> str:
 
 def _find_unknown_key(class_path: str, message: str) -> str:
     """Find the first key of the mapping for a class that is none of its arguments."""
-    value = re.search(r'Given value: (\{.*?\})(?: - |$)', message)
+    # jsonargparse says the innermost value first
+    value = re.search(
+        r"Given value: (?:NestedArg\(key=('[\w-]+')|(\{.*?\})(?: - |$))", message
+    )
     if value is None:
         return ''
     # Its module may have errors of its own, and the value may not be a literal
@@ -137,7 +141,7 @@ def _find_unknown_key(class_path: str, message: str) -> str:
         pydoc.ErrorDuringImport, SyntaxError, TypeError, ValueError
     ):
         known = _list_arguments(class_path)
-        keys = ast.literal_eval(value[1])
+        keys = [ast.literal_eval(value[1])] if value[1] else ast.literal_eval(value[2])
         return next((str(key) for key in keys if key not in known), '')
     return ''
 
@@ -160,10 +164,14 @@ def _find_causes(message: str) -> list[str]:
 
 def _suggest(name: str, known: Sequence[str]) -> str:
     """Suggest the nearest known name."""
+    head, dot, rest = name.partition('.')
     nearest = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(
-        name.partition('.')[0], known, n=1
+        head, known, n=1
     )
-    return f', did you mean {nearest[0]!r}?' if nearest else ''
+    if not nearest:
+        return ''
+    right = nearest[0] if '.' in nearest[0] else nearest[0] + dot + rest
+    return f', did you mean {right!r}?'
 
 
 def _cut(text: str, length: int) -> str:

@@ -111,7 +111,7 @@ class TestChipFolderDataModule:
                 (
                     r'masks of the training chips have the values 0, 255, with mask\.classes={0: '
                     r'0, 255: 0} the classes \[0\]: expected 0 for unchanged and 1 for changed '
-                    r'pixels, such as mask\.classes={0: 0, 255: 1}\. Are these the masks'
+                    r'pixels, such as mask\.classes={0: 0, 255: 1} .*YAML.*\. Are these the masks'
                 ),
             ),
             (

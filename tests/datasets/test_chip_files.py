@@ -291,12 +291,17 @@ class TestReadMask:
             (
                 [0, 255],
                 {},
-                r'has the value 255: expected mask.classes, .*\{0: 0, 255: 1',
+                r'has the value 255: .*--data\.mask\.classes "\{0: 0, 255: 1\}"',
             ),
             (
                 [0, 7, 255],
                 {'classes': {0: 0, 255: 1}},
-                'has the values 7: expected all of them in mask.classes',
+                (
+                    r'has the values 7: expected all of them in mask\.classes, which is '
+                    r'\{0: 0, 255: 1\}\. If .* \(--data\.mask\.classes '
+                    r'"\{0: 0, 255: 1, 7: 255\}", or in YAML '
+                    r'mask: \{classes: \{0: 0, 255: 1, 7: 255\}\}\)$'
+                ),
             ),
             ([0, 0.5], {}, 'has the values 0.5: expected whole numbers'),
         ],

@@ -12,7 +12,7 @@ from torchgeo.datasets.utils import Path, Sample
 
 from ..checks import Count, CountOrZero, Size, checked
 from ..datasets import ChipFolder, MaskSource, SARSource, Source
-from ..datasets.classes import UNKNOWN, Value, list_values
+from ..datasets.classes import UNKNOWN, Value, list_values, show_setting, show_table
 from ..datasets.paths import Paths
 from .base import OpticalSARDataModule
 
@@ -157,22 +157,24 @@ def _check_classes(train: ChipFolder, num_classes: int | None) -> None:
     found = {*classes.values()} - {UNKNOWN}
     missing = sorted(wanted - found)
     source = cast(MaskSource, train.mask)
-    how = '' if source.classes is None else f' with mask.classes={source.classes}'
+    table = source.table
+    how = '' if table is None else f' with mask.classes={show_table(table)}'
     not_known = f' ({list_values(unknown)} not known)' if unknown else ''
     has = (
         f'the masks of the training chips have the values {list_values(classes)}'
         f'{not_known},{how} the classes {sorted(found)}'
     )
     if num_classes is not None and not found <= wanted:
+        kept = {value: label for value, label in classes.items() if label in wanted}
         raise ValueError(
             f'{has}: expected 0 to {num_classes - 1}, since the task has {num_classes} '
-            'classes, by mask.classes, the class of each value'
+            f'classes, by {show_setting(dict.fromkeys(classes, UNKNOWN) | kept)}'
         )
     if len(found) < 2 and is_complete:
         known = classes.keys() - {*unknown}
         values = sorted(v for v in known if isinstance(v, float))[-2:]
-        example = {round(v): i for i, v in enumerate(values)}
-        advice = f', such as mask.classes={example}' if len(example) == 2 else ''
+        example: dict[Value, int] = {round(v): i for i, v in enumerate(values)}
+        advice = f', such as {show_setting(example)}' if len(example) == 2 else ''
         raise ValueError(
             f'{has}: expected 0 for unchanged and 1 for changed pixels{advice}. Are these '
             'the masks?'

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..utils import check_choice
 from .bands import agree, list_bands, name_band
-from .classes import UNKNOWN, Value, assign_classes
+from .classes import UNKNOWN, Value, assign_classes, show_setting, show_table
 from .files import unreadable
 from .masks import MaskSource
 from .paths import name_paths, refuse_pipe
@@ -242,8 +242,8 @@ def read_values(
     if source.classes is None and UNKNOWN in found - known.keys():
         raise ValueError(
             f'{name} has the value {UNKNOWN}: expected mask.classes, such as '
-            f'{{0: 0, {UNKNOWN}: 1}} if it means changed, or {{0: 0, 1: 1, {UNKNOWN}: '
-            f'{UNKNOWN}}} if it means not known'
+            f'{show_table({0: 0, 1: 1, UNKNOWN: UNKNOWN})} if it means not known, or '
+            f'{show_setting({0: 0, UNKNOWN: 1})} if it means changed'
         )
     return first, known | assign_classes(found - known.keys(), source.table, name)
 

@@ -36,7 +36,7 @@ def to_value(value: object) -> Value:
 
 
 def assign_classes(
-    found: set[Value], table: Mapping[Value, int] | None, name: str
+    found: set[Value], table: dict[Value, int] | None, name: str
 ) -> dict[Value, int]:
     """Give each value its class.
 
@@ -56,7 +56,10 @@ def assign_classes(
         expected = 'whole numbers, or mask.classes, the class of each value'
     else:
         wrong = found - table.keys()
-        expected = f'all of them in mask.classes, with the class {UNKNOWN} if not known'
+        expected = (
+            f'all of them in mask.classes, which is {show_table(table)}. If they are not '
+            f'known, set {show_setting(table | dict.fromkeys(wrong, UNKNOWN))}'
+        )
     if wrong:
         raise ValueError(
             f'{name} has the values {list_values(wrong)}: expected {expected}'
@@ -95,10 +98,12 @@ def guess_classes(
     if 0 not in classes:
         others = found - set(classes)
         likely = [*sorted(others, key=float), *sorted(classes)][-2:]
-        example = {int(v): i for i, v in enumerate(likely, start=2 - len(likely))}
+        example: dict[Value, int] = {
+            int(v): i for i, v in enumerate(likely, start=2 - len(likely))
+        }
         raise ValueError(
             f'{has}: expected some that are 0, for unchanged, or mask.classes, the class '
-            f'of each value, like mask.classes={example}'
+            f'of each value, like {show_setting(example)}'
         )
     lost = {
         v for v in found - {nodata} if float(v) > 0 and known.get(v, UNKNOWN) == UNKNOWN
@@ -106,9 +111,8 @@ def guess_classes(
     if classes == {0} and lost:
         value = int(min(map(float, lost)))
         raise ValueError(
-            f'{has}: expected 1 where changed. Say mask.classes={{{value}: 1}} if '
-            f'{value} means changed, and mask.classes={{{value}: {UNKNOWN}}} if it means '
-            'not known'
+            f'{has}: expected 1 where changed. Say {show_setting({value: 1})} if '
+            f'{value} means changed, and the class {UNKNOWN} if it means not known'
         )
     if kept:
         rank_zero_warn(
@@ -118,7 +122,7 @@ def guess_classes(
 
 
 def make_classifier(
-    attribute: str | None, table: Mapping[Value, int] | None
+    attribute: str | None, table: dict[Value, int] | None
 ) -> Callable[[gpd.GeoDataFrame, str], Sequence[int]] | None:
     """Make the function that gives polygons their classes.
 
@@ -160,6 +164,35 @@ def make_classifier(
         return [UNKNOWN if value is None else classes[value] for value in values]
 
     return classify
+
+
+def show_table(table: Mapping[Value, int]) -> str:
+    """Show the class of each value in a message.
+
+    Args:
+        table: Class of each value.
+
+    Returns:
+        A mapping in YAML and Python.
+    """
+    items = [f'{list_values([value])}: {label}' for value, label in table.items()]
+    return f'{{{", ".join(items)}}}'
+
+
+def show_setting(table: Mapping[Value, int]) -> str:
+    """Show how to set the class of each value, as it is typed.
+
+    Args:
+        table: Class of each value.
+
+    Returns:
+        The argument, the option of the command line, and the lines of YAML.
+    """
+    shown = show_table(table)
+    return (
+        f'mask.classes={shown} (--data.mask.classes "{shown}", or in YAML '
+        f'mask: {{classes: {shown}}})'
+    )
 
 
 def list_values(values: Iterable[Value]) -> str:

@@ -26,6 +26,7 @@ from .classes import (
     assign_classes,
     guess_classes,
     make_classifier,
+    show_setting,
     to_value,
 )
 from .files import open_file
@@ -247,7 +248,7 @@ class RasterLabels(GridRaster):
             rank_zero_warn(
                 f'mask file {name_paths(extremes)} has the values 0 and {UNKNOWN} alone, '
                 f'others have 1: {UNKNOWN} is taken for not known. Otherwise, set '
-                f'mask.classes={{0: 0, 1: 1, {UNKNOWN}: 1}}'
+                f'{show_setting({0: 0, 1: 1, UNKNOWN: 1})}'
             )
         return {v for v in found if not pd.isna(v)}, {v for v in tags if not pd.isna(v)}
 
