@@ -265,6 +265,7 @@ class TestMap:
                 'such as optical.nodata=-9.5;',
                 'such as optical "{paths: FILE, nodata: -9.5}";',
             ),
+            ('sar.bands={VV: 1}', 'sar "{paths: FILE, bands: {VV: 1}}"'),
             ('sar.bands takes its', 'sar "{paths: FILE, bands: ...}" takes its'),
         ],
     )

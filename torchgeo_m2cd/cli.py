@@ -53,7 +53,7 @@ _BOOLEANS = ('true', 'yes', 'on', 'false', 'no', 'off')
 _WORDS = (
     (r'overwrite=True', '--overwrite'),
     (r'check=False', '--data_args.check false'),
-    (r"\b(optical|sar)\.(\w+)='?([\w.-]+)'?", r'\1 "{paths: FILE, \2: \3}"'),
+    (r"\b(optical|sar)\.(\w+)='?(\{[^}]*\}|[\w.-]+)'?", r'\1 "{paths: FILE, \2: \3}"'),
     (r'\b(optical|sar)\.(bands|nodata)\b', r'\1 "{paths: FILE, \2: ...}"'),
 )
 

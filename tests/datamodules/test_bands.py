@@ -91,11 +91,6 @@ class TestMatchBands:
         # Nothing changes the second time
         match_bands(scene, make_inputs(['B04'], wanted))
         assert read(scene) == expected
-        assumed = [a for a in scene.sar.describe()['assumed'] if 'without names' in a]
-        pairs = zip(found, wanted, strict=False) if len(found) == len(wanted) else ()
-        guessed = [name for given, name in pairs if name and given in ('', '?')]
-        expected_text = f'bands without names are taken for [{", ".join(guessed)}]'
-        assert assumed == ([expected_text] if guessed else [])
 
     @pytest.mark.parametrize(
         ('found', 'wanted', 'match'),
@@ -105,17 +100,18 @@ class TestMatchBands:
                 ['VV'],
                 (
                     r"SAR file '.*sar\.tif' has the bands \[VH\], but the inputs are for "
-                    r'\[VV\]: VV is missing: expected a file that has it. If a band has it '
-                    r'under another name, sar\.bands takes its number, with check=False'
+                    r'\[VV\]: VV is missing, and no other band stands for it: expected '
+                    r'a file with VV\. If it is there without that name, say where, by '
+                    r'sar\.bands={VV: NUMBER}$'
                 ),
             ),
-            (['VV', 'B04'], ['VV', 'VH'], r'for \[VV, VH\]: VH is missing: expected'),
+            (['VV', 'B04'], ['VV', 'VH'], r'for \[VV, VH\]: VH is missing, and no'),
             (['VV', ''], ['VH', 'VV'], r'VH is missing'),
-            (['VH', '', 'VV', 'VV'], ['VV'], r'VV is there more than once; expected'),
+            (['VH', '', 'VV', 'VV'], ['VV'], r'VV is there more than once: expected'),
             (
                 ['', '?', ''],
                 ['VV'],
-                r'\[3 without names\], but .* \[VV\]: expected sar\.bands, the',
+                r'\[3 without names\], but .* \[VV\]: expected a file with VV',
             ),
             (
                 ['VV', 'VH'],
@@ -278,6 +274,39 @@ class TestStacks:
         path = write_bands(tmp_path / 'optical.tif', ['B08', '', '', ''])
         inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['B02'], ['VV'])
         with pytest.raises(ValueError, match='B02 is missing'):
+            match_bands(SceneDataset(path, sar), inputs)
+
+    def test_assumed(self, tmp_path: Path) -> None:
+        """Bands without names are taken for those of the model, which is said."""
+        sar = write_bands(tmp_path / 's.tif', ['VH', ''])
+        path = self.write(tmp_path / 'optical.tif', ['?'])
+        inputs = Inputs(LeftOut(1), LeftOut(2), 256, ['nir'], ['VH', 'VV'])
+        scene = SceneDataset(path, sar)
+        for _ in range(2):
+            match_bands(scene, inputs)
+        assert scene.band_names == (['B08'], ['VH', 'VV'])
+        assert scene.optical.describe()['assumed'][1:] == [
+            'the band is B08 (near infrared)'
+        ]
+        assert scene.sar.describe()['assumed'][-1] == (
+            'the bands are VH, VV, in this order'
+        )
+        # Nothing is assumed of names that the user gives
+        scene = SceneDataset(Source(path, {'B08': 1}), sar)
+        match_bands(scene, inputs)
+        assert not [a for a in scene.optical.describe()['assumed'] if 'band is' in a]
+
+    def test_near_infrared(self, tmp_path: Path) -> None:
+        """The advice does not invite to read another band."""
+        sar = write_bands(tmp_path / 's.tif', ['VV'])
+        path = write_bands(tmp_path / 'o.tif', ['B04', 'B04'])
+        inputs = Inputs(LeftOut(1), LeftOut(1), 256, ['nir'], ['VV'])
+        match = (
+            r'B08 is missing, and no other band stands for it: expected a file with B08 '
+            r'\(near infrared\)\. If it is there without that name, say where, by '
+            r'optical\.bands={B08: NUMBER}$'
+        )
+        with pytest.raises(ValueError, match=match):
             match_bands(SceneDataset(path, sar), inputs)
 
     def test_true_colours(self, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..datasets import SceneDataset
-from ..datasets.bands import POLARISATIONS, STACKS, agree, list_bands
+from ..datasets.bands import POLARISATIONS, STACKS, agree, list_bands, spell_bands
 from ..datasets.grid_raster import GridRaster
 from ..datasets.paths import name_paths
 from ..transforms import Inputs
@@ -22,7 +22,8 @@ def match_bands(scene: SceneDataset, inputs: Inputs, check: bool = True) -> None
 
     Bands are found by their names if model and files have them. If only the model has
     them, and the files have more bands, these are taken for those of
-    :data:`~torchgeo_m2cd.datasets.bands.STACKS`. Otherwise, bands are taken as they are.
+    :data:`~torchgeo_m2cd.datasets.bands.STACKS`. As many bands as the model has are taken
+    for its bands where they have no names, which is noted as an assumption.
 
     Args:
         scene: The scene.
@@ -86,13 +87,11 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
     """Read the bands of an image by name, or find that they fit by number."""
     found, chosen = image.band_names, image.source.bands
     if agree(found, names):
-        pairs = zip(names, found, strict=True)
-        guessed = [name for name, given in pairs if name and not given]
-        if guessed:
-            image.assume(f'bands without names are taken for {list_bands(guessed)}')
+        known = [name or other for name, other in zip(found, names, strict=True)]
+        if known != found:
+            image.name_bands(known)
         return
-    known = all(names) and all(found.count(name) == 1 for name in names)
-    if known and chosen is None:
+    if chosen is None and all(names) and all(found.count(name) == 1 for name in names):
         image.select(names)
         rank_zero_info(
             f'{image.name} file {name_paths(image.paths)}: of the bands '
@@ -101,40 +100,55 @@ def _match(image: GridRaster, names: Sequence[str], check: bool) -> None:
         return
     if len(found) == len(names) and chosen is not None and not check:
         return
-    setting = f'{image.name.lower()}.bands'
-    if chosen is not None:
-        read = f', chosen by {setting}={list(chosen)}'
+    read = '' if chosen is None else f', chosen by {_setting(image)}={list(chosen)}'
+    raise ValueError(
+        f'{image.name} file {name_paths(image.paths)} has the bands '
+        f'{list_bands(found)}{read}, but the inputs are for {list_bands(names)}: '
+        f'{_advise(image, names)}'
+    )
+
+
+def _setting(image: GridRaster) -> str:
+    """Name the argument that chooses the bands of an image."""
+    return f'{image.name.lower()}.bands'
+
+
+def _advise(image: GridRaster, names: Sequence[str]) -> str:
+    """Say which bands are expected of an image that has others."""
+    found, setting = image.band_names, _setting(image)
+    missing = [name for name in names if name not in found] if any(found) else []
+    if all(names) and missing and _is_of_other_image(image.name, found):
+        return 'are the images swapped? The optical one, before, comes first'
+    if image.source.bands is not None:
         advice = f'leave out {setting}, to have bands found by their names'
         if len(found) == len(names):
             advice += ', or set check=False, to use those chosen'
-    else:
-        read = ''
-        advice = (
+        return advice
+    if not all(names):
+        return (
             f'expected {setting}, the numbers of the bands to read'
             if any(found) or len(found) > len(names)
             else 'expected the bands of the training. Are optical and sar swapped?'
         )
-        if image.name == 'optical' and len(found) == 3 and 'B08' in names:
-            advice = (
-                'true colours do not tell water. Expected a file with the near infrared, '
-                'and optical.bands, its number'
-            )
-        if all(names):
-            missing = [name for name in names if name not in found]
-            twice = [name for name in names if found.count(name) > 1]
-            if missing and _is_of_other_image(image.name, found):
-                advice = 'are the images swapped? The optical one, before, comes first'
-            elif missing and any(found):
-                advice = (
-                    f'{", ".join(missing)} is missing: expected a file that has it. If a '
-                    f'band has it under another name, {setting} takes its number, with '
-                    'check=False'
-                )
-            elif twice:
-                advice = f'{", ".join(twice)} is there more than once; {advice}'
-    raise ValueError(
-        f'{image.name} file {name_paths(image.paths)} has the bands '
-        f'{list_bands(found)}{read}, but the inputs are for {list_bands(names)}: {advice}'
+    if (
+        image.name == 'optical'
+        and len(found) == 3
+        and not any(found)
+        and 'B08' in names
+    ):
+        return (
+            'true colours do not tell water. Expected a file with the near infrared, and '
+            'optical.bands, its number'
+        )
+    mapping = ', '.join(f'{name}: NUMBER' for name in names)
+    reason = ''
+    if missing:
+        reason = f'{", ".join(missing)} is missing, and no other band stands for it: '
+    elif twice := [name for name in names if found.count(name) > 1]:
+        reason = f'{", ".join(twice)} is there more than once: '
+    return (
+        f'{reason}expected a file with {spell_bands(names)}. If it is there without '
+        f'that name, say where, by {setting}={{{mapping}}}'
     )
 
 

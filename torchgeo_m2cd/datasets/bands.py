@@ -123,6 +123,18 @@ def list_bands(bands: Sequence[str]) -> str:
     return f'[{", ".join(name or "?" for name in bands)}]'
 
 
+def spell_bands(bands: Sequence[str]) -> str:
+    """Spell bands out in a message to a user.
+
+    Args:
+        bands: Names of bands.
+
+    Returns:
+        Their names, and what B08 is, which the released models need.
+    """
+    return ', '.join(bands).replace('B08', 'B08 (near infrared)')
+
+
 def _name_word(word: str) -> str:
     """Return the band that a word names, if any."""
     if word in _COLOURS:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, GeoDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
+from .bands import spell_bands
 from .files import open_file, unreadable
 from .granules import Granule
 from .grid import Grid
@@ -161,7 +162,11 @@ class GridRaster(GeoDataset):
             names: Names of all bands that are read.
         """
         self.granules = [granule.named(names) for granule in self.granules]
-        self.assume(f'the bands are {", ".join(names)}, in this order')
+        self.assume(
+            f'the bands are {", ".join(name or "?" for name in names)}, in this order'
+            if len(names) > 1
+            else f'the band is {spell_bands(names)}'
+        )
 
     def set_contrast(self, decibels: Sequence[float]) -> None:
         """Show values that are linear in dB, of unknown stretch, in dB plus a constant.
@@ -178,8 +183,6 @@ class GridRaster(GeoDataset):
         Args:
             assumption: What is assumed.
         """
-        if assumption in self._assumed:
-            return
         self._assumed.append(assumption)
         rank_zero_info(f'{self.name} file {name_paths(self.paths)}: {assumption}')
 
