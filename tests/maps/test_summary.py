@@ -71,7 +71,10 @@ class TestFormatSummary:
         ]
 
     def test_part_of_the_image(self) -> None:
-        lines = format_summary({**SUMMARY, 'optical_share': 0.4321}).splitlines()
+        districts = [{'name': 'Here', 'flooded_km2': 1.0, 'mapped_share': 0.996}]
+        part = {'optical_share': 0.4321, 'districts': districts}
+        lines = format_summary({**SUMMARY, **part}).splitlines()
+        assert '  districts  1, most in Here: 1 km²' in lines
         assert lines[4:6] == [
             '  mapped     12,046 km², 98.8 % of the scene has data',
             '             the scene is where both images are: 43.2 % of the optical one',
