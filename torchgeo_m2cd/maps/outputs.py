@@ -276,9 +276,9 @@ class Outputs:
         if not self._is_same(plan):
             return self
         recorded = self._earlier.files
-        as_given = pathlib.Path if self.probability.is_absolute() else _make_relative
+        is_absolute = self.probability.is_absolute()
         more: dict[str, Any] = {
-            name: as_given(path)
+            name: pathlib.Path(path if is_absolute else os.path.relpath(path))
             for name in ('classes', 'polygons', 'quicklook', 'stac')
             if getattr(self, name) is None
             and (path := recorded.get(name)) is not None
@@ -351,11 +351,6 @@ def check_outputs(outputs: Sequence[Outputs], taken: Mapping[str, str]) -> None:
                     'tell scenes and files apart'
                 )
             places.add(real)
-
-
-def _make_relative(path: str) -> pathlib.Path:
-    """Write a path as seen from the working directory."""
-    return pathlib.Path(os.path.relpath(path))
 
 
 def _check_kind(path: pathlib.Path) -> None:
