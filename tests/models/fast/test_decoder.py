@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from torchgeo_m2cd.models.decoder import make_decoder
+from torchgeo_m2cd.models.decoder import make_decoder, resize
 from torchgeo_m2cd.models.fast import accelerate
-from torchgeo_m2cd.models.fast.decoder import FastMLPDecoder, FastMLPHead
+from torchgeo_m2cd.models.fast.decoder import FastMLPDecoder, FastMLPHead, _multiply_sum
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,17 @@ def test_same_as_plain(
     torch.testing.assert_close(output[0], expected[0], rtol=0, atol=1e-12)
     torch.testing.assert_close(output[1], expected[1], rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(output[2], expected[2])
+
+
+def test_resize_by_products() -> None:
+    # As a GPU does it, with gradients
+    maps = [
+        torch.randn(2, 5, 24 // 2**i, 32 // 2**i, dtype=torch.float64).requires_grad_()
+        for i in range(4)
+    ]
+    expected = torch.stack([resize(x, [48, 64]) for x in maps]).sum(dim=0)
+    total = _multiply_sum(maps, 48, 64)
+    torch.testing.assert_close(total, expected, rtol=0, atol=1e-12)
+    assert total.is_contiguous(memory_format=torch.channels_last)
+    grads = [torch.autograd.grad(y.square().sum(), maps) for y in (total, expected)]
+    torch.testing.assert_close(*grads, rtol=0, atol=1e-10)

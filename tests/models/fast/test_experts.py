@@ -100,9 +100,10 @@ class TestFastMixtureOfExperts:
                 tokens.sum().backward()
             counts.append((forward.get_total_flops(), backward.get_total_flops()))
         dense, sparse = counts
-        assert dense[0] == 2 * 30 * 4 * 2 * 8 * 24  # four experts, two products
-        assert sparse[0] == dense[0] / 2  # two experts per token
-        assert sparse[1] == (dense[1] + dense[0] / 2) / 2  # recomputes hidden values
+        products = 2 * 30 * 2 * (2 * 8 * 24)  # two products, two experts per token
+        assert sparse == (products, 2.5 * products)  # recomputes hidden values
+        shares = 2 * 30 * 4 * 8  # of the biases of four experts
+        assert dense == (2 * products + shares, 2 * (2 * products) + shares)
 
     def test_operator(self) -> None:
         moe = make(8)

@@ -20,9 +20,9 @@ class FastMixtureOfExperts(StandIn, MixtureOfExperts):
     """:class:`MixtureOfExperts` whose experts see their own tokens only.
 
     On a CPU one expert runs after the other. That needs the number of its tokens on the
-    host, which would synchronise a GPU: there, all experts run in one grouped product,
-    which only bfloat16 has. In other data types, and for export, all experts see all
-    tokens, as in the plain layer.
+    host, which would synchronise a GPU: there, many experts run in one grouped product,
+    which only bfloat16 has. Few experts, in other data types and for export all of them,
+    see all tokens, as in the plain layer.
     """
 
     #: Hidden values that a CPU computes at once: they stay in its cache.
@@ -33,11 +33,14 @@ class FastMixtureOfExperts(StandIn, MixtureOfExperts):
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        # The grouped product of other data types synchronises
-        grouped = x.is_cuda and x.dtype == torch.bfloat16
-        if is_exporting() or (x.is_cuda and not grouped):
-            return super().mix(x, gates)
-        return self._mix_grouped(x, gates) if grouped else self._mix_sparse(x, gates)
+        if x.device.type == 'cpu' and not is_exporting():
+            return self._mix_sparse(x, gates)
+        # The grouped product of other data types synchronises. To sort the tokens costs as
+        # much as to compute twice as many
+        many = self.num_experts > 2 * self.top_k
+        if x.is_cuda and x.dtype == torch.bfloat16 and many:
+            return self._mix_grouped(x, gates)
+        return super().mix(x, gates)
 
     def _mix_sparse(self, x: Tensor, gates: Tensor) -> Tensor:
         """Apply each expert to its own tokens, one expert after the other.
@@ -59,19 +62,24 @@ class FastMixtureOfExperts(StandIn, MixtureOfExperts):
 
         The tokens are sorted by expert. No size depends on the data.
         """
-        gates, experts = gates.topk(self.top_k, dim=-1)
-        experts, order = experts.flatten().sort(stable=True)
-        one_hot = F.one_hot(experts, self.num_experts)
-        offsets = one_hot.sum(dim=0).cumsum(dim=0).to(torch.int32)
+        gates, experts = gates.sort(dim=-1, descending=True)
+        gates, experts = gates[:, : self.top_k], experts[:, : self.top_k]
+        one_hot = F.one_hot(experts.flatten(), self.num_experts).T
+        # Counting by expert and then by token is sorting: the row of each choice
+        counts = one_hot.flatten().cumsum(dim=0).view(self.num_experts, -1)
+        rows = (counts - 1).gather(0, experts.reshape(1, -1)).squeeze(0)
+        offsets = counts[:, -1].to(torch.int32)
+        order = torch.empty_like(rows)
+        order = order.scatter(0, rows, torch.arange(len(rows), device=x.device))
+        sorted_experts = experts.flatten()[order]
 
         def apply(layer: ExpertLinear, x: Tensor) -> Tensor:
             weight = layer.weight.to(x.dtype).transpose(1, 2)
             y = F.grouped_mm(x, weight, offs=offsets)
-            return y + layer.bias.to(x.dtype)[experts]
+            return y + layer.bias.to(x.dtype)[sorted_experts]
 
         y = apply(self.fc2, F.gelu(apply(self.fc1, x[order // self.top_k])))
-        y = torch.empty_like(y).index_copy(0, order, y)
-        y = y.reshape(-1, self.top_k, y.shape[-1])
+        y = y[rows].view(len(x), self.top_k, -1)
         return torch.einsum('nkc,nk->nc', y, gates.to(y.dtype))
 
 
