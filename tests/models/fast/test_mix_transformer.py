@@ -3,14 +3,10 @@
 
 import pytest
 import torch
-from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv, Mlp
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
 from torch import Tensor, nn
 
-from torchgeo_m2cd.models.fast.mix_transformer import (
-    ChannelsLastDWConv,
-    FusedAttention,
-    RecomputedMlp,
-)
+from torchgeo_m2cd.models.fast.mix_transformer import ChannelsLastDWConv, FusedAttention
 from torchgeo_m2cd.models.fast.stand_in import StandIn
 
 HEIGHT, WIDTH = 8, 12
@@ -43,35 +39,3 @@ def test_attention(images: int, sr_ratio: int, training: bool) -> None:
 @pytest.mark.parametrize('images', [1, 3])
 def test_dwconv(images: int) -> None:
     torch.testing.assert_close(*outputs(DWConv(16), ChannelsLastDWConv, images))
-
-
-@pytest.mark.parametrize('images', [1, 5])
-@pytest.mark.parametrize('drop', [0.0, 0.5])
-def test_mlp_on_all_images_at_once(images: int, drop: float) -> None:
-    layer = Mlp(16, 64, drop=drop)
-    torch.testing.assert_close(*outputs(layer, RecomputedMlp, images))
-
-
-@pytest.mark.parametrize('block_size', [1, 2 * HEIGHT * WIDTH * 64])
-def test_mlp_on_few_images_at_a_time(
-    block_size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RecomputedMlp, 'block_size', block_size)
-    torch.testing.assert_close(*outputs(Mlp(16, 64), RecomputedMlp, 5))
-
-
-def test_mlp_keeps_no_hidden_values() -> None:
-    sizes: list[int] = []
-
-    def pack(x: Tensor) -> Tensor:
-        sizes.append(x.numel())
-        return x
-
-    layer = Mlp(16, 64)
-    x = torch.randn(5, HEIGHT * WIDTH, 16)
-    for form, largest in ((layer, 64), (RecomputedMlp.take_over(layer), 16)):
-        sizes.clear()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            form(x, HEIGHT, WIDTH)
-        assert max(sizes, default=0) <= largest * HEIGHT * WIDTH * 5
-        assert (max(sizes, default=0) > 16 * HEIGHT * WIDTH * 5) == (form is layer)

@@ -10,7 +10,7 @@ by fast ones with the same parameters and names. docs/user/speed.rst says what e
 import os
 from collections.abc import Mapping
 
-from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv, Mlp
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
 from torch import nn
 
 from ...checks import checked
@@ -22,7 +22,7 @@ from .encoder import FastMoEEncoder
 from .experts import FastMixtureOfExperts
 from .linear import FastLinear
 from .memory import keep_memory
-from .mix_transformer import ChannelsLastDWConv, FusedAttention, RecomputedMlp
+from .mix_transformer import ChannelsLastDWConv, FusedAttention
 from .stand_in import StandIn
 
 __all__ = ('accelerate', 'keep_memory', 'set_fast', 'use_fast')
@@ -32,7 +32,6 @@ FAST: Mapping[type[nn.Module], type[StandIn]] = {
     nn.Linear: FastLinear,
     Attention: FusedAttention,
     DWConv: ChannelsLastDWConv,
-    Mlp: RecomputedMlp,
     MixtureOfExperts: FastMixtureOfExperts,
     MoEEncoder: FastMoEEncoder,
     # These two hand maps over to each other, and need each other

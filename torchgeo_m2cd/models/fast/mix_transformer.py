@@ -3,12 +3,10 @@
 
 """Layers of Mix Transformers."""
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
-from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv, Mlp
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .stand_in import StandIn
 
@@ -63,41 +61,3 @@ class ChannelsLastDWConv(StandIn, DWConv):  # type: ignore[misc]
         image = x.reshape(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
         tokens: Tensor = self.dwconv(image).permute(0, 2, 3, 1).flatten(1, 2)
         return tokens
-
-
-class RecomputedMlp(StandIn, Mlp):  # type: ignore[misc]
-    """Feed-forward layer of SegFormer, whose backward pass on a CPU computes it again.
-
-    Hidden values are by far the largest of a block. For a few images at a time, they stay
-    in the cache, which is cheaper than waiting for memory.
-    """
-
-    #: Hidden values that a CPU computes at once.
-    block_size = 2**20
-
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Apply the layer.
-
-        Args:
-            x: Tokens, shape ``(B, height * width, C)``.
-            height: Rows of the image.
-            width: Columns of the image.
-
-        Returns:
-            Tokens of the same shape.
-        """
-        apply = super().forward
-        if (
-            x.device.type != 'cpu'
-            or not torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-        ):
-            tokens: Tensor = apply(x, height, width)
-            return tokens
-        images = max(self.block_size // (x.shape[1] * self.fc1.out_features), 1)
-        return torch.cat(
-            [
-                checkpoint(apply, part, height, width, use_reentrant=False)
-                for part in torch.split(x, images)
-            ]
-        )
