@@ -123,8 +123,8 @@ def test_good(hint: Any, value: Any) -> None:
             'x',
             TypeError,
             (
-                "name is 'x': expected an integer, at least 1 or (an integer, at least 1, an "
-                'integer, at least 1)'
+                "name is 'x': expected an integer, at least 1 or a list of 2 items, each an "
+                'integer, at least 1'
             ),
         ),
         (Channels, [1, 2, 3], ValueError, 'name is [1, 2, 3]: expected 1 to 2 items'),

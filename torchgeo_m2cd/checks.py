@@ -317,10 +317,11 @@ def _describe(hint: Any) -> str:
         return ' or '.join(map(_describe, members))
     if origin is Literal:
         return ' or '.join(map(repr, args))
-    if origin is tuple and args[-1] is not ...:
-        return f'({", ".join(map(_describe, args))})'
     if origin in (Sequence, list, tuple):
-        return f'a list of items, each {_describe(args[0])}'
+        is_fixed = origin is tuple and args[-1] is not ...
+        count, kinds = (f'{len(args)} ', args) if is_fixed else ('', args[:1])
+        each = ' or '.join(dict.fromkeys(map(_describe, kinds)))
+        return f'a list of {count}items, each {each}'
     if origin in (Mapping, dict):
         return 'a mapping'
     if origin is type:
