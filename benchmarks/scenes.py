@@ -36,6 +36,7 @@ from rasterio.windows import Window
 from benchmarks.tables import RESULTS, write_csv
 from torchgeo_m2cd.datamodules import SceneDataModule, SyntheticFloodDataModule
 from torchgeo_m2cd.datasets import SyntheticFlood
+from torchgeo_m2cd.models import keep_memory
 from torchgeo_m2cd.predict import predict_scene
 from torchgeo_m2cd.tasks import ChangeDetectionTask
 
@@ -112,6 +113,7 @@ def run_model(
     trainer_args: dict[str, Any],
 ) -> float:
     """Time the model alone on as many patches as the scene has."""
+    keep_memory()  # As the task does when it maps
     trainer = Trainer(logger=False, **trainer_args)
     device = trainer.strategy.root_device
     task = ChangeDetectionTask.load_from_checkpoint(
