@@ -15,8 +15,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply :func:`torch.nn.functional.linear`, on a CPU as a 1x1 convolution.
 
     The result is the same. In single precision, PyTorch computes matrix products with
-    MKL, which uses no AVX-512 on processors that are not Intel's, and convolutions with
-    oneDNN, which does. On an AMD EPYC a convolution is 1.5 to 2 times as fast.
+    MKL, which is slow on some processors that are not Intel's, and convolutions with
+    oneDNN. On an AMD EPYC (Zen 5) a convolution is 1.5 to 2 times as fast.
 
     Args:
         x: Input of shape ``(..., in_features)``.
