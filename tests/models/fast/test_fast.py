@@ -183,10 +183,10 @@ class TestSetFast:
         assert use_fast()
 
 
-@pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18'])
-def test_on_gpu(encoder: str) -> None:
+@pytest.mark.parametrize(('encoder', 'num_experts'), [('mit_b0', 4), ('resnet18', 8)])
+def test_on_gpu(encoder: str, num_experts: int) -> None:
     # Tensors without values, which take the GPU's way through the code on any machine
-    model = M2CD(encoder)
+    model = M2CD(encoder, experts={'num_experts': num_experts})
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with FakeTensorMode(), torch.no_grad():
         fake = {
