@@ -118,7 +118,8 @@ def _multiply_sum(maps: Sequence[Tensor], height: int, width: int) -> Tensor:
     """Resize maps and add them up, as products with the matrices of the resize.
 
     A GPU multiplies matrices many times faster than it computes where each value comes
-    from: first each map by its columns, then all of them at once by their rows.
+    from: first each map by its columns, then all of them at once by their rows. The sum
+    has the shape ``(B, channels, height, width)``, channels last.
     """
     images = [x.permute(0, 2, 3, 1) for x in maps]
     wide = [
