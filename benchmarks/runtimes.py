@@ -24,7 +24,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import RESULTS, write_csv
-from torchgeo_m2cd.models import M2CD, M2CD_Weights, export_onnx, keep_memory, m2cd
+from torchgeo_m2cd.models import (
+    M2CD,
+    M2CD_Weights,
+    compile_inference,
+    export_onnx,
+    keep_memory,
+    m2cd,
+)
 
 #: Function that makes each model.
 MODELS: Mapping[str, Callable[[], M2CD]] = {
@@ -78,7 +85,7 @@ def make(variant: str, model: M2CD, path: Path, threads: int) -> Predict:
         }
         compiled = openvino.Core().compile_model(path, 'CPU', settings)
         return lambda image: compiled(image.numpy())[0]
-    run: Any = torch.compile(model, fullgraph=True) if 'compiled' in variant else model
+    run: Any = compile_inference(model) if 'compiled' in variant else model
 
     def predict(image: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast('cpu', enabled=bfloat16):
@@ -89,20 +96,25 @@ def make(variant: str, model: M2CD, path: Path, threads: int) -> Predict:
 
 
 def measure(
-    predictors: Mapping[str, Predict], batch: int, clock: Callable[[], float], n: int
+    predictors: Mapping[str, Predict],
+    batch: int,
+    size: int,
+    clock: Callable[[], float],
+    n: int,
 ) -> dict[str, float]:
     """Measure variants in turns.
 
     Args:
         predictors: Functions by variant, the first in eager mode.
         batch: Number of pairs.
+        size: Their height and width.
         clock: Clock, in seconds.
         n: Number of rounds.
 
     Returns:
         Medians of the seconds.
     """
-    images = itertools.cycle([torch.randn(batch, 2, 3, 256, 256) for _ in range(8)])
+    images = itertools.cycle([torch.randn(batch, 2, 3, size, size) for _ in range(8)])
     first = next(images)
     expected = next(iter(predictors.values()))(first)
     for variant, predict in predictors.items():
@@ -129,7 +141,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--models', nargs='+', choices=MODELS, default=[*MODELS])
     parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=[*VARIANTS])
-    parser.add_argument('--batches', nargs='+', type=int, default=[1, 2, 8])
+    parser.add_argument(
+        '--shapes',
+        nargs='+',
+        default=['1x256', '2x256', '8x256', '4x512'],
+        help='pairs in a batch, and their height and width',
+    )
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--repeats', type=int, default=9)
     args = parser.parse_args(argv)
@@ -145,14 +162,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             path = Path(folder, 'model.onnx')
             export_onnx(model, path)
             predictors = {v: make(v, model, path, args.threads) for v in args.variants}
-            for batch in args.batches:
-                seconds = measure(predictors, batch, clock, args.repeats)
+            for shape in args.shapes:
+                batch, size = map(int, shape.split('x'))
+                seconds = measure(predictors, batch, size, clock, args.repeats)
                 eager = next(iter(seconds.values()))
                 times = {v: f'{value / eager:.2f}' for v, value in seconds.items()}
                 ms = f'{1e3 * eager:.0f}'
-                rows.append({'model': name, 'batch': batch, 'ms': ms, **times})
+                rows.append({'model': name, 'pairs': shape, 'ms': ms, **times})
                 print(*rows[-1].values(), sep='\t', flush=True)
-    write_csv(args.output, rows)
+                write_csv(args.output, rows)  # One after the other: it takes long
 
 
 if __name__ == '__main__':

@@ -37,7 +37,13 @@ from torch.utils.flop_counter import (
 )
 
 from benchmarks.original import Original
-from torchgeo_m2cd.models import M2CD, Experts, keep_memory, simulate_sar
+from torchgeo_m2cd.models import (
+    M2CD,
+    Experts,
+    compile_inference,
+    keep_memory,
+    simulate_sar,
+)
 from torchgeo_m2cd.models.fast.experts import FastMixtureOfExperts
 
 #: Models, and whether each has experts.
@@ -109,15 +115,12 @@ def make_step(case: Case) -> Callable[[], None]:
         case.device, torch.bfloat16, enabled=case.dtype == 'bfloat16'
     )
 
-    def compiled(function: Any) -> Any:
-        if not case.compiled:
-            return function
-        # Kernels are launched as one CUDA graph
-        mode = 'default' if case.device == 'cpu' else 'reduce-overhead'
-        return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
-
     if case.mode == 'train':
-        forward = compiled(run.forward_train)
+        forward: Any = run.forward_train
+        if case.compiled:
+            # Kernels are launched as one CUDA graph
+            mode = 'default' if case.device == 'cpu' else 'reduce-overhead'
+            forward = torch.compile(forward, fullgraph=True, dynamic=False, mode=mode)
         optimizer = torch.optim.AdamW(run.parameters(), fused=case.device != 'cpu')
         for (
             parameter
@@ -141,7 +144,7 @@ def make_step(case: Case) -> Callable[[], None]:
 
         return train
 
-    predict = compiled(run)
+    predict = compile_inference(run, case.batch) if case.compiled else run
 
     def infer() -> None:
         with torch.inference_mode(), autocast:

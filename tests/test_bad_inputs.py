@@ -119,7 +119,7 @@ KINDS = {
         'finite?': 'offset',
         'any number?': 'nodata',
         'zero or one': 'index optical_index',
-        'flag': 'check checksum compare detach download enable freeze_backbone noisy '
+        'flag': 'check checksum compare compile compiled detach download enable freeze_backbone noisy '
         'freeze_decoder overwrite progress water',
         'name': 'decoder distance fusion gate interval loss task model',
         'name?': 'SARSource.scale',

@@ -99,6 +99,7 @@ class TestMap:
                 *('--polygons', 'p.gpkg', '--quicklook', 'q.png', '--stac', 's.json'),
                 *('--districts.path', 'd.gpkg', '--districts.attribute', 'NAME'),
                 *('--threshold', '0.4', '--min_area', '100', '--overwrite', 'true'),
+                '--compile',
                 *PATCHES,
             ]
         )
@@ -118,6 +119,7 @@ class TestMap:
             'threshold': 0.4,
             'min_area': 100,
             'overwrite': True,
+            'compile': True,
         }
         assert called.keys() >= MapOptions.__annotations__.keys()
 
@@ -134,14 +136,16 @@ class TestMap:
             (['--overwrite', 'False'], False),
         ],
     )
-    def test_overwrite(
-        self, words: list[str], expected: bool, called: dict[str, Any]
+    @pytest.mark.parametrize('option', ['overwrite', 'compile'])
+    def test_flags(
+        self, option: str, words: list[str], expected: bool, called: dict[str, Any]
     ) -> None:
         """A flag, before or after the images, or an option with a value."""
+        words = [word.replace('overwrite', option) for word in words]
         for arguments in ([*words, 'a.tif', 'b.tif'], ['a.tif', 'b.tif', *words]):
             cli.main(['map', *arguments])
             assert (called['optical'], called['sar']) == ('a.tif', 'b.tif')
-            assert called['overwrite'] is expected
+            assert called[option] is expected
 
     def test_scenes(
         self, scene: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

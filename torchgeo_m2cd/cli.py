@@ -47,6 +47,8 @@ _NOT_BEGUN = 'It had not begun: run the same command again'
 TASK_COMMANDS = ('fit', 'validate', 'test', 'predict')
 
 # What jsonargparse takes for true or false
+# Options that are true without a value, and the values that they may have
+_FLAGS = ('--compile', '--overwrite')
 _BOOLEANS = ('true', 'yes', 'on', 'false', 'no', 'off')
 
 # How the arguments of Python are typed here
@@ -216,11 +218,9 @@ def _stop(error: KeyboardInterrupt | SystemExit, kept: str) -> NoReturn:
 
 
 def _complete_flags(words: Sequence[str]) -> list[str]:
-    """Let ``--overwrite`` alone mean that it is true."""
+    """Let ``--overwrite`` and ``--compile`` alone mean that they are true."""
     return [
-        '--overwrite=true'
-        if word == '--overwrite' and value.lower() not in _BOOLEANS
-        else word
+        f'{word}=true' if word in _FLAGS and value.lower() not in _BOOLEANS else word
         for word, value in itertools.pairwise([*words, ''])
     ]
 

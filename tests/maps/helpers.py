@@ -45,6 +45,7 @@ def make_plan(scene: SceneDataset, water: bool = False, **changes: Any) -> MapPl
         'model': {'MODEL': 'Nothing', 'WEIGHTS_SHA256': '0123456789abcdef'},
         'inputs': Inputs(LeftOut(), LeftOut()).to_dict(),  # The rule needs others
         'precision': '32-true',
+        'compiled': False,
         'files': [],
         'sources': [],
         'shape': list(scene.shape),

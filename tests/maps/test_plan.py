@@ -27,6 +27,7 @@ def make_plan(
     top_k: int = 2,
     optical: str = '',
     inputs: Inputs = INPUTS,
+    compiled: bool = False,
 ) -> MapPlan:
     """Plan the map of a scene whose optical image is in an archive, or elsewhere."""
     file = write(folder / 'optical.tif', np.ones((1, 64, 64), np.float32))
@@ -43,7 +44,8 @@ def make_plan(
     for parameter in task.parameters():
         parameter.data.fill_(0.5)
     trainer = Mock(Trainer, lightning_module=task, precision='32-true')
-    (plan,) = plan_maps(trainer, inputs, [SceneSampler(scene, (32, 32), (16, 16))], 4)
+    sampler = SceneSampler(scene, (32, 32), (16, 16))
+    (plan,) = plan_maps(trainer, inputs, [sampler], 4, compiled)
     return plan
 
 
@@ -79,13 +81,14 @@ class TestMapPlan:
             replace(plan, batch_size=5).digest(),
             replace(plan, version='0').digest(),
             replace(plan, precision='16').digest(),
+            make_plan(tmp_path, compiled=True).digest(),
         }
         # The same weights, and another way to use them; the same files, read otherwise
         others = (make_plan(tmp_path, top_k=1), make_plan(tmp_path, scale='other'))
         for other in others:
             assert other.model == plan.model
             digests.add(replace(other, files=plan.files).digest())
-        assert len(digests) == 7
+        assert len(digests) == 8
 
     @pytest.mark.parametrize('more', [{}, {'threshold': 0.5}])
     def test_text(self, tmp_path: Path, more: dict[str, float]) -> None:

@@ -23,6 +23,7 @@ from torchgeo_m2cd.models import (
     Experts,
     MixtureOfExperts,
     accelerate,
+    compile_inference,
     export_onnx,
 )
 from torchgeo_m2cd.predict import predict_scene
@@ -65,6 +66,17 @@ def test_forward(encoder: str) -> None:
         expected = model(image)
         logits = copy.deepcopy(model).cuda()(image.cuda())
     torch.testing.assert_close(logits.cpu(), expected, rtol=0, atol=1e-3)
+
+
+def test_compile_inference() -> None:
+    """Batches that are not full, with the kernels of full ones."""
+    model = M2CD('resnet18').eval()
+    infer = compile_inference(copy.deepcopy(model).cuda(), batch_size=4)
+    with torch.inference_mode():
+        for size in (4, 3, 4, 1):
+            image = torch.randn(size, 2, 3, 64, 64)
+            logits = infer(image.cuda()).cpu()
+            torch.testing.assert_close(logits, model(image), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize('encoder', ['mit_b0', 'resnet18'])

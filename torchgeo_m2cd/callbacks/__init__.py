@@ -4,6 +4,7 @@
 """Lightning callbacks."""
 
 from .chip_writer import ChipWriter
+from .compile_model import CompileModel
 from .figure_logger import FigureLogger
 from .random_state import RandomState
 from .routing_logger import RoutingLogger, mutual_information, plot_routing
@@ -11,6 +12,7 @@ from .scene_writer import SceneWriter
 
 __all__ = (
     'ChipWriter',
+    'CompileModel',
     'FigureLogger',
     'RandomState',
     'RoutingLogger',

@@ -38,6 +38,7 @@ from ..maps import (
 from ..maps.row_writer import RowWriter
 from ..models import Reliability
 from ..samplers import PatchRowSampler
+from .compile_model import is_compiled
 
 
 class SceneWriter(Callback):
@@ -213,7 +214,8 @@ class SceneWriter(Callback):
         datamodule = _get_datamodule(trainer)
         assert datamodule.inputs is not None
         samplers, batch_size = datamodule.samplers, datamodule.batch_size or 1
-        plans = plan_maps(trainer, datamodule.inputs, samplers, batch_size)
+        compiled = is_compiled(trainer)
+        plans = plan_maps(trainer, datamodule.inputs, samplers, batch_size, compiled)
         lock = RunLock()
         self._parts = [
             Parts(*each, lock) for each in zip(outputs, plans, samplers, strict=True)

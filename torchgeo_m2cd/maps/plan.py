@@ -41,6 +41,7 @@ class MapPlan:
         inputs: What the model is shown, see
             :meth:`~torchgeo_m2cd.transforms.Inputs.to_dict`.
         precision: Precision of the trainer.
+        compiled: Whether the model is compiled, which rounds otherwise.
         files: Path of each file, a URL without token, and size and time of modification
             of local ones.
         sources: How the files of both images are read, and which bands of them.
@@ -58,6 +59,7 @@ class MapPlan:
     model: Mapping[str, str]
     inputs: Mapping[str, Any]
     precision: str
+    compiled: bool
     files: list[list[Any]]
     sources: list[Mapping[str, Any]]
     shape: list[Count]
@@ -105,6 +107,7 @@ def plan_maps(
     inputs: Inputs,
     samplers: Sequence[SceneSampler],
     batch_size: Count,
+    compiled: bool,
 ) -> list[MapPlan]:
     """Plan the map of each scene.
 
@@ -113,6 +116,7 @@ def plan_maps(
         inputs: What the model is shown.
         samplers: The scenes and their patches.
         batch_size: Patches in a batch.
+        compiled: Whether the model is compiled.
 
     Returns:
         A plan per scene.
@@ -130,6 +134,7 @@ def plan_maps(
             model=model,
             inputs=inputs.to_dict(),
             precision=str(trainer.precision),
+            compiled=compiled,
             files=[[public_path(file), *stamp(file)] for file in scene.files],
             sources=[image.describe() for image in (scene.optical, scene.sar)],
             shape=list(scene.shape),

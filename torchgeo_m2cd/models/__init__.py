@@ -6,7 +6,7 @@
 from .decoder import MLPDecoder, MLPHead
 from .encoder import MoEEncoder, MoEEncoderOutput
 from .export import export_onnx
-from .fast import accelerate, keep_memory, set_fast, use_fast
+from .fast import accelerate, compile_inference, keep_memory, set_fast, use_fast
 from .m2cd import M2CD, M2CDOutput
 from .moe import CosineGate, Experts, MixtureOfExperts, MoEOutput
 from .o2sp import (
@@ -41,6 +41,7 @@ __all__ = (
     'Reliability',
     'ThresholdRule',
     'accelerate',
+    'compile_inference',
     'export_onnx',
     'get_weight',
     'guide_loss',

@@ -48,6 +48,7 @@ def predict_scene(
     data_args: Mapping[str, Any] | None = None,
     trainer_args: Mapping[str, Any] | None = None,
     scenes: Path | None = None,
+    compile: bool = False,
     **options: Unpack[MapOptions],
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """Map the change of a scene, or of several scenes.
@@ -71,6 +72,7 @@ def predict_scene(
         trainer_args: Arguments of the trainer, such as ``{'precision': 'bf16-mixed'}``.
         scenes: List of scenes to map instead of two images: a CSV file with the columns
             ``optical``, ``sar`` and, optionally, ``name``.
+        compile: Whether to compile the model, for areas as large as a country.
         **options: Further arguments of :class:`~torchgeo_m2cd.callbacks.SceneWriter`: the
             files ``classes``, ``polygons``, ``quicklook`` and ``stac``, ``districts``,
             ``threshold``, ``min_area`` and ``overwrite``.
@@ -110,7 +112,7 @@ def predict_scene(
     # not wait for PyTorch
     from lightning.pytorch import Trainer
 
-    from ..callbacks import SceneWriter
+    from ..callbacks import CompileModel, SceneWriter
     from ..datamodules import SceneDataModule
     from ..models import M2CD_Weights
     from ..tasks import load_task
@@ -123,13 +125,16 @@ def predict_scene(
     task = load_task(cast(M2CD_Weights | Path, weights))  # It checks the enumeration
     if path not in (None, 'threshold') and not isinstance(task.weights, M2CD_Weights):
         writer.checkpoint = os.path.expanduser(path)
+    callbacks = [*(trainer_args or {}).get('callbacks', []), writer]
+    if compile:
+        callbacks.append(CompileModel())
     trainer = Trainer(
         **{
             'logger': False,
             'enable_checkpointing': False,
             'use_distributed_sampler': False,
             **(trainer_args or {}),
-            'callbacks': [*(trainer_args or {}).get('callbacks', []), writer],
+            'callbacks': callbacks,
         }
     )
     trainer.predict(task, datamodule=datamodule)

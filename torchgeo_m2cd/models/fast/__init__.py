@@ -4,7 +4,7 @@
 """All that is only there for speed and memory.
 
 Nothing in here changes what a model computes: :func:`accelerate` replaces plain modules
-by fast ones with the same parameters and names. docs/user/speed.rst says what each gives.
+by fast ones with the same parameters and names, and :func:`compile_inference` compiles. docs/user/speed.rst says what each gives.
 """
 
 import os
@@ -17,6 +17,7 @@ from ...checks import checked
 from ..decoder import MLPDecoder, MLPHead
 from ..encoder import MoEEncoder
 from ..moe import MixtureOfExperts
+from .compiled import compile_inference
 from .decoder import FastMLPDecoder, FastMLPHead
 from .encoder import FastMoEEncoder
 from .experts import FastMixtureOfExperts
@@ -25,7 +26,7 @@ from .memory import keep_memory
 from .mix_transformer import ChannelsLastDWConv, FusedAttention
 from .stand_in import StandIn
 
-__all__ = ('accelerate', 'keep_memory', 'set_fast', 'use_fast')
+__all__ = ('accelerate', 'compile_inference', 'keep_memory', 'set_fast', 'use_fast')
 
 #: Plain classes, and the fast ones that stand in for them.
 FAST: Mapping[type[nn.Module], type[StandIn]] = {
