@@ -164,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             predictors = {v: make(v, model, path, args.threads) for v in args.variants}
             for shape in args.shapes:
                 batch, size = map(int, shape.split('x'))
+                torch.compiler.reset()  # It compiles a limited number of shapes
                 seconds = measure(predictors, batch, size, clock, args.repeats)
                 eager = next(iter(seconds.values()))
                 times = {v: f'{value / eager:.2f}' for v, value in seconds.items()}
