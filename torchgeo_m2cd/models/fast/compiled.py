@@ -33,10 +33,11 @@ def compile_inference(
 
     Example:
         >>> import torch
-        >>> from torchgeo_m2cd.models import compile_inference, m2cd
-        >>> model = compile_inference(m2cd('M2CD_Weights.DEFAULT').eval(), batch_size=4)
+        >>> from torchgeo_m2cd.models import M2CD_Weights, compile_inference, m2cd
+        >>> model = m2cd(M2CD_Weights.DEFAULT).eval()
+        >>> infer = compile_inference(model, batch_size=4)
         >>> with torch.inference_mode():  # doctest: +SKIP
-        ...     logits = model(torch.rand(3, 2, 3, 256, 256))
+        ...     logits = infer(torch.rand(3, 2, 3, 256, 256))
 
     Returns:
         Function from images of shape (B, ...) to the outputs of the model, to be called
