@@ -46,8 +46,7 @@ _NOT_BEGUN = 'It had not begun: run the same command again'
 #: Commands of Lightning, which :class:`~torchgeo_m2cd.task_cli.TaskCLI` runs.
 TASK_COMMANDS = ('fit', 'validate', 'test', 'predict')
 
-# What jsonargparse takes for true or false
-# Options that are true without a value, and the values that they may have
+# Options that are true without a value, and what jsonargparse takes for true or false
 _FLAGS = ('--compile', '--overwrite')
 _BOOLEANS = ('true', 'yes', 'on', 'false', 'no', 'off')
 

@@ -50,15 +50,15 @@ class TestCompileInference:
 
     @needs_compiler
     @pytest.mark.slow
-    @torch.inference_mode()
     def test_weights_are_constants(self) -> None:
+        """Also where gradients are enabled."""
         model = make_model()
         infer = compile_inference(model, batch_size=2)
         image = torch.randn(1, 3, 8, 8)
-        expected = model(image)
+        expected = model(image).detach()
         torch.testing.assert_close(infer(image), expected, rtol=0, atol=1e-5)
         for parameter in model.parameters():
-            parameter.zero_()
+            parameter.detach().zero_()
         torch.testing.assert_close(infer(image), expected, rtol=0, atol=1e-5)
 
     @torch.inference_mode()
@@ -72,3 +72,8 @@ class TestCompileInference:
         ):
             # Of another size than above: compiled kernels are kept on the disk
             infer(torch.randn(1, 3, 7, 9))
+
+    def test_training_mode(self) -> None:
+        infer = compile_inference(make_model().train())
+        with pytest.raises(ValueError, match='Sequential is in training mode'):
+            infer(torch.randn(1, 3, 8, 8))

@@ -4,7 +4,8 @@
 """All that is only there for speed and memory.
 
 Nothing in here changes what a model computes: :func:`accelerate` replaces plain modules
-by fast ones with the same parameters and names, and :func:`compile_inference` compiles. docs/user/speed.rst says what each gives.
+by fast ones with the same parameters and names, and :func:`compile_inference` hands a
+model to PyTorch's compiler. docs/user/speed.rst says what each gives.
 """
 
 import os

@@ -36,12 +36,12 @@ def compile_inference(
         >>> from torchgeo_m2cd.models import M2CD_Weights, compile_inference, m2cd
         >>> model = m2cd(M2CD_Weights.DEFAULT).eval()
         >>> infer = compile_inference(model, batch_size=4)
-        >>> with torch.inference_mode():  # doctest: +SKIP
-        ...     logits = infer(torch.rand(3, 2, 3, 256, 256))
+        >>> logits = infer(torch.rand(3, 2, 3, 256, 256))  # doctest: +SKIP
 
     Returns:
-        Function from images of shape (B, ...) to the outputs of the model, to be called
-        without gradients.
+        Function from images of shape (B, ...) to the outputs of the model, without
+        gradients. It raises a RuntimeError if PyTorch cannot compile the model, and a
+        ValueError if the model is in training mode, where images depend on each other.
     """
     on_cpu = all(x.device.type == 'cpu' for x in model.parameters())
     # Sizes that the compiler leaves open cost bfloat16 a third on a CPU
@@ -49,8 +49,13 @@ def compile_inference(
         model, dynamic=False, mode='default' if on_cpu else 'reduce-overhead'
     )
 
+    @torch.no_grad()  # Else the weights would be no constants
     def infer(image: Tensor) -> Tensor:
         """Run the model on images of shape (B, ...)."""
+        if model.training:
+            raise ValueError(
+                f'{type(model).__name__} is in training mode: expected model.eval() first'
+            )
         missing = max(batch_size - len(image), 0)
         filled = F.pad(image, (0, 0) * (image.ndim - 1) + (0, missing))
         try:
